@@ -1,0 +1,702 @@
+"""`EventBus`: wires groups, listeners and the caller together, and owns the nursery."""
+
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from triobus import _checks
+from triobus._dead_letters import DeadLetterBox
+from triobus._delivery import Carriage, Lanes
+from triobus._errors import (
+    BusAlreadyStarted,
+    BusClosed,
+    BusFull,
+    DuplicateName,
+    InvalidOption,
+    WouldDeadlock,
+)
+from triobus._events import DomainEvent, Published, with_cause
+from triobus._group import GroupShell, OnFailure, carried
+from triobus._handlers import Predicate
+from triobus._health import Health, memory_mb
+from triobus._listeners import Listener, Waiter
+from triobus._publishing import Batch, Outcome, OutcomeWatch
+from triobus._replay import DeadLetters
+from triobus._statistics import BusStatistics, GroupStatistics
+from triobus._subscriptions import Group, Subscription, event_types
+
+logger = logging.getLogger("triobus")
+
+E = TypeVar("E", bound=DomainEvent)
+Ordering = Literal["aggregate", "none"]
+Start = Literal["now", "beginning"]
+
+
+class _Route(NamedTuple):
+    """Where the events of one type go."""
+
+    targets: tuple[tuple[GroupShell, tuple[Subscription, ...]], ...]
+    listeners: tuple[Listener, ...]
+    waiters: tuple[Waiter, ...]
+
+
+@attrs.frozen(kw_only=True)
+class StopReport:
+    """What a bus had done and what it left when it stopped, by the name of the group."""
+
+    settled: Mapping[str, int]
+    """Deliveries finished since the start."""
+    left: Mapping[str, int]
+    """Deliveries that were accepted and not finished: queued, cancelled or waiting for a retry."""
+
+
+class EventBus:
+    """A bus for domain events inside a Trio program.
+
+    Subscribe handlers, then run it as `async with bus:` or `await nursery.start(bus.run)`. It runs
+    once. All its tasks live in a nursery that ends with the block, or with `run`.
+
+    - `workers`: how many deliveries of the group "default" are carried at a time, each for another
+      aggregate; 1 gives total order, in which only a retry is overtaken.
+    - `buffer`: how many events that group holds beyond those that workers have; publishers wait for
+      room. `math.inf` for no limit; 0 for none beyond what a free worker takes.
+    - `on_failure`: what an event becomes whose handler failed for good: a "dead-letter", or with
+      "raise" the error leaves through the nursery and ends the bus.
+
+    Raises `InvalidOption` for values that cannot work.
+    """
+
+    def __init__(
+        self,
+        store: None = None,
+        *,
+        workers: int = 4,
+        buffer: float = 1000,
+        on_failure: OnFailure = "dead-letter",
+    ) -> None:
+        if store is not None:
+            raise InvalidOption(f"store={store!r}: give None; there is no store but memory yet")
+        self._on_failure: OnFailure = on_failure
+        _checks.choice("on_failure", on_failure, ("dead-letter", "raise"))
+        self._shells: dict[str, GroupShell] = {}
+        self._box = DeadLetterBox()
+        self._routes: dict[type, _Route] = {}
+        self._listeners: dict[Listener, None] = {}
+        self._waiters: dict[Waiter, None] = {}
+        self._watches: set[OutcomeWatch] = set()
+        self._state: Literal["new", "running", "draining", "stopped"] = "new"
+        self._published = 0
+        self._started_at = 0.0
+        self._stopped_at = 0.0
+        self._quiet: trio.Event | None = None
+        self._ended = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._thread = 0
+
+        self.dead_letters = DeadLetters(self._box, self._shells, self._check_answerable)
+        """What handlers have failed for good: `list`, `replay` and `discard`."""
+        self.subscribe = self.group("default", workers=workers, buffer=buffer).subscribe
+        """Subscribe a handler in the group "default"; see `Group.subscribe`."""
+
+    def group(
+        self,
+        name: str,
+        *,
+        workers: int = 4,
+        buffer: float = 1000,
+        ordering: Ordering = "aggregate",
+        start: Start = "now",
+    ) -> Group:
+        """Make a further group, with its own workers, order and buffer.
+
+        `ordering="none"` lets the events of one aggregate be handled at the same time. `start` says
+        whether a new group begins with what is stored from the "beginning"; without a store there
+        is nothing before "now". Raises `InvalidOption` or `DuplicateName`, and `BusClosed` after
+        the stop.
+        """
+        _checks.name("name", name)
+        _checks.whole_number("workers", workers, least=1)
+        _checks.capacity("buffer", buffer, least=0)
+        _checks.choice("ordering", ordering, ("aggregate", "none"))
+        _checks.choice("start", start, ("now", "beginning"))
+        if name in self._shells:
+            raise DuplicateName(f"the bus already has a group {name!r}: choose another name")
+        if self._state == "stopped":
+            raise self._closed(f"group({name!r})")
+        shell = GroupShell(
+            group=Group(name, trio.CapacityLimiter(workers), self._routes.clear),
+            lanes=Lanes(is_ordered=ordering == "aggregate"),
+            buffer=buffer,
+            workers=workers,
+            on_failure=self._on_failure,
+            letters=self._box,
+            on_room=self._admit,
+            on_quiet=self._notice_quiet,
+        )
+        self._shells[name] = shell
+        if self._nursery is not None:
+            shell.start_soon(self._nursery)
+        return shell.group
+
+    # Starting and stopping
+
+    async def __aenter__(self) -> "EventBus":
+        """Start: every worker is running when the body begins. Raises `BusAlreadyStarted`."""
+        if self._state != "new":
+            raise BusAlreadyStarted(
+                "this bus has been started before, and a bus runs once: make a new EventBus"
+            )
+        self._state = "running"
+        self._started_at = trio.current_time()
+        self._token = trio.lowlevel.current_trio_token()
+        self._thread = threading.get_ident()
+        self._manager = trio.open_nursery()
+        nursery = await self._manager.__aenter__()
+        try:
+            for shell in self._shells.values():
+                await shell.start(nursery)
+        except BaseException as error:
+            self._close()
+            await self._manager.__aexit__(type(error), error, error.__traceback__)
+            raise
+        self._nursery = nursery
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Drain, then stop. Cancelled, or left by KeyboardInterrupt, it cancels the handlers.
+
+        The body's own exception is kept from the nursery, which would wrap it in a group.
+        """
+        assert self._manager is not None
+        is_own = exc is not None and not _is_cancellation(exc)
+        into_nursery = None if is_own else exc
+        try:
+            if self._state == "running" and (exc is None or isinstance(exc, Exception)):
+                await self._wind_down(drain=True, timeout=None)
+            elif exc is not None and not isinstance(exc, Exception):
+                self._cancel()
+        except BaseException as error:
+            into_nursery = error
+        try:
+            suppressed = await self._manager.__aexit__(
+                None if into_nursery is None else type(into_nursery),
+                into_nursery,
+                None if into_nursery is None else into_nursery.__traceback__,
+            )
+        except BaseException as error:
+            if is_own:
+                assert exc is not None
+                raise BaseExceptionGroup("the block and its bus failed", [exc, error]) from None
+            raise
+        finally:
+            self._close()
+        if into_nursery is not None and into_nursery is not exc and not suppressed:
+            raise into_nursery
+        return bool(suppressed) and not is_own
+
+    async def run(
+        self, *, task_status: trio.TaskStatus["EventBus"] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run until `stop` is called: `await nursery.start(bus.run)`, which returns the bus.
+
+        Every worker is running when `start` returns. Cancelled, it cancels the handlers; what was
+        left is counted and logged. Raises `BusAlreadyStarted`.
+        """
+        async with self:
+            task_status.started(self)
+            await self._ended.wait()
+
+    async def stop(self, *, drain: bool = True, timeout: float | None = None) -> StopReport:
+        """Accept nothing more from outside, let the handlers finish what there is, and stop.
+
+        With `drain=False`, after `timeout` seconds, or when it is cancelled, the handlers are
+        cancelled; what they left is in the report. What handlers publish meanwhile is accepted.
+        Raises `BusClosed` before the start and when the bus was stopped before, and `WouldDeadlock`
+        in a handler of the same bus, which would wait for itself.
+        """
+        if timeout is not None:
+            _checks.number("timeout", timeout, least=0)
+        self._check_waitable("stop()")
+        if self._state != "running":
+            raise self._closed("stop()")
+        await self._wind_down(drain=drain, timeout=timeout)
+        return self._report()
+
+    async def _wind_down(self, *, drain: bool, timeout: float | None) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._state = "draining"
+        for shell in self._shells.values():
+            self._refuse(shell)
+        for listener in self._listeners:
+            self._refuse(listener)
+        try:
+            if drain:
+                with trio.CancelScope(
+                    deadline=float("inf") if timeout is None else trio.current_time() + timeout
+                ):
+                    await self._until_quiet(lambda: not self._unsettled)
+        finally:
+            self._cancel()
+        await self._until_quiet(lambda: not self._worker_count)
+        self._close()
+
+    def _refuse(self, place: GroupShell | Listener) -> None:
+        """Send the publishers away that wait there."""
+        while place.waiting:
+            batch, _ = place.waiting.popitem(last=False)
+            batch.is_refused = True
+            trio.lowlevel.reschedule(batch.task)
+
+    def _cancel(self) -> None:
+        for shell in self._shells.values():
+            shell.wants_quiet = True
+            shell.cancel()
+
+    async def _until_quiet(self, is_met: Callable[[], bool]) -> None:
+        """Wait for a condition that can become true when work runs out, or the workers end."""
+        while not is_met():
+            if self._quiet is None:
+                self._quiet = trio.Event()
+            for shell in self._shells.values():
+                shell.wants_quiet = True
+            await self._quiet.wait()
+
+    def _notice_quiet(self) -> None:
+        if self._state == "draining" and not self._worker_count:
+            self._close()
+        elif self._quiet is not None and not (self._worker_count and self._unsettled):
+            for shell in self._shells.values():
+                shell.wants_quiet = False
+            self._quiet.set()
+            self._quiet = None
+
+    def _close(self) -> None:
+        """End everything that waits for the bus. Does nothing the second time."""
+        if self._state == "stopped":
+            return
+        self._state = "stopped"
+        self._stopped_at = trio.current_time()
+        self._nursery = None
+        for place in [*self._shells.values(), *self._listeners]:
+            self._refuse(place)
+        for listener in self._listeners:
+            listener.close()
+        for waiter in self._waiters:
+            waiter.fail(BusClosed("the bus stopped before an event came that wait_for() wanted"))
+        for watch in self._watches:
+            watch.cut_off()
+        self._ended.set()
+        if self._quiet is not None:
+            self._quiet.set()
+            self._quiet = None
+        left = {name: count for name, count in self._report().left.items() if count}
+        if left:
+            counts = ", ".join(f"{count} in group {name!r}" for name, count in left.items())
+            logger.warning("the bus stopped and left deliveries: %s", counts)
+
+    def _report(self) -> StopReport:
+        shells = self._shells.items()
+        return StopReport(
+            settled={name: shell.lanes.finished for name, shell in shells},
+            left={name: shell.lanes.unsettled for name, shell in shells},
+        )
+
+    @property
+    def _unsettled(self) -> int:
+        return sum(shell.lanes.unsettled for shell in self._shells.values())
+
+    @property
+    def _worker_count(self) -> int:
+        return sum(shell.worker_count for shell in self._shells.values())
+
+    # Publishing
+
+    @enable_ki_protection
+    async def publish(self, event: DomainEvent) -> Published:
+        """Publish an event, and return once it is accepted.
+
+        Waits until all groups and listeners that want it have room; inside a handler of this bus it
+        does not, and the event inherits the correlation id of the handled one and has it as cause.
+        If it raises, `Cancelled` included, the event was not accepted and no handler sees it.
+        Raises `InvalidEvent`, and `BusClosed` when the bus is not running.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._accept(event):
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        else:
+            await self._publish_batch(Batch([event]))
+        return Published(event.event_id, None)
+
+    @enable_ki_protection
+    async def publish_many(self, events: Iterable[DomainEvent]) -> list[Published]:
+        """Publish several events in their order, all or none of them.
+
+        Waits until all fit; more than a group's whole buffer are let in when it holds nothing else.
+        If it raises, none was accepted. Otherwise like `publish`.
+        """
+        batch = Batch(list(events))
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._publish_batch(batch)
+        return [Published(event.event_id, None) for event in batch.events]
+
+    @enable_ki_protection
+    def publish_nowait(self, event: DomainEvent) -> Published:
+        """Publish an event without waiting: raises `BusFull` when there is no room for it.
+
+        Call it in the thread of the bus; from others there is `publish_from_thread`. Otherwise like
+        `publish`.
+        """
+        if self._state != "new" and threading.get_ident() != self._thread:
+            raise InvalidOption(
+                "publish_nowait() was called in another thread than the bus runs in: "
+                "call publish_from_thread() there"
+            )
+        if not self._accept(event):
+            batch = Batch([event])
+            full = self._first_full(batch)
+            if full is not None:
+                raise BusFull(self._describe_full(full))
+            self._commit(batch)
+        return Published(event.event_id, None)
+
+    @enable_ki_protection
+    async def publish_and_wait(self, event: DomainEvent) -> Outcome:
+        """Publish an event and wait until all its handlers have finished, retries included.
+
+        Cancelled while it waits for them, the event stays accepted. Raises `BusClosed` if the bus
+        stops before they have finished, and `WouldDeadlock` inside a handler of this bus. Otherwise
+        like `publish`.
+        """
+        self._check_waitable("publish_and_wait()")
+        watch = OutcomeWatch(getattr(event, "event_id", None))
+        batch = Batch([event], watch)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._watches.add(watch)
+        try:
+            await self._publish_batch(batch)
+            return await watch.wait()
+        finally:
+            self._watches.discard(watch)
+
+    def publish_from_thread(self, event: DomainEvent) -> Published:
+        """Publish an event from another thread, Trio's or foreign, and block until it is accepted.
+
+        In a thread of `trio.to_thread.run_sync` it is cancelled with that call. Otherwise like
+        `publish`.
+        """
+        if self._token is None:
+            raise self._closed("publish_from_thread()")
+        if threading.get_ident() == self._thread:
+            raise WouldDeadlock(
+                "publish_from_thread() was called in the thread that the bus runs in, which it "
+                "would block: use 'await bus.publish(event)' there"
+            )
+        try:
+            trio.from_thread.check_cancelled()
+            token = None if trio.from_thread.run_sync(self._is_own_run) else self._token
+        except RuntimeError:
+            token = self._token
+        try:
+            return trio.from_thread.run(self.publish, event, trio_token=token)
+        except trio.RunFinishedError:
+            raise self._closed("publish_from_thread()") from None
+
+    def _is_own_run(self) -> bool:
+        return trio.lowlevel.current_trio_token() is self._token
+
+    @enable_ki_protection
+    def _accept(self, event: DomainEvent) -> bool:
+        """Accept one event if there is room at once: what `_publish_batch` does, for the rush."""
+        route = self._routes.get(type(event))
+        if route is None or route.listeners or route.waiters:
+            return False
+        if carried() is not None or self._state != "running":
+            return False
+        for shell, _ in route.targets:
+            if shell.waiting or shell.lanes.held >= shell.buffer:
+                return False
+        key = event.aggregate_id
+        if key is not None and type(key) is not str:
+            return False
+        self._published += 1
+        for shell, plan in route.targets:
+            shell.lanes.add(event, key, plan)
+            if shell.parked:
+                shell.wake()
+        return True
+
+    async def _publish_batch(self, batch: Batch) -> None:
+        """Accept a batch as soon as there is room. A checkpoint that is cancelled only in waiting."""
+        is_inside = self._take_cause(batch)
+        full = None if is_inside else self._first_full(batch)
+        if full is None:
+            self._commit(batch)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return
+        batch.task = trio.lowlevel.current_task()
+        batch.place = full
+        full.waiting[batch] = None
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            place = batch.place
+            del place.waiting[batch]
+            self._admit(place)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if batch.is_refused:
+            raise self._closed("publish()")
+
+    def _take_cause(self, batch: Batch) -> bool:
+        """Give the batch its cause; return whether it comes from a handler of this bus."""
+        cause = carried()
+        is_inside = cause is not None and self._is_mine(cause)
+        if self._state != "running" and not (is_inside and self._state == "draining"):
+            raise self._closed("publish()")
+        if cause is not None:
+            batch.events = [with_cause(event, cause.event) for event in batch.events]
+        return is_inside
+
+    def _is_mine(self, carriage: Carriage) -> bool:
+        subscription = carriage.subscription
+        shell = self._shells.get(subscription.group)
+        return shell is not None and shell.group is subscription.owner
+
+    def _first_full(self, batch: Batch) -> GroupShell | Listener | None:
+        """Return the first place that has no room for the batch, publishers that wait included."""
+        needs: dict[GroupShell | Listener, int] = {}
+        for cls, count in batch.counts.items():
+            route = self._route(cls)
+            for shell, _ in route.targets:
+                needs[shell] = needs.get(shell, 0) + count
+            for listener in route.listeners:
+                needs[listener] = needs.get(listener, 0) + count
+        for place, count in needs.items():
+            is_behind = bool(place.waiting) and place is not batch.place
+            if is_behind or not place.has_room(count):
+                return place
+        return None
+
+    @enable_ki_protection
+    def _admit(self, place: GroupShell | Listener) -> None:
+        """Accept what waits at a place, in its order, as far as there is room now."""
+        while place.waiting:
+            batch = next(iter(place.waiting))
+            full = self._first_full(batch)
+            if full is place:
+                return
+            del place.waiting[batch]
+            batch.place = full
+            if full is None:
+                self._commit(batch)
+                trio.lowlevel.reschedule(batch.task)
+            else:
+                full.waiting[batch] = None
+
+    @enable_ki_protection
+    def _commit(self, batch: Batch) -> None:
+        """Accept a batch: from here on it is delivered, whatever happens to the publisher."""
+        touched = set()
+        watch = batch.watch
+        for event, key in zip(batch.events, batch.keys, strict=True):
+            route = self._route(type(event))
+            for shell, plan in route.targets:
+                shell.lanes.add(event, key, plan, watch)
+                touched.add(shell)
+            for listener in route.listeners:
+                listener.offer(event)
+            for waiter in route.waiters:
+                if waiter.offer(event):
+                    self._forget(waiter)
+        self._published += len(batch.events)
+        if isinstance(watch, OutcomeWatch):
+            watch.deliveries = len(touched)
+        for shell in self._shells.values():
+            if shell in touched:
+                shell.wake()
+
+    def _route(self, cls: type[DomainEvent]) -> _Route:
+        route = self._routes.get(cls)
+        if route is None:
+            plans = [(shell, shell.group.plan_for(cls)) for shell in self._shells.values()]
+            route = self._routes[cls] = _Route(
+                targets=tuple((shell, plan) for shell, plan in plans if plan),
+                listeners=tuple(x for x in self._listeners if issubclass(cls, x.types)),
+                waiters=tuple(x for x in self._waiters if issubclass(cls, x.types)),
+            )
+        return route
+
+    def _forget(self, waiter: Waiter) -> None:
+        self._waiters.pop(waiter, None)
+        self._routes.clear()
+
+    # Waiting and listening
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is queued, running or waiting for a retry.
+
+        Raises `BusClosed` if the bus stopped and left something, and `WouldDeadlock` inside a
+        handler of the same bus.
+        """
+        self._check_waitable("wait_idle()")
+        await trio.lowlevel.checkpoint()
+        await self._until_quiet(lambda: not self._unsettled or self._state == "stopped")
+        if self._unsettled:
+            raise BusClosed(
+                f"the bus stopped with {self._unsettled} deliveries left, which will not be made"
+            )
+
+    @asynccontextmanager
+    async def listen(
+        self, *types: type[DomainEvent], buffer: float = 100
+    ) -> AsyncIterator[Listener]:
+        """Listen to events without a handler: `async with bus.listen(OrderPlaced) as events:`.
+
+        `async for event in events` then gives every event of the types (without types: every event)
+        that is accepted from here on, in that order. It has no retries and no statistics. Up to
+        `buffer` events are held for it; after that publishers wait, as they do for a group. The
+        iteration ends when the bus has stopped.
+        """
+        found = event_types(types or DomainEvent)
+        _checks.capacity("buffer", buffer, least=1)
+        self._check_open("listen()")
+        listener = Listener(found, buffer, self._admit)
+        self._listeners[listener] = None
+        self._routes.clear()
+        try:
+            await trio.lowlevel.checkpoint()
+            yield listener
+        finally:
+            del self._listeners[listener]
+            self._routes.clear()
+            listener.close()
+            self._admit(listener)
+
+    async def wait_for(self, type_: type[E], where: Predicate | None = None) -> E:
+        """Wait for the next event of a type, or of a tuple of types, that `where` is true for.
+
+        Use it under `trio.fail_after`. Raises what `where` raises, and `BusClosed` if the bus stops
+        before such an event.
+        """
+        self._check_open("wait_for()")
+        if where is not None and not callable(where):
+            raise InvalidOption(f"where={where!r}: give a function that takes the event")
+        waiter = Waiter(event_types(type_), where)
+        self._waiters[waiter] = None
+        self._routes.clear()
+        try:
+            return await waiter.wait()  # type: ignore[return-value]  # it offers only such events
+        finally:
+            self._forget(waiter)
+
+    # Looking at it
+
+    def statistics(self) -> BusStatistics:
+        """Return the counters as they are now."""
+        groups = {name: shell.statistics() for name, shell in self._shells.items()}
+
+        def total(counter: Callable[[GroupStatistics], int]) -> int:
+            return sum(map(counter, groups.values()))
+
+        return BusStatistics(
+            running=self._state == "running",
+            uptime_seconds=self._uptime(),
+            published=self._published,
+            handled=total(lambda group: group.handled),
+            failed_attempts=total(lambda group: group.failed_attempts),
+            retries=total(lambda group: group.retries),
+            dead_lettered=total(lambda group: group.dead_lettered),
+            queued=total(lambda group: group.queued),
+            in_flight=total(lambda group: group.in_flight),
+            waiting_for_retry=total(lambda group: group.waiting_for_retry),
+            worker_count=total(lambda group: group.worker_count),
+            subscription_count=total(lambda group: group.subscription_count),
+            groups=groups,
+        )
+
+    def health(self) -> Health:
+        """Return whether the bus works as it should, and if not, why."""
+        reasons = []
+        if self._state != "running":
+            reasons.append(str(self._closed("the bus")))
+        for name, shell in self._shells.items():
+            if shell.waiting:
+                reasons.append(self._describe_full(shell))
+        if len(self._box):
+            reasons.append(f"dead letters wait to be replayed or discarded: {len(self._box)}.")
+        if self._box.dropped:
+            reasons.append(f"dead letters were dropped to make room: {self._box.dropped}.")
+        statistics = self.statistics()
+        degraded: Literal["degraded", "healthy"] = "degraded" if reasons else "healthy"
+        return Health(
+            status="stopped" if self._state in ("new", "stopped") else degraded,
+            reasons=tuple(reasons),
+            queue_size=statistics.queued,
+            worker_count=statistics.worker_count,
+            memory_mb=memory_mb(),
+        )
+
+    def _uptime(self) -> float:
+        if self._state == "new":
+            return 0.0
+        if self._state == "stopped":
+            return self._stopped_at - self._started_at
+        return trio.current_time() - self._started_at
+
+    def _describe_full(self, place: GroupShell | Listener) -> str:
+        if isinstance(place, Listener):
+            what, held = "a listener", place.held
+        else:
+            what, held = f"group {place.group.name!r}", place.lanes.held
+        return (
+            f"{what} holds {held} events and its buffer is {place.buffer:g}: wait with publish(), "
+            "or give it a larger buffer or faster handlers"
+        )
+
+    def _check_waitable(self, call: str) -> None:
+        carriage = carried()
+        if carriage is not None and self._is_mine(carriage):
+            raise WouldDeadlock(
+                f"{call} was called inside the handler {carriage.subscription.name!r} of the same "
+                "bus, for which it would wait: call it outside, or start a task for it in a "
+                "nursery that outlives the handler"
+            )
+
+    def _check_answerable(self, call: str) -> None:
+        self._check_waitable(call)
+        self._check_open(call)
+
+    def _check_open(self, call: str) -> None:
+        if self._state not in ("running", "draining"):
+            raise self._closed(call)
+
+    def _closed(self, call: str) -> BusClosed:
+        reason = {
+            "new": "it has not been started: use it inside 'async with bus:' or after "
+            "'await nursery.start(bus.run)'",
+            "running": "it is running",
+            "draining": "it is stopping, and only its own handlers may still publish",
+            "stopped": "it has stopped, and a bus runs once: make a new EventBus",
+        }[self._state]
+        return BusClosed(f"{call}: the bus is not open, for {reason}")
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether `Cancelled` is in it, so that Trio has to see it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)

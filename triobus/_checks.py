@@ -1,0 +1,51 @@
+"""Checks of options, so that a bad value is an error at the call that gives it."""
+
+import math
+
+from triobus._errors import InvalidOption
+
+
+def whole_number(option: str, value: object, *, least: int) -> int:
+    """Return `value` if it is an int of at least `least`, else raise `InvalidOption`."""
+    if type(value) is not int or value < least:
+        raise InvalidOption(f"{option}={value!r}: give a whole number of {least} or more")
+    return value
+
+
+def capacity(option: str, value: object, *, least: int) -> float:
+    """Return `value` if it is a count of events, `math.inf` included, else raise `InvalidOption`."""
+    if type(value) is float and value == math.inf:
+        return value
+    if type(value) is not int or value < least:
+        raise InvalidOption(
+            f"{option}={value!r}: give a whole number of {least} or more, or math.inf"
+        )
+    return value
+
+
+def number(option: str, value: object, *, least: float, most: float = math.inf) -> float:
+    """Return `value` as a float if it is finite and within the bounds, else raise `InvalidOption`."""
+    if isinstance(value, (int, float)) and type(value) is not bool:
+        try:
+            found = float(value)
+        except OverflowError:
+            found = math.inf
+        if math.isfinite(found) and least <= found <= most:
+            return found
+    upper = "" if most == math.inf else f" and at most {most:g}"
+    raise InvalidOption(f"{option}={value!r}: give a finite number of at least {least:g}{upper}")
+
+
+def choice(option: str, value: str, choices: tuple[str, ...]) -> str:
+    """Return `value` if it is one of `choices`, else raise `InvalidOption`."""
+    if value not in choices:
+        known = " or ".join(repr(name) for name in choices)
+        raise InvalidOption(f"{option}={value!r}: give {known}")
+    return value
+
+
+def name(option: str, value: object) -> str:
+    """Return `value` if it is a string that is not empty, else raise `InvalidOption`."""
+    if not isinstance(value, str) or not value:
+        raise InvalidOption(f"{option}={value!r}: give a string that is not empty")
+    return value

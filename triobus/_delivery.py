@@ -1,0 +1,179 @@
+"""The core of a group: which aggregate is ready, busy or waiting for a retry. Pure data.
+
+It knows no Trio, no clock and no disk; the shell in `_group.py` tells it what happened and when.
+
+1. Deliveries are numbered in the order of publication and looked at in that order: the oldest one
+   that is ready goes first. So one worker alone handles them in the order of publication, and
+   nothing can be starved by what is published after it.
+2. A lane is the queue of one aggregate. It has at most one delivery that is busy or waiting for a
+   retry; those that come up meanwhile line up behind it, and the others go past.
+3. A delivery without a key has no lane and waits for nothing.
+4. Inside a delivery the subscriptions of its plan are called one after the other. Each is finished
+   for good before the next one begins, and a retry goes on with the one that failed.
+5. A delivery that waits for a retry keeps its lane, and is ready again when its time has come.
+
+Only lanes in use exist, as the last delivery of a linked list in a dict: a queued event costs one
+small object, and an aggregate with nothing busy or waiting costs nothing at all.
+"""
+
+from collections import deque
+from heapq import heappop, heappush
+from typing import Protocol
+
+import attrs
+
+from triobus._events import DomainEvent
+from triobus._subscriptions import Subscription
+
+
+class Watch(Protocol):
+    """Somebody who wants to know what became of one delivery."""
+
+    def handled(self, subscription: Subscription, result: object) -> None:
+        """The subscription's handler has returned `result`."""
+
+    def failed(self, subscription: Subscription, error: Exception) -> None:
+        """The subscription's handler has failed for good."""
+
+    def finished(self) -> None:
+        """The delivery is finished."""
+
+
+@attrs.define(eq=False)
+class Carriage:
+    """One delivery while the group carries it."""
+
+    event: DomainEvent
+    key: str | None
+    plan: tuple[Subscription, ...]
+    number: int
+    watch: Watch | None = None
+    letter_id: int | None = None
+    """The dead letter that is being replayed, if it is one."""
+    index: int = 0
+    """Which subscription of the plan is next."""
+    attempt: int = 0
+    """How many attempts that subscription has had."""
+    is_finished: bool = False
+    _follower: "Carriage | None" = None
+
+    @property
+    def subscription(self) -> Subscription:
+        """The subscription whose turn it is."""
+        return self.plan[self.index]
+
+
+@attrs.define(eq=False)
+class Lanes:
+    """All deliveries of one group, from being added until they are finished."""
+
+    is_ordered: bool = True
+    """Whether aggregates have lanes; without, every delivery is on its own."""
+    added: int = 0
+    finished: int = 0
+    held: int = 0
+    """How many deliveries no worker has: queued, or waiting for a retry."""
+    _queue: deque[Carriage] = attrs.field(factory=deque)
+    _resumed: list[tuple[int, Carriage]] = attrs.field(factory=list)
+    _waiting: list[tuple[float, int, Carriage]] = attrs.field(factory=list)
+    _tails: dict[str, Carriage] = attrs.field(factory=dict)
+
+    @property
+    def unsettled(self) -> int:
+        """How many deliveries are queued, in flight or waiting for a retry."""
+        return self.added - self.finished
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries workers have."""
+        return self.added - self.finished - self.held
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries wait for a retry."""
+        return len(self._waiting)
+
+    @property
+    def ready(self) -> int:
+        """How many deliveries might be taken now; some may turn out to be behind a busy one."""
+        return len(self._queue) + len(self._resumed)
+
+    def add(
+        self,
+        event: DomainEvent,
+        key: str | None,
+        plan: tuple[Subscription, ...],
+        watch: Watch | None = None,
+        letter_id: int | None = None,
+    ) -> None:
+        """Queue a delivery of `event` to the subscriptions of `plan`, in the lane of `key`.
+
+        The plan is not empty.
+        """
+        self.added += 1
+        self.held += 1
+        if not self.is_ordered:
+            key = None
+        self._queue.append(Carriage(event, key, plan, self.added, watch, letter_id))
+
+    def take(self) -> Carriage | None:
+        """Return the oldest delivery that is ready, now in flight, or None."""
+        if self._resumed:
+            self.held -= 1
+            return heappop(self._resumed)[1]
+        queue = self._queue
+        tails = self._tails
+        while queue:
+            carriage = queue.popleft()
+            key = carriage.key
+            if key is not None:
+                tail = tails.get(key)
+                tails[key] = carriage
+                if tail is not None:
+                    tail._follower = carriage
+                    continue
+            self.held -= 1
+            return carriage
+        return None
+
+    def advance(self, carriage: Carriage) -> bool:
+        """Go on after the current subscription is done; return whether the delivery is finished."""
+        if carriage.index + 1 < len(carriage.plan):
+            carriage.index += 1
+            carriage.attempt = 0
+            return False
+        carriage.is_finished = True
+        self.finished += 1
+        key = carriage.key
+        if key is not None:
+            follower = carriage._follower
+            if follower is None:
+                del self._tails[key]
+            else:
+                carriage._follower = None
+                heappush(self._resumed, (follower.number, follower))
+        return True
+
+    def fail(self, carriage: Carriage, error: Exception, now: float) -> float | None:
+        """Return when the failed attempt is to be repeated, after which the delivery waits for it.
+
+        None means never: the attempt was the last, and the delivery is still in flight.
+        """
+        retry = carriage.subscription.retry
+        delay = retry.delay_after(carriage.attempt, error, carriage.event.event_id)
+        if delay is None:
+            return None
+        due = now + delay
+        self.held += 1
+        heappush(self._waiting, (due, carriage.number, carriage))
+        return due
+
+    def next_due(self) -> float | None:
+        """Return when the next retry is due, or None."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def release(self, now: float) -> None:
+        """Make every delivery whose retry is due ready again."""
+        while self._waiting and self._waiting[0][0] <= now:
+            _, number, carriage = heappop(self._waiting)
+            heappush(self._resumed, (number, carriage))

@@ -1,0 +1,361 @@
+"""The Trio shell of a group: workers, wake-ups, the retry timer, cancellation.
+
+Workers carry deliveries one after the other and park, when nothing is ready, on a memory channel
+without a buffer, over which the next ready aggregate is handed to them. Nothing else wakes them.
+
+A wake-up costs more than carrying an event, so a worker that finds nothing looks once more after
+one checkpoint before it parks: a publisher that was about to publish has then done so.
+"""
+
+import logging
+import math
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from triobus._dead_letters import DeadLetterBox
+from triobus._delivery import Carriage, Lanes
+from triobus._errors import HeldBack, NoDelivery
+from triobus._events import DomainEvent
+from triobus._handlers import NOT_MATCHED
+from triobus._statistics import GroupStatistics, percentile
+from triobus._subscriptions import Group, Subscription
+
+logger = logging.getLogger("triobus")
+
+OnFailure = Literal["dead-letter", "raise"]
+
+_DELIVERIES_PER_TURN = 128
+"""How many deliveries a worker carries before it lets other tasks run, if no handler does."""
+_SECONDS_PER_TURN = 0.005
+"""The same in seconds, for handlers that compute for long."""
+_DURATIONS_KEPT = 1024
+
+_carried: ContextVar[Carriage | None] = ContextVar("triobus delivery", default=None)
+
+
+@attrs.frozen(kw_only=True)
+class Delivery:
+    """What a handler can know about the call that is being made."""
+
+    event: DomainEvent
+    """The event as it was published."""
+    position: int | None
+    """Its place in the store's log; None without a store."""
+    group: str
+    """The name of the group."""
+    subscription: str
+    """The name of the subscription."""
+    attempt: int
+    """Which attempt this is, from 1."""
+
+
+def current_delivery() -> Delivery:
+    """Return the delivery that the calling handler is part of; raises `NoDelivery` outside one."""
+    carriage = carried()
+    if carriage is None:
+        raise NoDelivery("current_delivery() was called outside a handler: there is no delivery")
+    return Delivery(
+        event=carriage.event,
+        position=None,
+        group=carriage.subscription.group,
+        subscription=carriage.subscription.name,
+        attempt=carriage.attempt,
+    )
+
+
+def carried() -> Carriage | None:
+    """Return the unfinished delivery that the calling task or thread is part of, or None."""
+    carriage = _carried.get()
+    return None if carriage is None or carriage.is_finished else carriage
+
+
+@attrs.define(eq=False)
+class GroupShell:
+    """What runs for one group. The bus adds deliveries to `lanes` and then calls `wake`."""
+
+    group: Group
+    lanes: Lanes
+    buffer: float
+    _workers: int
+    _on_failure: OnFailure
+    _letters: DeadLetterBox
+    _on_room: Callable[["GroupShell"], None]
+    """Called when a worker begins a delivery and publishers wait."""
+    _on_quiet: Callable[[], None]
+    """Called when nothing is left to do and somebody asked for that moment."""
+
+    waiting: OrderedDict[Any, None] = attrs.field(factory=OrderedDict, init=False)
+    """The publishers that wait for room here, as the bus keeps them."""
+    wants_quiet: bool = attrs.field(default=False, init=False)
+    looking: int = attrs.field(default=0, init=False)
+    """Workers that are about to look for a delivery; they need no wake-up."""
+    parked: int = attrs.field(default=0, init=False)
+    """Workers that wait on the channel."""
+    worker_count: int = attrs.field(default=0, init=False)
+    _handed_over: int = attrs.field(default=0, init=False)
+    """Deliveries on their way to a parked worker: still queued, for nobody has begun them."""
+    _send: trio.MemorySendChannel[Carriage] = attrs.field(init=False)
+    _receive: trio.MemoryReceiveChannel[Carriage] = attrs.field(init=False)
+    _scopes: list[trio.CancelScope] = attrs.field(factory=list, init=False)
+    _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    _durations: deque[float] = attrs.field(
+        factory=lambda: deque(maxlen=_DURATIONS_KEPT), init=False
+    )
+    _failed_attempts: int = attrs.field(default=0, init=False)
+    _retries: int = attrs.field(default=0, init=False)
+    _dead_lettered: int = attrs.field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[Carriage](0)
+
+    def has_room(self, count: int) -> bool:
+        """Whether `count` more events fit; more than fit at all do when nothing else is held.
+
+        With a buffer of 0 there is room for an event when a worker is free to take it.
+        """
+        limit = self.buffer or self.parked + self.looking
+        return limit > 0 and self.lanes.held + min(count, limit) <= limit
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Run the workers and the retry timer in `nursery`; all are running when this returns."""
+        for run in self._tasks():
+            await nursery.start(run)
+
+    def start_soon(self, nursery: trio.Nursery) -> None:
+        """Do the same for a group that was made while its bus is running."""
+        for run in self._tasks():
+            nursery.start_soon(run)
+
+    def cancel(self) -> None:
+        """Cancel the workers with their handlers, and the timer."""
+        for scope in self._scopes:
+            scope.cancel()
+
+    @enable_ki_protection
+    def wake(self) -> None:
+        """Hand ready deliveries to parked workers, beyond those that workers are about to find."""
+        lanes = self.lanes
+        while self.parked and lanes.ready > self.looking:
+            carriage = lanes.take()
+            if carriage is None:
+                return
+            lanes.held += 1
+            self._handed_over += 1
+            self.parked -= 1
+            self._send.send_nowait(carriage)
+
+    def statistics(self) -> GroupStatistics:
+        """Return the counters as they are now."""
+        lanes = self.lanes
+        return GroupStatistics(
+            published=lanes.added,
+            handled=lanes.finished,
+            failed_attempts=self._failed_attempts,
+            retries=self._retries,
+            dead_lettered=self._dead_lettered,
+            queued=lanes.held - lanes.waiting,
+            in_flight=lanes.in_flight,
+            waiting_for_retry=lanes.waiting,
+            worker_count=self.worker_count,
+            busy_workers=lanes.in_flight if self.worker_count else 0,
+            subscription_count=len(self.group.subscriptions),
+            lag=lanes.unsettled,
+            p50=percentile(self._durations, 0.5),
+            p99=percentile(self._durations, 0.99),
+        )
+
+    def _tasks(self) -> list[Callable[..., Awaitable[None]]]:
+        return [self._run_timer] + [self._run_worker] * self._workers
+
+    async def _run_timer(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Release the retries that are due. It sleeps until the next one is, or for ever."""
+        with trio.CancelScope() as scope:
+            self._scopes.append(scope)
+            task_status.started()
+            while True:
+                with self._timer:
+                    await trio.sleep_forever()
+                self.lanes.release(trio.current_time())
+                self._timer = trio.CancelScope(deadline=self.lanes.next_due() or math.inf)
+                self.wake()
+
+    async def _run_worker(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.CancelScope() as scope:
+            self._scopes.append(scope)
+            self.worker_count += 1
+            task_status.started()
+            try:
+                await self._work()
+            finally:
+                self.worker_count -= 1
+                self._notice_quiet()
+
+    async def _work(self) -> None:
+        lanes = self.lanes
+        durations = self._durations
+        clock = trio.lowlevel.current_clock().current_time
+        turn = _DELIVERIES_PER_TURN
+        started = clock()
+        turn_ends = started + _SECONDS_PER_TURN
+        while True:
+            carriage = lanes.take()
+            if carriage is None:
+                carriage = await self._next()
+                started = clock()
+                turn = _DELIVERIES_PER_TURN
+                turn_ends = started + _SECONDS_PER_TURN
+            if self.waiting:
+                self._on_room(self)
+            _carried.set(carriage)
+            await self._carry(carriage)
+            ended = clock()
+            durations.append(ended - started)
+            started = ended
+            if self.wants_quiet:
+                self._notice_quiet()
+            turn -= 1
+            if not turn or ended > turn_ends:
+                await trio.lowlevel.checkpoint()
+                started = clock()
+                turn = _DELIVERIES_PER_TURN
+                turn_ends = started + _SECONDS_PER_TURN
+
+    async def _next(self) -> Carriage:
+        """Return the next delivery: looking once more, then waiting to be handed one."""
+        self.looking += 1
+        try:
+            await trio.lowlevel.checkpoint()
+        finally:
+            self.looking -= 1
+        carriage = self.lanes.take()
+        if carriage is None:
+            _carried.set(None)  # so that an idle worker keeps no event alive
+            self.parked += 1
+            if self.waiting and not self.buffer:
+                self._on_room(self)
+            try:
+                carriage = await self._receive.receive()
+            except trio.Cancelled:
+                self.parked -= 1
+                raise
+            self._handed_over -= 1
+            self.lanes.held -= 1
+        return carriage
+
+    async def _carry(self, carriage: Carriage) -> None:
+        """Take a delivery through its handlers, until it is finished or waits for a retry."""
+        lanes = self.lanes
+        event = carriage.event
+        while True:
+            subscription = carriage.plan[carriage.index]
+            if subscription.is_active and not (
+                (subscription.hold or carriage.letter_id is not None)
+                and self._is_passed_over(carriage, subscription)
+            ):
+                carriage.attempt += 1
+                try:
+                    result = await subscription.invoke(event)
+                except Exception as error:
+                    if self._attempt_failed(carriage, subscription, error):
+                        # Waiting for a retry; or cancelled, and then this raises Cancelled.
+                        await trio.lowlevel.checkpoint_if_cancelled()
+                        return
+                else:
+                    if carriage.watch is not None:
+                        self._report(carriage, subscription, result)
+            if lanes.advance(carriage):
+                if carriage.watch is not None:
+                    carriage.watch.finished()
+                return
+
+    @enable_ki_protection
+    def _attempt_failed(
+        self, carriage: Carriage, subscription: Subscription, error: Exception
+    ) -> bool:
+        """Retry, keep a dead letter, or raise; return whether the delivery stops for now."""
+        where = f"{subscription.name!r} in group {self.group.name!r}"
+        if trio.current_effective_deadline() == -math.inf:
+            if self._on_failure == "raise":
+                raise error
+            logger.warning("%s raised %s when cancelled", where, type(error).__name__)
+            return True
+        self._failed_attempts += 1
+        due = None
+        if subscription.is_active:
+            due = self.lanes.fail(carriage, error, trio.current_time())
+        if due is not None:
+            self._retries += 1
+            self._timer.deadline = min(self._timer.deadline, due)
+            failed = carriage.attempt
+            logger.info("%s failed at attempt %d: %s", where, failed, type(error).__name__)
+            return True
+        if self._on_failure == "raise":
+            raise error
+        self._give_up(carriage, subscription, error)
+        return False
+
+    def _give_up(self, carriage: Carriage, subscription: Subscription, error: Exception) -> None:
+        """Keep the event as a dead letter of the subscription."""
+        now = datetime.now(UTC)
+        attempts = carriage.attempt
+        if carriage.letter_id is not None:
+            self._letters.add_failure(carriage.letter_id, attempts, error, now)
+        else:
+            self._dead_lettered += 1
+            letter = self._letters.add(
+                carriage.event, self.group.name, subscription.name, attempts, error, now
+            )
+            logger.error(
+                "dead letter %d: event %s, %r in group %r, after %d attempts: %s",
+                letter.id,
+                carriage.event.event_id,
+                subscription.name,
+                self.group.name,
+                attempts,
+                letter.error_type,
+            )
+        if carriage.watch is not None:
+            carriage.watch.failed(subscription, error)
+
+    def _is_passed_over(self, carriage: Carriage, subscription: Subscription) -> bool:
+        """Whether a replay has lost its letter, or an earlier event is a dead letter (`hold`).
+
+        An event that is held back becomes a dead letter itself, untried.
+        """
+        letter_id = carriage.letter_id
+        if letter_id is not None and letter_id not in self._letters:
+            return True
+        aggregate_id = carriage.event.aggregate_id
+        if not subscription.hold or aggregate_id is None:
+            return False
+        first = self._letters.first_of(self.group.name, subscription.name, aggregate_id)
+        if first is None or first == letter_id:
+            return False
+        if letter_id is None:
+            reason = HeldBack(
+                f"not tried, for dead letter {first} is an earlier event of {aggregate_id!r}: "
+                "replay or discard that one first"
+            )
+            self._give_up(carriage, subscription, reason)
+        return True
+
+    def _report(self, carriage: Carriage, subscription: Subscription, result: object) -> None:
+        if carriage.letter_id is not None:
+            self._letters.remove(carriage.letter_id)
+        if carriage.watch is not None and result is not NOT_MATCHED:
+            carriage.watch.handled(subscription, result)
+
+    def _notice_quiet(self) -> None:
+        if self.wants_quiet and not (self.worker_count and self.lanes.unsettled):
+            self._on_quiet()

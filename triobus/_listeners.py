@@ -1,0 +1,98 @@
+"""Listening without a handler: `listen` for all events of some types, `wait_for` for one."""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import trio
+
+from triobus._events import DomainEvent
+from triobus._handlers import Predicate
+
+
+@attrs.define(eq=False)
+class Listener:
+    """The events that were published since `listen` was entered. Iterate over it.
+
+    It ends when the bus has stopped and all that was published before is taken. Several tasks may
+    share one; each event goes to one of them.
+    """
+
+    types: tuple[type[DomainEvent], ...]
+    buffer: float
+    _on_room: Callable[["Listener"], None]
+    waiting: OrderedDict[Any, None] = attrs.field(factory=OrderedDict, init=False)
+    """The publishers that wait for room here, as the bus keeps them."""
+    held: int = attrs.field(default=0, init=False)
+    """How many events are there to be taken."""
+    _send: trio.MemorySendChannel[DomainEvent] = attrs.field(init=False)
+    _receive: trio.MemoryReceiveChannel[DomainEvent] = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        # Without a limit of its own: handlers may publish beyond `buffer`.
+        self._send, self._receive = trio.open_memory_channel[DomainEvent](math.inf)
+
+    def __aiter__(self) -> "Listener":
+        return self
+
+    async def __anext__(self) -> Any:
+        """Return the next event. Cancelled, it has taken none."""
+        try:
+            event = await self._receive.receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+        self.held -= 1
+        if self.waiting:
+            self._on_room(self)
+        return event
+
+    def has_room(self, count: int) -> bool:
+        """Whether `count` more events fit; more than fit at all do when it is empty."""
+        return self.held + min(count, self.buffer) <= self.buffer
+
+    def offer(self, event: DomainEvent) -> None:
+        """Add an event, room or not."""
+        self.held += 1
+        self._send.send_nowait(event)
+
+    def close(self) -> None:
+        """End the iteration after what is there, and hold up no publisher any more."""
+        self.buffer = math.inf
+        self._send.close()
+
+
+@attrs.define(eq=False)
+class Waiter:
+    """One call of `wait_for`, until the first event that it wants."""
+
+    types: tuple[type[DomainEvent], ...]
+    where: Predicate | None
+    found: DomainEvent | None = None
+    error: Exception | None = None
+    _done: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def offer(self, event: DomainEvent) -> bool:
+        """Take the event if it is wanted; return whether the wait is over."""
+        try:
+            if self.where is not None and not self.where(event):
+                return False
+            self.found = event
+        except Exception as error:  # it belongs to whoever wrote `where`, not to the publisher
+            self.error = error
+        self._done.set()
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """End the wait with an error."""
+        self.error = error
+        self._done.set()
+
+    async def wait(self) -> DomainEvent:
+        """Return the event, or raise what `where` or the bus's end gave in its place."""
+        await self._done.wait()
+        if self.error is not None:
+            raise self.error
+        assert self.found is not None
+        return self.found

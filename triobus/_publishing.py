@@ -1,0 +1,114 @@
+"""Values of publishing: a batch on its way in, and what became of an event."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import attrs
+import trio
+
+from triobus._delivery import Watch
+from triobus._errors import BusClosed, InvalidEvent
+from triobus._events import DomainEvent
+from triobus._subscriptions import Subscription
+
+
+@attrs.frozen(kw_only=True)
+class Outcome:
+    """What every handler made of one event, by the name of its subscription.
+
+    Where two groups have a subscription of the same name, the later group's is "group/name".
+    """
+
+    event_id: UUID
+    """The event's own id."""
+    position: int | None
+    """Its place in the store's log; None without a store."""
+    results: Mapping[str, Any]
+    """What the handlers returned that succeeded."""
+    errors: Mapping[str, Exception]
+    """The last errors of the handlers that failed for good."""
+
+
+@attrs.define(eq=False)
+class Batch:
+    """Events that are accepted together or not at all, in their order."""
+
+    events: list[DomainEvent]
+    keys: list[str | None] = attrs.field(init=False)
+    counts: Counter[type[DomainEvent]] = attrs.field(init=False)
+    watch: Watch | None = None
+    task: trio.lowlevel.Task | None = None
+    """The publisher that waits for room, if it does."""
+    place: Any = None
+    """Where it waits: a group's shell or a listener."""
+    is_refused: bool = False
+    """Whether the bus closed before there was room."""
+
+    def __attrs_post_init__(self) -> None:
+        self.counts = Counter(map(type, self.events))
+        for cls in self.counts:
+            if not issubclass(cls, DomainEvent):
+                raise InvalidEvent(
+                    f"an object of type {cls.__qualname__!r} is no event: publish instances of "
+                    "classes derived from DomainEvent"
+                )
+        self.keys = [event.aggregate_id for event in self.events]
+        for cls in set(map(type, self.keys)):
+            if cls is not type(None) and not issubclass(cls, str):
+                wrong = next(e for e in self.events if type(e.aggregate_id) is cls)
+                raise InvalidEvent(
+                    f"{type(wrong).__qualname__}.aggregate_id is {wrong.aggregate_id!r}: "
+                    "return a string, or None for an event that needs no order"
+                )
+
+
+@attrs.define(eq=False)
+class OutcomeWatch:
+    """Collects the outcome of one event over all its deliveries."""
+
+    _event_id: UUID
+    deliveries: int = 0
+    """How many are still to be finished."""
+    _results: dict[str, Any] = attrs.field(factory=dict)
+    _errors: dict[str, Exception] = attrs.field(factory=dict)
+    _done: trio.Event = attrs.field(factory=trio.Event)
+    _is_cut_off: bool = False
+
+    def handled(self, subscription: Subscription, result: object) -> None:
+        """Note a result."""
+        self._results[self._name(subscription)] = result
+
+    def failed(self, subscription: Subscription, error: Exception) -> None:
+        """Note an error."""
+        self._errors[self._name(subscription)] = error
+
+    def finished(self) -> None:
+        """Count a finished delivery."""
+        self.deliveries -= 1
+        if not self.deliveries:
+            self._done.set()
+
+    def cut_off(self) -> None:
+        """End the wait, for the bus has ended."""
+        self._is_cut_off = True
+        self._done.set()
+
+    async def wait(self) -> Outcome:
+        """Wait for all deliveries and return the outcome."""
+        if self.deliveries:
+            await self._done.wait()
+            if self._is_cut_off:
+                raise BusClosed(
+                    f"event {self._event_id} was accepted, and the bus stopped before all of its "
+                    "handlers had finished"
+                )
+        return Outcome(
+            event_id=self._event_id, position=None, results=self._results, errors=self._errors
+        )
+
+    def _name(self, subscription: Subscription) -> str:
+        name = subscription.name
+        taken = name in self._results or name in self._errors
+        return f"{subscription.group}/{name}" if taken else name

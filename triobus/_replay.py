@@ -1,0 +1,126 @@
+"""The dead letters as a bus shows them: list, replay, discard."""
+
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+
+import attrs
+import trio
+
+from triobus import _checks
+from triobus._dead_letters import DeadLetter, DeadLetterBox
+from triobus._errors import InvalidOption, UnknownSubscription
+from triobus._group import GroupShell
+from triobus._subscriptions import Subscription
+
+
+@attrs.define(eq=False)
+class DeadLetters:
+    """What handlers of a bus have failed for good; `bus.dead_letters`.
+
+    Without a store it is in memory and keeps the newest 1,000.
+    """
+
+    _box: DeadLetterBox
+    _shells: Mapping[str, GroupShell]
+    _check_running: Callable[[str], None]
+
+    @property
+    def dropped(self) -> int:
+        """How many dead letters had to make room for newer ones, and are lost."""
+        return self._box.dropped
+
+    async def list(
+        self,
+        group: str | None = None,
+        aggregate_id: str | None = None,
+        limit: int = 100,
+    ) -> "list[DeadLetter]":
+        """Return the oldest `limit` dead letters, of one group or aggregate if that is given."""
+        _checks.whole_number("limit", limit, least=0)
+        await trio.lowlevel.checkpoint()
+        return list(islice(self._box.find(group, aggregate_id), limit))
+
+    async def replay(
+        self, ids: int | Iterable[int] | None = None, *, group: str | None = None
+    ) -> int:
+        """Deliver dead letters again, to the handlers that failed and no others.
+
+        Give their ids, or the group of which all are meant. They go in the order in which they
+        became dead letters, behind what is queued for their aggregates, and with the full number of
+        attempts. Return, when all are done, how many were handled: those are dead letters no more;
+        one that failed again stays, with its attempts and error brought up to date.
+
+        Cancelled, it stops waiting, and what was begun goes on. Raises `UnknownDeadLetter` or
+        `UnknownSubscription` before anything is replayed, `BusClosed` if the bus is not running,
+        and `WouldDeadlock` inside a handler of the same bus.
+        """
+        self._check_running("dead_letters.replay()")
+        letters = self._chosen(ids, group)
+        targets = [self._target(letter) for letter in letters]
+        await trio.lowlevel.checkpoint_if_cancelled()
+        replay = _Replay(len(letters))
+        for letter, (shell, subscription) in zip(letters, targets, strict=True):
+            shell.lanes.add(
+                letter.event, letter.event.aggregate_id, (subscription,), replay, letter.id
+            )
+            shell.wake()
+        await replay.wait()
+        return replay.count
+
+    async def discard(self, ids: int | Iterable[int]) -> int:
+        """Forget dead letters by their ids, and return how many.
+
+        Raises `UnknownDeadLetter` if one is not there, and then none is forgotten.
+        """
+        letters = self._chosen(ids, None)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        for letter in letters:
+            self._box.remove(letter.id)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        return len(letters)
+
+    def _chosen(self, ids: int | Iterable[int] | None, group: str | None) -> "list[DeadLetter]":
+        if (ids is None) == (group is None):
+            raise InvalidOption("give either the ids of dead letters or group=..., and not both")
+        if ids is None:
+            return list(self._box.find(group))
+        chosen = {ids} if isinstance(ids, int) else set(ids)
+        return [self._box.get(letter_id) for letter_id in sorted(chosen)]
+
+    def _target(self, letter: DeadLetter) -> tuple[GroupShell, Subscription]:
+        shell = self._shells[letter.group]
+        for subscription in shell.group.subscriptions:
+            if subscription.name == letter.subscription:
+                return shell, subscription
+        names = ", ".join(repr(s.name) for s in shell.group.subscriptions) or "none"
+        raise UnknownSubscription(
+            f"dead letter {letter.id} belongs to {letter.subscription!r} in group "
+            f"{letter.group!r}, which has no such subscription now; it has: {names}. Subscribe "
+            "under that name again, or discard the letter"
+        )
+
+
+@attrs.define(eq=False)
+class _Replay:
+    """Watches the deliveries of one call of `replay`."""
+
+    _pending: int
+    count: int = 0
+    _done: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def handled(self, subscription: Subscription, result: object) -> None:
+        self.count += 1
+
+    def failed(self, subscription: Subscription, error: Exception) -> None:
+        """Nothing to add: the dead letter has been brought up to date."""
+
+    def finished(self) -> None:
+        self._pending -= 1
+        if not self._pending:
+            self._done.set()
+
+    async def wait(self) -> None:
+        if self._pending:
+            await self._done.wait()
+        else:
+            await trio.lowlevel.cancel_shielded_checkpoint()

@@ -41,9 +41,7 @@ def _frozen(metadata: Mapping[str, str]) -> Mapping[str, str]:
     try:
         frozen = _FrozenDict(metadata)
     except (TypeError, ValueError):
-        raise InvalidEvent(
-            f"metadata={metadata!r}: give a mapping of strings to strings"
-        ) from None
+        raise InvalidEvent(f"metadata={metadata!r}: give a mapping of strings to strings") from None
     for key, value in frozen.items():
         if not isinstance(key, str) or not isinstance(value, str):
             raise InvalidEvent(f"metadata[{key!r}]={value!r}: keys and values must be strings")

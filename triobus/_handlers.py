@@ -68,9 +68,7 @@ def _check(handler: Handler) -> None:
             "without calling it"
         )
     if not callable(handler):
-        raise InvalidHandler(
-            f"{handler!r} is not callable: give a function that takes one event"
-        )
+        raise InvalidHandler(f"{handler!r} is not callable: give a function that takes one event")
     inner = _unwrapped(handler)
     for function in (inner, getattr(inner, "__call__", None)):  # noqa: B004  # as above
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):

@@ -239,10 +239,7 @@ class EventBus:
     async def _wind_down(self, *, drain: bool, timeout: float | None) -> None:
         await trio.lowlevel.checkpoint_if_cancelled()
         self._state = "draining"
-        for shell in self._shells.values():
-            self._refuse(shell)
-        for listener in self._listeners:
-            self._refuse(listener)
+        self._refuse_all()
         try:
             if drain:
                 with trio.CancelScope(
@@ -254,12 +251,14 @@ class EventBus:
         await self._until_quiet(lambda: not self._worker_count)
         self._close()
 
-    def _refuse(self, place: GroupShell | Listener) -> None:
-        """Send the publishers away that wait there."""
-        while place.waiting:
-            batch, _ = place.waiting.popitem(last=False)
-            batch.is_refused = True
-            trio.lowlevel.reschedule(batch.task)
+    def _refuse_all(self) -> None:
+        """Send the publishers away that wait for room."""
+        places: list[GroupShell | Listener] = [*self._shells.values(), *self._listeners]
+        for place in places:
+            while place.waiting:
+                batch, _ = place.waiting.popitem(last=False)
+                batch.is_refused = True
+                trio.lowlevel.reschedule(batch.task)
 
     def _cancel(self) -> None:
         for shell in self._shells.values():
@@ -291,8 +290,7 @@ class EventBus:
         self._state = "stopped"
         self._stopped_at = trio.current_time()
         self._nursery = None
-        for place in [*self._shells.values(), *self._listeners]:
-            self._refuse(place)
+        self._refuse_all()
         for listener in self._listeners:
             listener.close()
         for waiter in self._waiters:
@@ -382,7 +380,7 @@ class EventBus:
         like `publish`.
         """
         self._check_waitable("publish_and_wait()")
-        watch = OutcomeWatch(getattr(event, "event_id", None))
+        watch = OutcomeWatch(event)
         batch = Batch([event], watch)
         await trio.lowlevel.checkpoint_if_cancelled()
         self._watches.add(watch)

@@ -29,10 +29,10 @@ from triobus._subscriptions import Subscription
 class Watch(Protocol):
     """Somebody who wants to know what became of one delivery."""
 
-    def handled(self, subscription: Subscription, result: object) -> None:
+    def handled(self, subscription: Subscription, result: object, /) -> None:
         """The subscription's handler has returned `result`."""
 
-    def failed(self, subscription: Subscription, error: Exception) -> None:
+    def failed(self, subscription: Subscription, error: Exception, /) -> None:
         """The subscription's handler has failed for good."""
 
     def finished(self) -> None:

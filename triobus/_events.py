@@ -25,8 +25,8 @@ class _FrozenDict(dict[str, str]):
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         raise TypeError("an event's metadata cannot be changed; publish another event instead")
 
-    __setitem__ = __delitem__ = __ior__ = _refuse  # type: ignore[assignment]  # refuses any call
-    update = pop = popitem = clear = setdefault = _refuse  # type: ignore[assignment]  # likewise
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    update = pop = popitem = clear = setdefault = _refuse
 
     def __reduce__(self) -> tuple[type["_FrozenDict"], tuple[dict[str, str]]]:
         return _FrozenDict, (dict(self),)

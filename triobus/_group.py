@@ -172,7 +172,7 @@ class GroupShell:
         )
 
     def _tasks(self) -> list[Callable[..., Awaitable[None]]]:
-        return [self._run_timer] + [self._run_worker] * self._workers
+        return [self._run_timer, *[self._run_worker] * self._workers]
 
     async def _run_timer(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED

@@ -31,6 +31,9 @@ class Outcome:
     """The last errors of the handlers that failed for good."""
 
 
+_KEY_TYPES: frozenset[type] = frozenset([str, type(None)])
+
+
 @attrs.define(eq=False)
 class Batch:
     """Events that are accepted together or not at all, in their order."""
@@ -55,20 +58,16 @@ class Batch:
                     "classes derived from DomainEvent"
                 )
         self.keys = [event.aggregate_id for event in self.events]
-        for cls in set(map(type, self.keys)):
-            if cls is not type(None) and not issubclass(cls, str):
-                wrong = next(e for e in self.events if type(e.aggregate_id) is cls)
-                raise InvalidEvent(
-                    f"{type(wrong).__qualname__}.aggregate_id is {wrong.aggregate_id!r}: "
-                    "return a string, or None for an event that needs no order"
-                )
+        if not set(map(type, self.keys)) <= _KEY_TYPES:
+            for event, key in zip(self.events, self.keys, strict=True):
+                check_aggregate_id(event, key)
 
 
 @attrs.define(eq=False)
 class OutcomeWatch:
     """Collects the outcome of one event over all its deliveries."""
 
-    _event_id: UUID
+    _event: DomainEvent
     deliveries: int = 0
     """How many are still to be finished."""
     _results: dict[str, Any] = attrs.field(factory=dict)
@@ -101,14 +100,23 @@ class OutcomeWatch:
             await self._done.wait()
             if self._is_cut_off:
                 raise BusClosed(
-                    f"event {self._event_id} was accepted, and the bus stopped before all of its "
+                    f"event {self._event.event_id} was accepted, and the bus stopped before all of its "
                     "handlers had finished"
                 )
         return Outcome(
-            event_id=self._event_id, position=None, results=self._results, errors=self._errors
+            event_id=self._event.event_id, position=None, results=self._results, errors=self._errors
         )
 
     def _name(self, subscription: Subscription) -> str:
         name = subscription.name
         taken = name in self._results or name in self._errors
         return f"{subscription.group}/{name}" if taken else name
+
+
+def check_aggregate_id(event: DomainEvent, key: object) -> None:
+    """Raise `InvalidEvent` unless `key` can be an ordering key."""
+    if key is not None and not isinstance(key, str):
+        raise InvalidEvent(
+            f"{type(event).__qualname__}.aggregate_id is {key!r}: return a string, or None for an "
+            "event that needs no order"
+        )

@@ -12,6 +12,8 @@ from triobus._errors import InvalidOption, UnknownSubscription
 from triobus._group import GroupShell
 from triobus._subscriptions import Subscription
 
+Letters = list[DeadLetter]  # inside the class, `list` is a method
+
 
 @attrs.define(eq=False)
 class DeadLetters:
@@ -34,11 +36,11 @@ class DeadLetters:
         group: str | None = None,
         aggregate_id: str | None = None,
         limit: int = 100,
-    ) -> "list[DeadLetter]":
+    ) -> Letters:
         """Return the oldest `limit` dead letters, of one group or aggregate if that is given."""
         _checks.whole_number("limit", limit, least=0)
         await trio.lowlevel.checkpoint()
-        return list(islice(self._box.find(group, aggregate_id), limit))
+        return Letters(islice(self._box.find(group, aggregate_id), limit))
 
     async def replay(
         self, ids: int | Iterable[int] | None = None, *, group: str | None = None
@@ -79,11 +81,11 @@ class DeadLetters:
         await trio.lowlevel.cancel_shielded_checkpoint()
         return len(letters)
 
-    def _chosen(self, ids: int | Iterable[int] | None, group: str | None) -> "list[DeadLetter]":
+    def _chosen(self, ids: int | Iterable[int] | None, group: str | None) -> Letters:
         if (ids is None) == (group is None):
             raise InvalidOption("give either the ids of dead letters or group=..., and not both")
         if ids is None:
-            return list(self._box.find(group))
+            return Letters(self._box.find(group))
         chosen = {ids} if isinstance(ids, int) else set(ids)
         return [self._box.get(letter_id) for letter_id in sorted(chosen)]
 
@@ -108,18 +110,21 @@ class _Replay:
     count: int = 0
     _done: trio.Event = attrs.field(factory=trio.Event, init=False)
 
-    def handled(self, subscription: Subscription, result: object) -> None:
+    def handled(self, _subscription: Subscription, _result: object) -> None:
+        """Count it; the dead letter is gone already."""
         self.count += 1
 
-    def failed(self, subscription: Subscription, error: Exception) -> None:
+    def failed(self, _subscription: Subscription, _error: Exception) -> None:
         """Nothing to add: the dead letter has been brought up to date."""
 
     def finished(self) -> None:
+        """Count a finished delivery."""
         self._pending -= 1
         if not self._pending:
             self._done.set()
 
     async def wait(self) -> None:
+        """Wait until all are finished."""
         if self._pending:
             await self._done.wait()
         else:

@@ -1,7 +1,7 @@
 """Subscriptions and groups: which handlers an event goes to, and in which order."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import TypeVar, overload
 
 import attrs
 import trio

@@ -2,14 +2,19 @@
 
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import attrs
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    enable_ki_protection,
+)
 
 from triobus import _checks
 from triobus._dead_letters import DeadLetterBox
@@ -22,7 +27,7 @@ from triobus._errors import (
     InvalidOption,
     WouldDeadlock,
 )
-from triobus._events import DomainEvent, Published, with_cause
+from triobus._events import DomainEvent, Published, published, with_cause
 from triobus._group import GroupShell, OnFailure, carried
 from triobus._handlers import Predicate
 from triobus._health import Health, memory_mb
@@ -39,12 +44,20 @@ Ordering = Literal["aggregate", "none"]
 Start = Literal["now", "beginning"]
 
 
-class _Route(NamedTuple):
+@attrs.define(eq=False)
+class _Route:
     """Where the events of one type go."""
 
-    targets: tuple[tuple[GroupShell, tuple[Subscription, ...]], ...]
-    listeners: tuple[Listener, ...]
-    waiters: tuple[Waiter, ...]
+    targets: list[tuple[Lanes, GroupShell, tuple[Subscription, ...]]]
+    listeners: list[Listener]
+    waiters: list[Waiter]
+    shells: list[GroupShell] = attrs.field(init=False)
+    is_plain: bool = attrs.field(init=False)
+    """Whether events of the type go to groups alone."""
+
+    def __attrs_post_init__(self) -> None:
+        self.shells = [shell for _, shell, _ in self.targets]
+        self.is_plain = not (self.listeners or self.waiters)
 
 
 @attrs.frozen(kw_only=True)
@@ -237,7 +250,7 @@ class EventBus:
         return self._report()
 
     async def _wind_down(self, *, drain: bool, timeout: float | None) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         self._state = "draining"
         self._refuse_all()
         try:
@@ -332,11 +345,16 @@ class EventBus:
         If it raises, `Cancelled` included, the event was not accepted and no handler sees it.
         Raises `InvalidEvent`, and `BusClosed` when the bus is not running.
         """
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if self._accept(event):
-            await trio.lowlevel.cancel_shielded_checkpoint()
-        else:
+        await checkpoint_if_cancelled()
+        shells = self._accept(event)
+        if shells is None:
             await self._publish_batch(Batch([event]))
+        else:
+            await cancel_shielded_checkpoint()
+            # Workers that were about to look have done so, unless their handlers wait.
+            for shell in shells:
+                if shell.parked and shell.lanes.ready > shell.looking:
+                    shell.wake()
         return Published(event.event_id, None)
 
     @enable_ki_protection
@@ -347,9 +365,9 @@ class EventBus:
         If it raises, none was accepted. Otherwise like `publish`.
         """
         batch = Batch(list(events))
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         await self._publish_batch(batch)
-        return [Published(event.event_id, None) for event in batch.events]
+        return published(batch.events)
 
     @enable_ki_protection
     def publish_nowait(self, event: DomainEvent) -> Published:
@@ -363,12 +381,16 @@ class EventBus:
                 "publish_nowait() was called in another thread than the bus runs in: "
                 "call publish_from_thread() there"
             )
-        if not self._accept(event):
+        shells = self._accept(event)
+        if shells is None:
             batch = Batch([event])
             full = self._first_full(batch)
             if full is not None:
                 raise BusFull(self._describe_full(full))
             self._commit(batch)
+        else:
+            for shell in shells:
+                shell.wake()
         return Published(event.event_id, None)
 
     @enable_ki_protection
@@ -382,7 +404,7 @@ class EventBus:
         self._check_waitable("publish_and_wait()")
         watch = OutcomeWatch(event)
         batch = Batch([event], watch)
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await checkpoint_if_cancelled()
         self._watches.add(watch)
         try:
             await self._publish_batch(batch)
@@ -417,25 +439,26 @@ class EventBus:
         return trio.lowlevel.current_trio_token() is self._token
 
     @enable_ki_protection
-    def _accept(self, event: DomainEvent) -> bool:
-        """Accept one event if there is room at once: what `_publish_batch` does, for the rush."""
+    def _accept(self, event: DomainEvent) -> Sequence[GroupShell] | None:
+        """Accept one event if nothing is special about it: what `_publish_batch` does, in a rush.
+
+        Return the groups whose workers may have to be woken, or None if it was not accepted.
+        """
         route = self._routes.get(type(event))
-        if route is None or route.listeners or route.waiters:
-            return False
-        if carried() is not None or self._state != "running":
-            return False
-        for shell, _ in route.targets:
-            if shell.waiting or shell.lanes.held >= shell.buffer:
-                return False
+        if route is None or not route.is_plain or self._state != "running" or carried():
+            return None
+        for lanes, shell, _ in route.targets:
+            if shell.waiting or lanes.held >= shell.buffer:
+                return None
         key = event.aggregate_id
         if key is not None and type(key) is not str:
-            return False
+            return None
         self._published += 1
-        for shell, plan in route.targets:
-            shell.lanes.add(event, key, plan)
-            if shell.parked:
+        for lanes, shell, plan in route.targets:
+            lanes.add(event, key, plan)
+            if shell.parked and not (shell.looking or shell.handed_over):
                 shell.wake()
-        return True
+        return route.shells
 
     async def _publish_batch(self, batch: Batch) -> None:
         """Accept a batch as soon as there is room. A checkpoint that is cancelled only in waiting."""
@@ -443,11 +466,10 @@ class EventBus:
         full = None if is_inside else self._first_full(batch)
         if full is None:
             self._commit(batch)
-            await trio.lowlevel.cancel_shielded_checkpoint()
+            await cancel_shielded_checkpoint()
             return
         batch.task = trio.lowlevel.current_task()
-        batch.place = full
-        full.waiting[batch] = None
+        self._wait_at(full, batch)
 
         def abort(_: Any) -> trio.lowlevel.Abort:
             place = batch.place
@@ -474,20 +496,35 @@ class EventBus:
         shell = self._shells.get(subscription.group)
         return shell is not None and shell.group is subscription.owner
 
-    def _first_full(self, batch: Batch) -> GroupShell | Listener | None:
-        """Return the first place that has no room for the batch, publishers that wait included."""
-        needs: dict[GroupShell | Listener, int] = {}
+    def _needs(self, batch: Batch) -> Counter[GroupShell | Listener]:
+        """Return how many of the batch's events go to each group and listener."""
+        needs: Counter[GroupShell | Listener] = Counter()
         for cls, count in batch.counts.items():
             route = self._route(cls)
-            for shell, _ in route.targets:
-                needs[shell] = needs.get(shell, 0) + count
-            for listener in route.listeners:
-                needs[listener] = needs.get(listener, 0) + count
-        for place, count in needs.items():
+            for place in (*route.shells, *route.listeners):
+                needs[place] += count
+        return needs
+
+    def _first_full(self, batch: Batch) -> GroupShell | Listener | None:
+        """Return the first place that has no room for the batch, publishers that wait included."""
+        for place, count in self._needs(batch).items():
             is_behind = bool(place.waiting) and place is not batch.place
             if is_behind or not place.has_room(count):
                 return place
         return None
+
+    def _wait_at(self, place: GroupShell | Listener, batch: Batch) -> None:
+        batch.place = place
+        place.waiting[batch] = None
+        if len(place.waiting) == 1:
+            self._await_room(place)
+
+    def _await_room(self, place: GroupShell | Listener) -> None:
+        """Say when the first batch that waits at a place fits there."""
+        place.admits_at = -1
+        if place.waiting:
+            first = next(iter(place.waiting))
+            place.admits_at = place.held_for(self._needs(first)[place])
 
     @enable_ki_protection
     def _admit(self, place: GroupShell | Listener) -> None:
@@ -496,45 +533,48 @@ class EventBus:
             batch = next(iter(place.waiting))
             full = self._first_full(batch)
             if full is place:
-                return
+                break
             del place.waiting[batch]
-            batch.place = full
             if full is None:
                 self._commit(batch)
                 trio.lowlevel.reschedule(batch.task)
             else:
-                full.waiting[batch] = None
+                self._wait_at(full, batch)
+        self._await_room(place)
 
     @enable_ki_protection
     def _commit(self, batch: Batch) -> None:
         """Accept a batch: from here on it is delivered, whatever happens to the publisher."""
-        touched = set()
-        watch = batch.watch
-        for event, key in zip(batch.events, batch.keys, strict=True):
-            route = self._route(type(event))
-            for shell, plan in route.targets:
-                shell.lanes.add(event, key, plan, watch)
-                touched.add(shell)
+        touched: dict[GroupShell, None] = {}
+        for events, keys in batch.runs():
+            route = self._route(type(events[0]))
+            for lanes, shell, plan in route.targets:
+                lanes.add_many(events, keys, plan, batch.watch)
+                touched[shell] = None
+            if not route.is_plain:
+                self._tell(route, events)
+        self._published += len(batch.events)
+        if batch.watch is not None:
+            batch.watch.deliveries = len(touched)
+        for shell in touched:
+            shell.wake()
+
+    def _tell(self, route: _Route, events: Sequence[DomainEvent]) -> None:
+        for event in events:
             for listener in route.listeners:
                 listener.offer(event)
             for waiter in route.waiters:
-                if waiter.offer(event):
+                if waiter in self._waiters and waiter.offer(event):
                     self._forget(waiter)
-        self._published += len(batch.events)
-        if isinstance(watch, OutcomeWatch):
-            watch.deliveries = len(touched)
-        for shell in self._shells.values():
-            if shell in touched:
-                shell.wake()
 
     def _route(self, cls: type[DomainEvent]) -> _Route:
         route = self._routes.get(cls)
         if route is None:
             plans = [(shell, shell.group.plan_for(cls)) for shell in self._shells.values()]
             route = self._routes[cls] = _Route(
-                targets=tuple((shell, plan) for shell, plan in plans if plan),
-                listeners=tuple(x for x in self._listeners if issubclass(cls, x.types)),
-                waiters=tuple(x for x in self._waiters if issubclass(cls, x.types)),
+                [(shell.lanes, shell, plan) for shell, plan in plans if plan],
+                [listener for listener in self._listeners if issubclass(cls, listener.types)],
+                [waiter for waiter in self._waiters if issubclass(cls, waiter.types)],
             )
         return route
 

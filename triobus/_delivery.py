@@ -17,7 +17,9 @@ small object, and an aggregate with nothing busy or waiting costs nothing at all
 """
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
+from itertools import count, repeat
 from typing import Protocol
 
 import attrs
@@ -115,6 +117,21 @@ class Lanes:
         if not self.is_ordered:
             key = None
         self._queue.append(Carriage(event, key, plan, self.added, watch, letter_id))
+
+    def add_many(
+        self,
+        events: Sequence[DomainEvent],
+        keys: Iterable[str | None],
+        plan: tuple[Subscription, ...],
+        watch: Watch | None = None,
+    ) -> None:
+        """Queue a delivery for each of `events`, in the lanes of their `keys`."""
+        if not self.is_ordered:
+            keys = repeat(None)
+        numbers = count(self.added + 1)
+        self._queue.extend(map(Carriage, events, keys, repeat(plan), numbers, repeat(watch)))
+        self.added += len(events)
+        self.held += len(events)
 
     def take(self) -> Carriage | None:
         """Return the oldest delivery that is ready, now in flight, or None."""

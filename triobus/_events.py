@@ -4,7 +4,7 @@ There is no registry of event classes: a class is found by being a loaded subcla
 of one name in two modules never disturb each other.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, NamedTuple, NoReturn
 from uuid import UUID, uuid4
@@ -131,6 +131,12 @@ class Published(NamedTuple):
 
     position: int | None
     """Its place in the store's log, from 1; None without a store."""
+
+
+def published(events: Iterable[DomainEvent]) -> list[Published]:
+    """Return what `publish_many` does; by `tuple.__new__`, which takes half of the time."""
+    new = tuple.__new__
+    return [new(Published, (event.event_id, None)) for event in events]
 
 
 def with_cause(event: DomainEvent, cause: DomainEvent) -> DomainEvent:

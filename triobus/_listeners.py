@@ -25,6 +25,8 @@ class Listener:
     _on_room: Callable[["Listener"], None]
     waiting: OrderedDict[Any, None] = attrs.field(factory=OrderedDict, init=False)
     """The publishers that wait for room here, as the bus keeps them."""
+    admits_at: float = attrs.field(default=-1, init=False)
+    """How few events may be held for the first of them to fit; -1 when none waits."""
     held: int = attrs.field(default=0, init=False)
     """How many events are there to be taken."""
     _send: trio.MemorySendChannel[DomainEvent] = attrs.field(init=False)
@@ -44,13 +46,17 @@ class Listener:
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
         self.held -= 1
-        if self.waiting:
+        if self.held <= self.admits_at:
             self._on_room(self)
         return event
 
     def has_room(self, count: int) -> bool:
         """Whether `count` more events fit; more than fit at all do when it is empty."""
-        return self.held + min(count, self.buffer) <= self.buffer
+        return self.held <= self.held_for(count)
+
+    def held_for(self, count: int) -> float:
+        """Return how few events must be held for `count` more to fit."""
+        return self.buffer - min(count, self.buffer)
 
     def offer(self, event: DomainEvent) -> None:
         """Add an event, room or not."""

@@ -1,14 +1,14 @@
 """Values of publishing: a batch on its way in, and what became of an event."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
 import attrs
 import trio
 
-from triobus._delivery import Watch
 from triobus._errors import BusClosed, InvalidEvent
 from triobus._events import DomainEvent
 from triobus._subscriptions import Subscription
@@ -41,7 +41,7 @@ class Batch:
     events: list[DomainEvent]
     keys: list[str | None] = attrs.field(init=False)
     counts: Counter[type[DomainEvent]] = attrs.field(init=False)
-    watch: Watch | None = None
+    watch: "OutcomeWatch | None" = None
     task: trio.lowlevel.Task | None = None
     """The publisher that waits for room, if it does."""
     place: Any = None
@@ -61,6 +61,18 @@ class Batch:
         if not set(map(type, self.keys)) <= _KEY_TYPES:
             for event, key in zip(self.events, self.keys, strict=True):
                 check_aggregate_id(event, key)
+
+    def runs(self) -> Iterator[tuple[Sequence[DomainEvent], Sequence[str | None]]]:
+        """Yield the events with their keys, in order, cut where the type changes."""
+        if len(self.counts) <= 1:
+            if self.events:
+                yield self.events, self.keys
+            return
+        first = 0
+        for _, run in groupby(map(type, self.events)):
+            last = first + sum(1 for _ in run)
+            yield self.events[first:last], self.keys[first:last]
+            first = last
 
 
 @attrs.define(eq=False)

@@ -34,10 +34,15 @@ class Subscription:
     """Whether later events of an aggregate follow a dead letter, until that is dealt with."""
     is_active: bool = attrs.field(default=True, init=False)
     """False once it was unsubscribed."""
+    is_plain: bool = attrs.field(init=False, repr=False)
+    """Whether every event it matches is simply to be handled: active, and without `hold`."""
     invoke: Invoke = attrs.field(repr=False)
     """Calls the handler with one event, as `where` and the timeout ask."""
     owner: "Group" = attrs.field(repr=False)
     """The group itself; `group` is its name."""
+
+    def __attrs_post_init__(self) -> None:
+        self.is_plain = not self.hold
 
     def unsubscribe(self) -> None:
         """Stop calling the handler, for events that are already queued too. Harmless when repeated.
@@ -45,7 +50,7 @@ class Subscription:
         A call that is running is not interrupted; if it fails it is not made again.
         """
         if self.is_active:
-            self.is_active = False
+            self.is_active = self.is_plain = False
             self.owner.remove(self)
 
 

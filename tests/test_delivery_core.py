@@ -1,0 +1,461 @@
+"""The core of a group against a model that is too simple to be wrong.
+
+The model keeps all deliveries in one list and searches it from the front. The core keeps queues,
+linked lists and heaps, and has to come to the same decisions.
+"""
+
+import math
+from typing import Literal
+from uuid import UUID
+
+import attrs
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tests.events import Noted, Other, SpecialNoted
+from triobus import DomainEvent, EventBus, Group, Retry, Subscription
+from triobus._delivery import Carriage, Lanes
+
+NO_JITTER = Retry(attempts=3, delay=1.0, factor=2.0, jitter=0)
+
+
+async def handle(event: DomainEvent) -> None:
+    """Never called: the core only passes subscriptions on."""
+
+
+def subscription(name: str = "only", **options: object) -> Subscription:
+    return EventBus().subscribe(DomainEvent, handle, name=name, **options)
+
+
+def lanes_with(*keys: str | None, plan: tuple[Subscription, ...] = (), **options: bool) -> Lanes:
+    """Lanes with deliveries 0, 1, 2 ... of the given aggregates."""
+    lanes = Lanes(**options)
+    for number, key in enumerate(keys):
+        lanes.add(Noted(number, key), key, plan or (subscription(retry=NO_JITTER),))
+    return lanes
+
+
+def take(lanes: Lanes) -> Carriage:
+    carriage = lanes.take()
+    assert carriage is not None
+    return carriage
+
+
+def number_of(carriage: Carriage | None) -> int | None:
+    if carriage is None:
+        return None
+    assert isinstance(carriage.event, Noted)
+    return carriage.event.number
+
+
+def taken(lanes: Lanes) -> list[int | None]:
+    """Take all that is ready; return the numbers."""
+    numbers = []
+    while (carriage := lanes.take()) is not None:
+        numbers.append(number_of(carriage))
+    return numbers
+
+
+# Rule 1
+
+
+def test_deliveries_are_taken_in_the_order_of_publication() -> None:
+    assert taken(lanes_with("a", None, "b", "c", None)) == [0, 1, 2, 3, 4]
+
+
+def test_one_worker_alone_handles_all_aggregates_in_the_order_of_publication() -> None:
+    lanes = lanes_with("a", "a", "b", None, "a", "b")
+    order = []
+    while (carriage := lanes.take()) is not None:
+        order.append(number_of(carriage))
+        lanes.advance(carriage)
+    assert order == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_oldest_ready_delivery_goes_first_whatever_made_it_ready() -> None:
+    lanes = lanes_with("a", "b", "a", "b", "c", "d")
+    first, second = take(lanes), take(lanes)
+    third = take(lanes)  # passes over 2 and 3, which line up
+    assert number_of(third) == 4
+    lanes.advance(second)
+    lanes.advance(first)
+    assert taken(lanes) == [2, 3, 5]
+
+
+# Rule 2
+
+
+def test_a_busy_aggregate_is_passed_over() -> None:
+    lanes = lanes_with("a", "a", "a", "b")
+    assert taken(lanes) == [0, 3]
+
+
+def test_the_followers_of_an_aggregate_come_one_at_a_time() -> None:
+    lanes = lanes_with("a", "a", "a")
+    order = []
+    while (carriage := lanes.take()) is not None:
+        assert lanes.take() is None
+        order.append(number_of(carriage))
+        lanes.advance(carriage)
+    assert order == [0, 1, 2]
+
+
+def test_a_delivery_that_is_added_after_its_aggregate_became_free_finds_it_free() -> None:
+    lanes = lanes_with("a")
+    lanes.advance(take(lanes))
+    lanes.add(Noted(1, "a"), "a", (subscription(),))
+    assert taken(lanes) == [1]
+
+
+# Rule 3
+
+
+def test_deliveries_without_a_key_wait_for_nothing() -> None:
+    assert taken(lanes_with(None, None, None)) == [0, 1, 2]
+
+
+def test_the_empty_string_is_a_key_like_any_other() -> None:
+    assert taken(lanes_with("", "", "b")) == [0, 2]
+
+
+def test_lanes_that_are_not_ordered_ignore_keys() -> None:
+    assert taken(lanes_with("a", "a", "a", is_ordered=False)) == [0, 1, 2]
+
+
+# Rule 4
+
+
+def test_a_delivery_is_finished_when_its_last_subscription_is() -> None:
+    plan = (subscription("one"), subscription("two"), subscription("three"))
+    lanes = lanes_with("a", plan=plan)
+    carriage = take(lanes)
+    seen = [carriage.subscription.name]
+    while not lanes.advance(carriage):
+        assert (lanes.finished, carriage.is_finished) == (0, False)
+        seen.append(carriage.subscription.name)
+    assert seen == ["one", "two", "three"]
+    assert (lanes.finished, carriage.is_finished) == (1, True)
+
+
+def test_a_retry_goes_on_with_the_subscription_that_failed() -> None:
+    plan = (subscription("one"), subscription("two", retry=NO_JITTER), subscription("three"))
+    lanes = lanes_with("a", plan=plan)
+    carriage = take(lanes)
+    carriage.attempt += 1
+    assert not lanes.advance(carriage)
+    assert carriage.attempt == 0
+    carriage.attempt += 1
+    assert lanes.fail(carriage, ValueError(), now=10.0) == 11.0
+    lanes.release(11.0)
+    resumed = take(lanes)
+    assert resumed is carriage
+    assert (resumed.subscription.name, resumed.attempt) == ("two", 1)
+
+
+def test_attempts_are_counted_for_each_subscription() -> None:
+    plan = (subscription("one", retry=NO_JITTER), subscription("two", retry=NO_JITTER))
+    lanes = lanes_with("a", plan=plan)
+    carriage = take(lanes)
+    due: list[float | None] = []
+    for _ in range(2):
+        for _ in range(3):
+            carriage.attempt += 1
+            due.append(lanes.fail(carriage, ValueError(), now=0.0))
+            if due[-1] is not None:
+                lanes.release(math.inf)
+                assert take(lanes) is carriage
+        lanes.advance(carriage)
+    assert due == [1.0, 2.0, None, 1.0, 2.0, None]
+
+
+# Rule 5
+
+
+def test_a_delivery_that_waits_for_a_retry_keeps_its_aggregate() -> None:
+    lanes = lanes_with("a", "a", "b")
+    carriage = take(lanes)
+    carriage.attempt = 1
+    lanes.fail(carriage, ValueError(), now=0.0)
+    assert taken(lanes) == [2]
+    lanes.release(1.0)
+    assert taken(lanes) == [0]
+
+
+def test_a_retry_is_released_when_it_is_due_and_not_before() -> None:
+    lanes = lanes_with("a")
+    carriage = take(lanes)
+    carriage.attempt = 1
+    assert lanes.next_due() is None
+    assert lanes.fail(carriage, ValueError(), now=5.0) == 6.0
+    assert lanes.next_due() == 6.0
+    lanes.release(math.nextafter(6.0, 0.0))
+    assert lanes.take() is None
+    lanes.release(6.0)
+    assert lanes.next_due() is None
+    assert lanes.take() is carriage
+
+
+def test_retries_due_at_one_moment_go_in_the_order_of_publication() -> None:
+    lanes = lanes_with("a", "b", "c", "d")
+    carriages = [take(lanes) for _ in range(3)]
+    for carriage in reversed(carriages):
+        carriage.attempt = 1
+        lanes.fail(carriage, ValueError(), now=0.0)
+    lanes.release(1.0)
+    assert taken(lanes) == [0, 1, 2, 3]
+
+
+def test_a_failure_for_good_leaves_the_delivery_in_flight() -> None:
+    lanes = lanes_with("a", "a")
+    carriage = take(lanes)
+    carriage.attempt = 3
+    assert lanes.fail(carriage, ValueError(), now=0.0) is None
+    assert (lanes.in_flight, lanes.waiting, lanes.held) == (1, 0, 1)
+
+
+def test_a_free_aggregate_costs_nothing() -> None:
+    lanes = lanes_with("a", "b", "a", None)
+    while (carriage := lanes.take()) is not None:
+        lanes.advance(carriage)
+    assert (lanes._tails, len(lanes._queue), lanes._resumed, lanes._waiting) == ({}, 0, [], [])
+
+
+# The model
+
+
+@attrs.define(eq=False)
+class Entry:
+    """One delivery as the model sees it."""
+
+    event_id: UUID
+    key: str | None
+    names: list[str]
+    state: Literal["ready", "in flight", "waiting", "finished"] = "ready"
+    step: int = 0
+    attempt: int = 0
+    due: float = 0.0
+    carriage: Carriage | None = None
+
+
+@attrs.define(eq=False)
+class Model:
+    """One group: a list of all that was ever added."""
+
+    is_ordered: bool
+    entries: list[Entry] = attrs.field(factory=list)
+
+    def count(self, state: str) -> int:
+        return sum(entry.state == state for entry in self.entries)
+
+    def free(self, entry: Entry) -> bool:
+        """Whether everything before it in its aggregate is finished."""
+        if entry.key is None or not self.is_ordered:
+            return True
+        before = self.entries[: self.entries.index(entry)]
+        return all(other.state == "finished" for other in before if other.key == entry.key)
+
+    def oldest_ready(self) -> Entry | None:
+        for entry in self.entries:
+            if entry.state == "ready" and self.free(entry):
+                return entry
+        return None
+
+    def of(self, carriage: Carriage) -> Entry:
+        return next(e for e in self.entries if e.event_id == carriage.event.event_id)
+
+
+class CoreMatchesModel(RuleBasedStateMachine):
+    """Random programs: publishers, workers, failures and a clock, over two groups at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.number = 0
+
+    @initialize(
+        specs=st.lists(
+            st.lists(
+                st.tuples(
+                    st.sampled_from([DomainEvent, Noted, SpecialNoted, Other]),
+                    st.integers(-2, 2),  # priority
+                    st.integers(1, 3),  # attempts
+                ),
+                min_size=1,
+                max_size=4,
+            ),
+            min_size=2,
+            max_size=2,
+        )
+    )
+    def make_groups(self, specs: list[list[tuple[type[DomainEvent], int, int]]]) -> None:
+        bus = EventBus()
+        self.groups: list[tuple[Group, Lanes, Model]] = []
+        self.specs = specs
+        for position, subscriptions in enumerate(specs):
+            group = bus.group(f"group {position}")
+            for index, (wanted, priority, attempts) in enumerate(subscriptions):
+                group.subscribe(
+                    wanted,
+                    handle,
+                    name=str(index),
+                    priority=priority,
+                    retry=Retry(attempts=attempts, delay=1.0, factor=2.0, jitter=0),
+                )
+            is_ordered = position == 0
+            self.groups.append((group, Lanes(is_ordered=is_ordered), Model(is_ordered)))
+
+    @rule(cls=st.sampled_from([Noted, SpecialNoted]), key=st.sampled_from(["a", "b", "c", None]))
+    def publish(self, cls: type[Noted], key: str | None) -> None:
+        self.number += 1
+        event = cls(self.number, key)
+        for (group, lanes, model), spec in zip(self.groups, self.specs, strict=True):
+            plan = group.plan_for(cls)
+            wanted = [i for i, (base, _, _) in enumerate(spec) if issubclass(cls, base)]
+            names = [
+                str(i) for priority in (2, 1, 0, -1, -2) for i in wanted if spec[i][1] == priority
+            ]
+            assert [s.name for s in plan] == names
+            if plan:
+                lanes.add(event, key, plan)
+                model.entries.append(Entry(event.event_id, key, names))
+
+    @rule(which=st.integers(0, 1))
+    def take(self, which: int) -> None:
+        _, lanes, model = self.groups[which]
+        expected = model.oldest_ready()
+        carriage = lanes.take()
+        if expected is None:
+            assert carriage is None
+            return
+        assert carriage is not None
+        entry = model.of(carriage)
+        assert entry is expected
+        if entry.key is not None and model.is_ordered:
+            others = [e for e in model.entries if e.key == entry.key and e is not entry]
+            assert not [e for e in others if e.state in ("in flight", "waiting")]
+        assert (carriage.attempt, carriage.index) == (entry.attempt, entry.step)
+        entry.state = "in flight"
+        entry.carriage = carriage
+
+    def in_flight(self, which: int) -> list[Entry]:
+        return [e for e in self.groups[which][2].entries if e.state == "in flight"]
+
+    @precondition(lambda self: self.in_flight(0) or self.in_flight(1))
+    @rule(data=st.data(), fails=st.booleans())
+    def attempt(self, data: st.DataObject, fails: bool) -> None:
+        which = data.draw(st.sampled_from([i for i in (0, 1) if self.in_flight(i)]))
+        entry = data.draw(st.sampled_from(self.in_flight(which)))
+        _, lanes, _ = self.groups[which]
+        carriage = entry.carriage
+        assert carriage is not None
+        assert carriage.subscription.name == entry.names[entry.step]
+        carriage.attempt += 1
+        entry.attempt += 1
+        if fails:
+            allowed = self.specs[which][int(entry.names[entry.step])][2]
+            due = lanes.fail(carriage, ValueError("no"), self.now)
+            if entry.attempt < allowed:
+                entry.due = self.now + [1.0, 2.0][entry.attempt - 1]
+                entry.state = "waiting"
+                assert due == entry.due
+                return
+            assert due is None
+        entry.attempt = 0
+        entry.step += 1
+        is_finished = entry.step == len(entry.names)
+        assert lanes.advance(carriage) == is_finished
+        if is_finished:
+            entry.state = "finished"
+
+    @rule(seconds=st.sampled_from([0.0, 0.5, 1.0, 5.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        for _, lanes, model in self.groups:
+            lanes.release(self.now)
+            for entry in model.entries:
+                if entry.state == "waiting" and entry.due <= self.now:
+                    entry.state = "ready"
+
+    @invariant()
+    def counters_add_up(self) -> None:
+        for _, lanes, model in getattr(self, "groups", []):
+            assert lanes.added == len(model.entries)
+            assert lanes.finished == model.count("finished")
+            assert lanes.in_flight == model.count("in flight")
+            assert lanes.waiting == model.count("waiting")
+            assert lanes.held == model.count("ready") + model.count("waiting")
+            assert lanes.unsettled == len(model.entries) - model.count("finished")
+            free = sum(e.state == "ready" and model.free(e) for e in model.entries)
+            assert free <= lanes.ready <= model.count("ready")
+            due = [e.due for e in model.entries if e.state == "waiting"]
+            assert lanes.next_due() == min(due, default=None)
+
+    def teardown(self) -> None:
+        """Whatever happened, everything can still be finished, each delivery once."""
+        for _, lanes, model in getattr(self, "groups", []):
+            lanes.release(math.inf)
+            carriages = [e.carriage for e in model.entries if e.state == "in flight"]
+            while carriages or (carriage := lanes.take()):
+                if carriages:
+                    carriage = carriages.pop()
+                assert carriage is not None
+                assert not carriage.is_finished
+                while not lanes.advance(carriage):
+                    pass
+                model.of(carriage).state = "finished"
+            assert model.count("finished") == len(model.entries)
+            assert (lanes.unsettled, lanes.held, lanes.ready) == (0, 0, 0)
+
+
+def test_the_core_decides_as_the_model_does() -> None:
+    run_state_machine_as_test(
+        CoreMatchesModel,
+        settings=settings(
+            max_examples=150,
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )
+
+
+@given(
+    keys=st.lists(st.sampled_from(["a", "b", "c", "d", None]), max_size=40),
+    workers=st.integers(1, 5),
+    finish=st.lists(st.integers(0, 4), min_size=40, max_size=40),
+)
+@settings(deadline=None)
+def test_workers_that_finish_in_any_order_keep_every_aggregate_in_order(
+    keys: list[str | None], workers: int, finish: list[int]
+) -> None:
+    lanes = lanes_with(*keys)
+    busy: list[Carriage] = []
+    handled: list[int | None] = []
+    for choice in finish:
+        while len(busy) < workers and (carriage := lanes.take()) is not None:
+            assert carriage.key is None or carriage.key not in [c.key for c in busy]
+            busy.append(carriage)
+        if busy:
+            carriage = busy.pop(choice % len(busy))
+            handled.append(number_of(carriage))
+            assert lanes.advance(carriage)
+    assert sorted(n for n in handled if n is not None) == list(range(len(keys)))
+    for key in set(keys) - {None}:
+        numbers = [n for n in handled if n is not None and keys[n] == key]
+        assert numbers == sorted(numbers)
+
+
+@pytest.mark.parametrize("count", [1, 1000])
+def test_counters_of_queued_deliveries(count: int) -> None:
+    lanes = lanes_with(*["a"] * count)
+    assert (lanes.added, lanes.held, lanes.ready, lanes.unsettled) == (count,) * 4
+    assert (lanes.finished, lanes.in_flight, lanes.waiting) == (0, 0, 0)

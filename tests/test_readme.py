@@ -1,0 +1,262 @@
+"""The README is true: its examples run, its names exist, its commands name real extras."""
+
+import ast
+import builtins
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import tomllib
+from pathlib import Path
+
+import pytest
+import trio
+
+import triobus
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+LINES = README.splitlines()
+
+BLOCKS = [
+    (match[1], match[2], match[3])
+    for match in re.finditer(
+        r"^```(\w+)\n(.*?)^```\n(?:```text\n(.*?)^```\n)?", README, re.MULTILINE | re.DOTALL
+    )
+]
+"""Language, content and, if a block of text follows at once, the output that it promises."""
+PYTHON = [(source, output) for language, source, output in BLOCKS if language == "python"]
+SCRIPTS = [(source, output) for source, output in PYTHON if "trio.run(" in source]
+TESTS = [source for source, _ in PYTHON if "def test_" in source]
+MODULES = [source for source, _ in PYTHON if source.startswith("# ")]
+COMMANDS = [
+    line for language, text, _ in BLOCKS if language == "console" for line in text.splitlines()
+]
+PROSE = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+ERRORS = {
+    name: error
+    for name, error in vars(triobus).items()
+    if isinstance(error, type) and issubclass(error, Exception)
+}
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table below a heading, without its two title lines."""
+    section = PROSE.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    table = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    # The longest example waits a tenth of a second; a minute of real time would not fit.
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | {"PYTHONWARNINGS": "error", "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return run(sys.executable, *arguments, cwd=cwd)
+
+
+def run_triobus(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    # The installed command, as a reader calls it: unlike `python -m` it does not find the modules
+    # of the current directory by itself.
+    return run(Path(sysconfig.get_path("scripts")) / "triobus", *arguments, cwd=cwd)
+
+
+def test_every_python_block_is_run_by_one_of_these_tests():
+    assert sorted(SCRIPTS + [(source, None) for source in TESTS + MODULES], key=str) == sorted(
+        PYTHON, key=str
+    )
+    assert (len(SCRIPTS), len(TESTS), len(MODULES)) == (3, 1, 1)
+    assert [output for _, output in SCRIPTS if not output] == []
+
+
+@pytest.mark.parametrize(("source", "output"), SCRIPTS)
+def test_a_script_prints_exactly_the_output_that_follows_it(source, output, tmp_path):
+    (tmp_path / "example.py").write_text(source, "utf-8")
+    done = run_python("example.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, output), done.stderr
+
+
+def test_the_first_thirty_lines_hold_an_example_and_its_output():
+    top = "\n".join(LINES[:30]) + "\n"
+    source, output = SCRIPTS[0]
+    assert top.endswith(f"```python\n{source}```\n```text\n{output}```\n")
+
+
+def test_the_example_of_a_test_passes_in_less_than_its_minute(tmp_path):
+    (source,) = TESTS
+    (tmp_path / "test_example.py").write_text(source, "utf-8")
+    done = run_python("-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^1 passed in ", done.stdout, re.MULTILINE)
+
+
+def test_the_command_line_example_handles_its_events(tmp_path):
+    (source,) = MODULES
+    (events,) = [text for language, text, _ in BLOCKS if language == "json"]
+    (command,) = [line for line in COMMANDS if line.startswith("triobus run ")]
+    (tmp_path / "shop.py").write_text(source, "utf-8")
+    (tmp_path / "orders.jsonl").write_text(events, "utf-8")
+    done = run_triobus(*command.split()[1:], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    reserved = [line for line in done.stdout.splitlines() if " reserved for " in line]
+    assert sorted(reserved) == ["1 reserved for A-2", "3 reserved for A-1"]
+
+
+def test_the_events_of_the_command_line_example_are_one_json_object_a_line():
+    (events,) = [text for language, text, _ in BLOCKS if language == "json"]
+    assert [sorted(json.loads(line)) for line in events.splitlines()] == [
+        ["data", "type"],
+        ["data", "metadata", "type"],
+    ]
+
+
+@pytest.mark.parametrize("command", ["run", "demo"])
+def test_the_options_of_the_command_line_exist(command, tmp_path):
+    section = PROSE.split("\n## The command line\n")[1].split("\n## ")[0]
+    options = {"--input"} if command == "demo" else set(re.findall(r"--[a-z-]+", section))
+    done = run_triobus(command, "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert options - set(re.findall(r"--[a-z-]+", done.stdout)) == set()
+
+
+def test_the_set_up_commands_name_extras_that_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    named = [re.findall(r"'\.\[([\w,]+)\]'", command) for command in COMMANDS]
+    assert [found for found in named if found] == [["cli,metrics"], ["test,cli"]]
+    assert {extra for found in named for names in found for extra in names.split(",")} <= set(
+        extras
+    )
+    (listed,) = re.findall(r"The extras: (.*?)\n\n", PROSE, re.DOTALL)
+    assert set(re.findall(r"`(\w+)`", listed)) == set(extras)
+
+
+def test_the_benchmarks_of_the_readme_exist():
+    named = [command.split()[-1] for command in COMMANDS if "-m benchmarks" in command]
+    assert named == ["throughput", "idle"]
+    assert [name for name in named if not (ROOT / "benchmarks" / f"{name}.py").is_file()] == []
+
+
+def test_the_error_table_has_every_error_once_with_what_else_it_is():
+    def others(error: type[Exception]) -> str:
+        own = {ancestor for ancestor in error.__bases__ if ancestor is not triobus.TriobusError}
+        return ", ".join(
+            sorted(
+                f"`trio.{cls.__name__}`" if cls.__module__ == "trio" else f"`{cls.__name__}`"
+                for cls in own
+            )
+        )
+
+    assert sorted((name, also) for _, name, also in rows("Errors")) == sorted(
+        (f"`{name}`", others(error)) for name, error in ERRORS.items()
+    )
+    assert set(ERRORS) <= set(triobus.__all__)
+
+
+# Names in backticks. What parses as a Python expression is looked up in the package; foreign names
+# have to be listed here, or be in the first column of a table for people who come from elsewhere.
+
+VALUES = {
+    "bus": triobus.EventBus(),
+    "subscription": triobus.Subscription,
+    "event": triobus.DomainEvent,
+    "letter": triobus.DeadLetter,
+    "outcome": triobus.Outcome,
+    "nursery": trio.Nursery,
+    "trio": trio,
+    "triobus": triobus,
+}
+OTHERS = {"autojump_clock", "TrioEventEmitter"}
+"""A fixture of pytest-trio, and the class that one table is about."""
+COMMAND_LINE_WORDS = {"aggregate", "metadata"}
+"""Keys of an event on the command line."""
+EXTRAS = {"cli", "metrics", "test", "bench", "dev"}
+
+PUBLIC_CLASSES = [value for value in vars(triobus).values() if isinstance(value, type)]
+MEMBERS = {name for cls in PUBLIC_CLASSES for name in dir(cls)}
+PARAMETERS = {
+    parameter
+    for cls in (triobus.EventBus, triobus.Group, triobus.DeadLetters, triobus.Retry)
+    for name, function in [("__init__", cls), *vars(cls).items()]
+    if inspect.isfunction(function) and not name.startswith("_") or function is cls
+    for parameter in inspect.signature(function).parameters
+}
+"""What options are called; those of the values that the bus returns are none."""
+
+
+def spans() -> list[str]:
+    """Everything in backticks, without the foreign columns of the tables of other libraries."""
+    ours = []
+    for section in PROSE.split("\n## "):
+        for line in section.splitlines():
+            is_foreign = section.startswith("Coming from") and line.startswith("|")
+            ours.append(line.split("|")[2] if is_foreign else line)
+    return sorted(set(re.findall(r"`([^`\n]+)`", "\n".join(ours))))
+
+
+def look_up(node: ast.expr) -> object:
+    """The object that an expression of the README stands for; raises if there is none."""
+    match node:
+        case ast.Name(id=name):
+            if name in VALUES:
+                return VALUES[name]
+            return getattr(triobus, name, None) or getattr(builtins, name)
+        case ast.Attribute(value=value, attr=name):
+            return getattr(look_up(value), name)
+        case ast.Call(func=function, args=arguments, keywords=keywords):
+            called = look_up(function)
+            signature = inspect.signature(called)
+            signature.bind_partial(*arguments, **{str(k.arg): k.value for k in keywords})
+            for argument in arguments:
+                look_up(argument)
+            return None
+        case ast.Constant():
+            return node.value
+    raise LookupError(ast.dump(node))
+
+
+def explain(span: str) -> str | None:
+    """Why what is in backticks is no name of ours, or None if it is one."""
+    source = span.removeprefix("await ").removeprefix("async with ").removesuffix(":")
+    if span in OTHERS | COMMAND_LINE_WORDS | EXTRAS or span.startswith(("--", "triobus ")):
+        return None
+    if span in {"def", "async for", "'*'", "error", "_"}:
+        return None
+    if re.fullmatch(r"\w+=[\w\"]+", source):  # an option, such as `workers=1`
+        return None if source.split("=")[0] in PARAMETERS else "no such option"
+    if source.isidentifier() and source in MEMBERS | PARAMETERS:
+        return None
+    try:
+        look_up(ast.parse(source, mode="eval").body)
+    except (SyntaxError, LookupError, AttributeError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def test_every_name_in_backticks_exists():
+    assert {span: why for span in spans() if (why := explain(span)) is not None} == {}
+
+
+def test_a_name_that_does_not_exist_would_be_noticed():
+    wrong = [
+        "bus.publish_batch()",
+        "bus.stop(wait=True)",
+        "retries=3",
+        "BusBroken",
+        "publish_all",
+        "trio.Overload",
+        "bus.dead_letters.purge()",
+    ]
+    assert [span for span in wrong if explain(span) is None] == []

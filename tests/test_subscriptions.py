@@ -1,0 +1,501 @@
+"""Subscriptions and groups: who receives what, and what is refused at the call."""
+
+import functools
+import math
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import trio
+
+from tests.events import Noted, Other, SpecialNoted
+from triobus import (
+    BusClosed,
+    DomainEvent,
+    DuplicateName,
+    EventBus,
+    InvalidEvent,
+    InvalidHandler,
+    InvalidOption,
+    Retry,
+    TriobusError,
+)
+
+pytestmark = pytest.mark.usefixtures("autojump_clock")
+
+
+class Log:
+    """Makes handlers that note what they were called with."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def handler(self, name: str) -> Callable[[Any], Any]:
+        async def handle(event: DomainEvent) -> None:
+            self.calls.append((name, getattr(event, "number", None)))
+
+        return handle
+
+
+async def handle(event: DomainEvent) -> None:
+    """Does nothing."""
+
+
+# What is received
+
+
+async def test_a_handler_receives_the_events_of_its_type_and_no_others() -> None:
+    log = Log()
+    bus = EventBus()
+    bus.subscribe(Noted, log.handler("noted"))
+    async with bus:
+        await bus.publish_many([Noted(1), Other(2), Noted(3)])
+    assert sorted(log.calls) == [("noted", 1), ("noted", 3)]
+
+
+async def test_a_base_class_receives_its_subclasses() -> None:
+    log = Log()
+    bus = EventBus(workers=1)
+    bus.subscribe(Noted, log.handler("noted"))
+    bus.subscribe(SpecialNoted, log.handler("special"))
+    async with bus:
+        await bus.publish_many([Noted(1), SpecialNoted(2)])
+    assert log.calls == [("noted", 1), ("noted", 2), ("special", 2)]
+
+
+async def test_domain_event_receives_everything() -> None:
+    log = Log()
+    bus = EventBus(workers=1)
+    bus.subscribe(DomainEvent, log.handler("all"))
+    async with bus:
+        await bus.publish_many([Noted(1), Other(2), SpecialNoted(3), DomainEvent()])
+    assert log.calls == [("all", 1), ("all", 2), ("all", 3), ("all", None)]
+
+
+async def test_a_tuple_of_types_receives_each_event_once() -> None:
+    log = Log()
+    bus = EventBus(workers=1)
+    bus.subscribe((SpecialNoted, Noted, Other), log.handler("all"))
+    async with bus:
+        await bus.publish_many([Noted(1), Other(2), SpecialNoted(3)])
+    assert log.calls == [("all", 1), ("all", 2), ("all", 3)]
+
+
+async def test_an_event_that_nobody_wants_is_accepted_all_the_same() -> None:
+    bus = EventBus()
+    bus.subscribe(Other, handle)
+    async with bus:
+        event = Noted(1)
+        assert await bus.publish(event) == (event.event_id, None)
+        assert (bus.statistics().published, bus.statistics().handled) == (1, 0)
+
+
+async def test_handlers_run_by_priority_then_in_the_order_of_subscription() -> None:
+    log = Log()
+    bus = EventBus()
+    for name, priority in [("a", 0), ("b", -1), ("c", 5), ("d", 0), ("e", 5), ("f", 10**30)]:
+        bus.subscribe(Noted, log.handler(name), name=name, priority=priority)
+    async with bus:
+        await bus.publish(Noted(1))
+    assert log.calls == [(name, 1) for name in "fceadb"]
+
+
+async def test_groups_each_receive_every_event() -> None:
+    log = Log()
+    bus = EventBus()
+    bus.subscribe(Noted, log.handler("default"))
+    for name in ("mail", "audit"):
+        bus.group(name, workers=1).subscribe(Noted, log.handler(name))
+    async with bus:
+        await bus.publish_many([Noted(1, "a"), Noted(2, "a")])
+    for name in ("default", "mail", "audit"):
+        assert [call for call in log.calls if call[0] == name] == [(name, 1), (name, 2)]
+
+
+async def test_where_chooses_events() -> None:
+    log = Log()
+    bus = EventBus(workers=1)
+    bus.subscribe(Noted, log.handler("even"), where=lambda event: event.number % 2 == 0)
+    async with bus:
+        await bus.publish_many([Noted(n) for n in range(5)])
+        await bus.wait_idle()
+        assert bus.statistics().handled == 5
+    assert log.calls == [("even", 0), ("even", 2), ("even", 4)]
+
+
+async def test_an_error_in_where_is_a_failure_of_the_handler() -> None:
+    log = Log()
+    bus = EventBus()
+
+    def where(event: Noted) -> bool:
+        return 1 // event.number == 1
+
+    bus.subscribe(Noted, log.handler("h"), name="h", where=where, retry=Retry(attempts=2))
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(0))
+        [letter] = await bus.dead_letters.list()
+    assert log.calls == []
+    assert [type(error) for error in outcome.errors.values()] == [ZeroDivisionError]
+    assert (letter.subscription, letter.attempts) == ("h", 2)
+    assert letter.error_type == "ZeroDivisionError"
+
+
+# Forms and names
+
+
+async def test_the_call_returns_a_subscription_that_tells_its_options() -> None:
+    retry = Retry(attempts=2)
+    mail = EventBus().group("mail")
+    subscription = mail.subscribe(
+        (Noted, Other), handle, name="n", priority=3, retry=retry, hold=True, timeout=1
+    )
+    assert (subscription.name, subscription.group) == ("n", "mail")
+    assert subscription.types == (Noted, Other)
+    assert (subscription.priority, subscription.retry) == (3, retry)
+    assert (subscription.hold, subscription.is_active) == (True, True)
+    assert mail.subscriptions == (subscription,)
+
+
+async def test_the_decorator_returns_the_function() -> None:
+    seen = []
+    bus = EventBus()
+
+    async def noted(event: Noted) -> None:
+        seen.append(event.number)
+
+    assert bus.subscribe(Noted, name="first", priority=1)(noted) is noted
+    assert bus.group("other").subscribe(Noted)(noted) is noted
+    async with bus:
+        await bus.publish(Noted(1))
+    assert seen == [1, 1]
+
+
+async def test_one_function_may_be_subscribed_under_several_names() -> None:
+    log = Log()
+    bus = EventBus()
+    handler = log.handler("h")
+    bus.subscribe(Noted, handler, name="one")
+    bus.subscribe(Noted, handler, name="two")
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+    assert dict(outcome.results) == {"one": None, "two": None}
+    assert log.calls == [("h", 1), ("h", 1)]
+
+
+class Mailer:
+    """Something with methods, that can also be called."""
+
+    async def send(self, event: Noted) -> None: ...
+
+    async def __call__(self, event: Noted) -> None: ...
+
+
+def test_the_default_name_is_the_qualified_name_of_the_handler() -> None:
+    bus = EventBus()
+
+    async def local(event: Noted) -> None: ...
+
+    def name_of(handler: Any) -> str:
+        return bus.subscribe(Noted, handler).name
+
+    here = "test_the_default_name_is_the_qualified_name_of_the_handler.<locals>."
+    assert name_of(handle) == "handle"
+    assert name_of(local) == f"{here}local"
+    assert name_of(Mailer().send) == "Mailer.send"
+    assert name_of(Mailer()) == "Mailer"
+    assert name_of(functools.partial(functools.partial(print))) == "print"
+
+
+def test_a_name_is_taken_once_in_a_group() -> None:
+    bus = EventBus()
+    bus.subscribe(Noted, handle)
+    bus.group("mail").subscribe(Noted, handle)
+    with pytest.raises(DuplicateName) as caught:
+        bus.subscribe(Other, handle)
+    assert str(caught.value) == (
+        "group 'default' already has a subscription named 'handle'; "
+        "give this one another name: subscribe(..., name=...)"
+    )
+    assert bus.statistics().subscription_count == 2
+
+
+async def test_a_name_is_free_after_unsubscribe() -> None:
+    log = Log()
+    bus = EventBus()
+    subscription = bus.subscribe(Noted, log.handler("old"), name="n")
+    subscription.unsubscribe()
+    again = bus.subscribe(Noted, log.handler("new"), name="n")
+    subscription.unsubscribe()  # repeated, it does not touch the newcomer
+    assert (subscription.is_active, again.is_active) == (False, True)
+    async with bus:
+        await bus.publish(Noted(1))
+    assert log.calls == [("new", 1)]
+
+
+# Changes while it runs
+
+
+async def test_unsubscribe_stops_queued_events_too() -> None:
+    log = Log()
+    bus = EventBus(workers=1)
+    gone = bus.subscribe(Noted, log.handler("gone"), name="gone")
+    bus.subscribe(Noted, log.handler("stays"), name="stays")
+    async with bus:
+        await bus.publish_many([Noted(1), Noted(2)])
+        gone.unsubscribe()
+        await bus.wait_idle()
+        await bus.publish(Noted(3))
+    assert log.calls == [("stays", 1), ("stays", 2), ("stays", 3)]
+
+
+async def test_unsubscribe_lets_a_running_call_finish() -> None:
+    ended = []
+    bus = EventBus()
+
+    async def slow(event: Noted) -> str:
+        await trio.sleep(5)
+        ended.append(event.number)
+        return "done"
+
+    subscription = bus.subscribe(Noted, slow, name="slow")
+    async with bus:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.publish_and_wait, Noted(1))
+            await trio.sleep(1)
+            subscription.unsubscribe()
+        assert trio.current_time() == 5
+    assert ended == [1]
+
+
+async def test_unsubscribe_ends_the_retries_that_wait() -> None:
+    log = Log()
+    bus = EventBus()
+    calls = []
+
+    async def fails(event: Noted) -> None:
+        calls.append(trio.current_time())
+        raise ValueError
+
+    subscription = bus.subscribe(Noted, fails, retry=Retry(attempts=5, delay=10, jitter=0))
+    bus.subscribe(Noted, log.handler("next"))
+    async with bus:
+        await bus.publish(Noted(1))
+        await trio.sleep(1)
+        subscription.unsubscribe()
+        await bus.wait_idle()
+        assert await bus.dead_letters.list() == []
+    assert calls == [0]
+    assert log.calls == [("next", 1)]
+
+
+async def test_a_handler_may_unsubscribe_itself() -> None:
+    seen = []
+    bus = EventBus(workers=1)
+
+    async def once(event: Noted) -> None:
+        seen.append(event.number)
+        subscription.unsubscribe()
+
+    subscription = bus.subscribe(Noted, once)
+    async with bus:
+        await bus.publish_many([Noted(1), Noted(2)])
+        await bus.publish(Noted(3))
+    assert seen == [1]
+
+
+async def test_a_new_subscription_sees_only_what_is_published_afterwards() -> None:
+    log = Log()
+    bus = EventBus(workers=1)
+    bus.subscribe(Noted, log.handler("old"), name="old")
+    async with bus:
+        await bus.publish_many([Noted(1), Noted(2)])
+        bus.subscribe(Noted, log.handler("new"), name="new", priority=1)
+        await bus.publish(Noted(3))
+    assert log.calls == [("old", 1), ("old", 2), ("new", 3), ("old", 3)]
+
+
+async def test_a_group_may_be_made_while_the_bus_runs() -> None:
+    log = Log()
+    bus = EventBus()
+    async with bus:
+        await bus.publish(Noted(1))
+        bus.group("late", workers=2).subscribe(Noted, log.handler("late"))
+        await bus.publish_many([Noted(2, "a"), Noted(3, "a")])
+    assert log.calls == [("late", 2), ("late", 3)]
+
+
+async def test_no_group_can_be_made_after_the_stop() -> None:
+    bus = EventBus()
+    async with bus:
+        pass
+    with pytest.raises(BusClosed, match=r"^group\('late'\): the bus is not open, for it has stop"):
+        bus.group("late")
+
+
+# What is refused at the call
+
+
+def generator(event: Noted) -> Iterator[None]:
+    yield
+
+
+async def async_generator(event: Noted) -> AsyncIterator[None]:
+    yield
+
+
+class CallableGenerator:
+    def __call__(self, event: Noted) -> Iterator[None]:
+        yield
+
+
+@pytest.mark.parametrize(
+    ("handler", "message"),
+    [
+        (3, "3 is not callable: give a function that takes one event"),
+        ("handle", "'handle' is not callable: give a function that takes one event"),
+        (generator, "generator is a generator, so calling it would do nothing: "),
+        (async_generator, "async_generator is a generator, so calling it would do nothing: "),
+        (functools.partial(generator), "generator is a generator, so calling it would do nothing"),
+        (CallableGenerator(), "CallableGenerator is a generator, so calling it would do nothing"),
+        (lambda: None, "test_subscriptions.<lambda>() cannot be called with one event"),
+        (lambda a, b: None, "<lambda>(a, b) cannot be called with one event"),
+        (lambda *, event: None, "<lambda>(*, event) cannot be called with one event"),
+        (Mailer.send, "Mailer.send(self, event: tests.events.Noted) -> None cannot be called"),
+        (Mailer, "Mailer() cannot be called with one event"),
+        (functools.partial(handle, Noted(1)), "cannot be called with one event"),
+    ],
+    ids=lambda value: None if not isinstance(value, str) else value[:20],
+)
+def test_what_is_no_handler_is_refused(handler: Any, message: str) -> None:
+    bus = EventBus()
+    with pytest.raises(InvalidHandler) as caught:
+        bus.subscribe(Noted, handler)
+    assert message.removeprefix("test_subscriptions.") in str(caught.value)
+    assert isinstance(caught.value, TriobusError)
+    assert isinstance(caught.value, TypeError)
+    assert bus.statistics().subscription_count == 0
+
+
+def test_a_coroutine_in_place_of_its_function_is_refused_and_closed() -> None:
+    coroutine: Any = handle(Noted(1))
+    with pytest.raises(InvalidHandler) as caught:
+        EventBus().subscribe(Noted, coroutine)
+    assert str(caught.value) == (
+        "a coroutine of handle was given: give the function itself, without calling it"
+    )
+    assert coroutine.cr_frame is None
+
+
+def test_handlers_with_defaults_and_stars_are_fine() -> None:
+    bus = EventBus()
+    handlers: list[Any] = [
+        lambda *args: None,
+        lambda event, extra=1: None,
+        lambda event=None, **options: None,
+        functools.partial(lambda first, event: None, 1),
+    ]
+    for number, handler in enumerate(handlers):
+        bus.subscribe(Noted, handler, name=str(number))
+    assert bus.statistics().subscription_count == 4
+
+
+def test_no_types_at_all_are_refused() -> None:
+    with pytest.raises(InvalidEvent) as caught:
+        EventBus().subscribe((), handle)
+    assert str(caught.value) == (
+        "an empty tuple of event types was given: name at least one class"
+    )
+
+
+@pytest.mark.parametrize(
+    "types", [int, object, None, "noted", Noted(1), [Noted], (Noted, int), (Noted, None), handle]
+)
+def test_what_is_no_event_type_is_refused(types: Any) -> None:
+    bus = EventBus()
+    with pytest.raises(InvalidEvent, match="is no event type: give a class derived from Domain"):
+        bus.subscribe(types, handle)
+    with pytest.raises(InvalidEvent, match="is no event type: give a class derived from Domain"):
+        bus.subscribe(types)  # the decorator does not wait for its function
+    assert bus.statistics().subscription_count == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"priority": 1.5}, "priority=1.5: give a whole number; higher runs first"),
+        ({"priority": True}, "priority=True: give a whole number; higher runs first"),
+        ({"priority": None}, "priority=None: give a whole number; higher runs first"),
+        ({"timeout": math.nan}, "timeout=nan: give a finite number of at least 0"),
+        ({"timeout": math.inf}, "timeout=inf: give a finite number of at least 0"),
+        ({"timeout": -1}, "timeout=-1: give a finite number of at least 0"),
+        ({"timeout": "5"}, "timeout='5': give a finite number of at least 0"),
+        ({"timeout": True}, "timeout=True: give a finite number of at least 0"),
+        ({"retry": None}, "retry=None: give a Retry, such as Retry(attempts=1)"),
+        ({"retry": 3}, "retry=3: give a Retry, such as Retry(attempts=1)"),
+        ({"where": 3}, "where=3: give a function that takes the event"),
+        ({"name": ""}, "name='': give a string that is not empty"),
+        ({"name": 3}, "name=3: give a string that is not empty"),
+    ],
+    ids=str,
+)
+def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:
+    bus = EventBus()
+    for subscribe in (bus.subscribe, bus.group("other").subscribe):
+        with pytest.raises(InvalidOption) as caught:
+            subscribe(Noted, handle, **options)
+        assert str(caught.value) == message
+        with pytest.raises(InvalidOption):
+            subscribe(Noted, **options)
+    assert isinstance(caught.value, ValueError)
+    assert bus.statistics().subscription_count == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "workers=0: give a whole number of 1 or more"),
+        ({"workers": -1}, "workers=-1: give a whole number of 1 or more"),
+        ({"workers": 2.0}, "workers=2.0: give a whole number of 1 or more"),
+        ({"workers": True}, "workers=True: give a whole number of 1 or more"),
+        ({"workers": None}, "workers=None: give a whole number of 1 or more"),
+        ({"buffer": -1}, "buffer=-1: give a whole number of 0 or more, or math.inf"),
+        ({"buffer": 1.5}, "buffer=1.5: give a whole number of 0 or more, or math.inf"),
+        ({"buffer": math.nan}, "buffer=nan: give a whole number of 0 or more, or math.inf"),
+        ({"buffer": None}, "buffer=None: give a whole number of 0 or more, or math.inf"),
+    ],
+    ids=str,
+)
+def test_sizes_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:
+    for make in (EventBus, functools.partial(EventBus().group, "g")):
+        with pytest.raises(InvalidOption) as caught:
+            make(**options)
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("value", ["x", "", None, 1, []], ids=repr)
+def test_choices_that_do_not_exist_are_refused(value: Any) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        EventBus().group("g", ordering=value)
+    assert str(caught.value) == f"ordering={value!r}: give 'aggregate' or 'none'"
+    with pytest.raises(InvalidOption) as caught:
+        EventBus().group("g", start=value)
+    assert str(caught.value) == f"start={value!r}: give 'now' or 'beginning'"
+    with pytest.raises(InvalidOption) as caught:
+        EventBus(on_failure=value)
+    assert str(caught.value) == f"on_failure={value!r}: give 'dead-letter' or 'raise'"
+
+
+@pytest.mark.parametrize("name", ["", None, 3, b"mail"], ids=repr)
+def test_a_group_needs_a_name(name: Any) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        EventBus().group(name)
+    assert str(caught.value) == f"name={name!r}: give a string that is not empty"
+
+
+@pytest.mark.parametrize("name", ["mail", "default"])
+def test_a_group_name_is_taken_once(name: str) -> None:
+    bus = EventBus()
+    bus.group("mail")
+    with pytest.raises(DuplicateName) as caught:
+        bus.group(name)
+    assert str(caught.value) == f"the bus already has a group {name!r}: choose another name"

@@ -1,0 +1,169 @@
+"""The command line: `triobus run` and `triobus demo`.
+
+What a command finds out goes to standard output, everything else to standard error.
+"""
+
+import argparse
+import contextlib
+import logging
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TextIO
+
+from triobus._cli._demo import DEMO, generated_prices
+from triobus._cli._input import BytesSource, FileSource
+from triobus._cli._load import load
+from triobus._cli._messages import CannotRun, LogToStderr, say
+from triobus._cli._run import run
+from triobus._cli._summary import as_json, as_text, report_rows
+
+_DESCRIPTION = "Run a domain-event bus that lives inside a Trio program."
+
+_RUN_DESCRIPTION = """\
+Start the EventBus that a Python module holds, publish to it what is read, wait until all of it is
+handled, and print a summary. The current directory is importable, as with 'python -m'.
+
+The input is one JSON object a line, in UTF-8. "type" is the event_type of a class that the module
+has loaded, "data" its fields; "aggregate" (checked, if given) and "metadata" are optional:
+
+  {"type": "order.placed", "data": {"order_id": "order-17", "quantity": "2.5"}}
+
+If the module has a function triobus_report(), it is called after the bus has stopped, and the
+rows that it returns, a list of dicts, are printed below the summary."""
+
+_RUN_EPILOG = """\
+examples:
+  triobus run shop.events:bus --input events.jsonl
+  tail -f events.jsonl | triobus run shop.events:bus
+  triobus run shop.events:bus --input events.jsonl --json > summary.json
+
+Ctrl-C and SIGTERM end the reading; the handlers then have --stop-timeout seconds to finish what
+was read. A second one ends the program at once.
+
+exit codes:
+  0  everything was handled
+  1  there are dead letters, events were left, or a handler ended the bus
+  2  bad input or usage"""
+
+_DEMO_DESCRIPTION = """\
+Run the small trading pipeline of triobus.demo, which is short and worth reading. Without --input it
+makes up closing prices, the same ones every time. A few orders become dead letters, so the exit
+code is 1."""
+
+_DEMO_EPILOG = """\
+examples:
+  triobus demo
+  triobus demo --input prices.jsonl
+
+a line of the input:
+  {"type": "price.closed", "data": {"symbol": "IBM", "day": "2000-01-01", "close": "100.52"}}"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command with the arguments of the program, or those given, and return its exit code."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_logging_to_stderr())
+        try:
+            options = _parser().parse_args(arguments)
+            if options.json:
+                # What the module or its handlers print must not end up in the middle of the JSON.
+                stdout = sys.stdout
+                stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+                return _run(options, stdout)
+            return _run(options, sys.stdout)
+        except CannotRun as error:
+            say(f"triobus: {error}")
+            return 2
+        except KeyboardInterrupt:
+            say("triobus: interrupted")
+            return 130
+        except BrokenPipeError:
+            # Whoever read our output has gone; the interpreter must not trip over it again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+
+def _run(options: argparse.Namespace, stdout: TextIO) -> int:
+    bus, module = load(options.target)
+    source = (
+        BytesSource(generated_prices(), "made-up prices")
+        if options.input is None
+        else FileSource(options.input)
+    )
+    result = run(bus, source, skip_bad=options.skip_bad, stop_timeout=options.stop_timeout)
+    rows = report_rows(module)
+    text = as_json(result, rows) if options.json else as_text(result, rows)
+    print(text, file=stdout, flush=True)
+    return result.exit_code
+
+
+@contextlib.contextmanager
+def _logging_to_stderr() -> Iterator[None]:
+    handler = LogToStderr(logging.WARNING)
+    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="triobus", description=_DESCRIPTION)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    run_command = commands.add_parser(
+        "run",
+        help="run a bus of yours on events that are read",
+        description=_RUN_DESCRIPTION,
+        epilog=_RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run_command.add_argument(
+        "target", metavar="MODULE:NAME", help="where the EventBus is, such as shop.events:bus"
+    )
+    _add_options(run_command, input_default="-", input_help="default: -, standard input")
+    demo_command = commands.add_parser(
+        "demo",
+        help="run a small trading pipeline",
+        description=_DEMO_DESCRIPTION,
+        epilog=_DEMO_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    demo_command.set_defaults(target=DEMO)
+    _add_options(demo_command, input_default=None, input_help="default: made-up prices")
+    return parser
+
+
+def _add_options(
+    parser: argparse.ArgumentParser, *, input_default: str | None, input_help: str
+) -> None:
+    parser.add_argument(
+        "--input",
+        metavar="FILE",
+        default=input_default,
+        help=f"read events from this file, or from standard input if it is - ({input_help})",
+    )
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="report bad lines and go on, instead of stopping"
+    )
+    parser.add_argument(
+        "--stop-timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=10.0,
+        help="how long handlers may go on after Ctrl-C or SIGTERM (default: 10)",
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 up")
+    return seconds

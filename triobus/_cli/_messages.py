@@ -1,0 +1,21 @@
+"""What a command says to its user, on standard error."""
+
+import logging
+import sys
+
+
+class CannotRun(Exception):
+    """A command cannot do what it was asked; the message is the one line that the user sees."""
+
+
+def say(text: str) -> None:
+    """Print a message. `sys.stderr` is looked up each time: a progress bar stands in for it."""
+    print(text, file=sys.stderr, flush=True)
+
+
+class LogToStderr(logging.Handler):
+    """Prints log records as short lines. Theirs is no traceback: dead letters keep that."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        say(self.format(record))

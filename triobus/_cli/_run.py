@@ -1,0 +1,182 @@
+"""Carries a feed of events through a bus, until its end or a signal."""
+
+import signal
+import traceback
+from collections.abc import Iterable
+
+import attrs
+import trio
+
+from triobus._bus import EventBus
+from triobus._cli._input import LONGEST_LINE, Line, LineSplitter, Source
+from triobus._cli._messages import CannotRun, say
+from triobus._cli._progress import Progress, State, progress
+from triobus._codec import EventDecoder, EventNotDecodable
+from triobus._errors import BusAlreadyStarted, TriobusError
+from triobus._events import DomainEvent
+from triobus._statistics import BusStatistics
+
+_BATCH = 100
+"""How many events are published at a time: few, so that a small buffer is kept to."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """What became of a run."""
+
+    statistics: BusStatistics
+    read: int
+    """Events that were read and accepted by the bus."""
+    bad_lines: int
+    """Lines that were no events."""
+    stopped_by: str | None
+    """The signal that ended the reading, if one did."""
+    is_input_bad: bool
+    """Whether the reading ended at a bad line, or because the input could not be read on."""
+    has_failed: bool
+    """Whether a handler's error ended the bus (`on_failure="raise"`)."""
+
+    @property
+    def left(self) -> int:
+        """Deliveries that were accepted and not finished."""
+        return sum(group.lag for group in self.statistics.groups.values())
+
+    @property
+    def exit_code(self) -> int:
+        """What the program tells its caller."""
+        if self.is_input_bad:
+            return 2
+        return int(self.has_failed or self.left > 0 or self.statistics.dead_lettered > 0)
+
+
+@attrs.define(eq=False, kw_only=True)
+class _Feed:
+    """A run while it goes on."""
+
+    bus: EventBus
+    source: Source
+    skip_bad: bool
+    stop_timeout: float
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    """Around everything that a signal ends: opening, reading, and waiting for the handlers."""
+    bytes_read: int = 0
+    read: int = 0
+    bad_lines: int = 0
+    stopped_by: str | None = None
+    is_input_bad: bool = False
+    has_failed: bool = False
+    _decoder: EventDecoder = attrs.field(factory=EventDecoder)
+
+    async def run(self) -> None:
+        """Do it all; raises `CannotRun` when it cannot begin."""
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._stop_on_signal)
+            try:
+                with self.scope:
+                    await self.source.open()
+                await self._carry(nursery, progress(self.source.name, self.source.size))
+            finally:
+                self.source.close()
+            nursery.cancel_scope.cancel()
+
+    async def _carry(self, nursery: trio.Nursery, shown: Progress) -> None:
+        self._shown = shown
+        try:
+            async with self.bus:
+                nursery.start_soon(shown.watch, self._look)
+                with self.scope:
+                    await self._read()
+                    await self.bus.wait_idle()
+                await self.bus.stop(timeout=self.stop_timeout)
+        except BusAlreadyStarted as error:
+            raise CannotRun(str(error)) from None
+        except ExceptionGroup as group:
+            shown.stop()
+            self.has_failed = True
+            say("triobus: a handler failed and ended the bus:")
+            say("".join(traceback.format_exception(group)).rstrip())
+        finally:
+            shown.stop()
+
+    async def _read(self) -> None:
+        splitter = LineSplitter()
+        while not self.is_input_bad:
+            try:
+                chunk = await self.source.read()
+            except CannotRun as error:
+                say(f"triobus: {error}")
+                self.is_input_bad = True
+                return
+            self.bytes_read += len(chunk)
+            await self._publish(splitter.feed(chunk) if chunk else splitter.end())
+            if not chunk:
+                return
+
+    async def _publish(self, lines: Iterable[Line]) -> None:
+        """Publish the events of lines: all up to the first bad one, or all the good ones."""
+        events: list[DomainEvent] = []
+        for line in lines:
+            try:
+                events.append(self._decode(line))
+            except EventNotDecodable as error:
+                say(f"triobus: line {line.number} of {self.source.name}: {error}")
+                self.bad_lines += 1
+                if not self.skip_bad:
+                    self.is_input_bad = True
+                    break
+            if len(events) == _BATCH:
+                await self._accept(events)
+                events = []
+        await self._accept(events)
+
+    async def _accept(self, events: list[DomainEvent]) -> None:
+        await self.bus.publish_many(events)
+        self.read += len(events)
+
+    def _decode(self, line: Line) -> DomainEvent:
+        if line.text is None:
+            raise EventNotDecodable(f"the line is longer than {LONGEST_LINE} bytes")
+        return self._decoder.decode(line.text)
+
+    async def _stop_on_signal(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.open_signal_receiver(*_SIGNALS) as signals:
+            task_status.started()
+            async for number in signals:
+                self.stopped_by = signal.Signals(number).name
+                break
+        # From here on the system's own handling ends the program, even if a handler is stuck.
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
+        self._shown.stop()
+        say(
+            f"triobus: {self.stopped_by}: reading no more; handlers have {self.stop_timeout:g} s "
+            "to finish, and the same signal again ends the program at once"
+        )
+        self.scope.cancel()
+
+    def _look(self) -> State:
+        statistics = self.bus.statistics()
+        unsettled = sum(group.lag for group in statistics.groups.values())
+        return State(self.bytes_read, self.read, statistics.handled, unsettled)
+
+
+def run(bus: EventBus, source: Source, *, skip_bad: bool, stop_timeout: float) -> Result:
+    """Publish what the source holds and return when all is handled, or a signal ended it."""
+    feed = _Feed(bus=bus, source=source, skip_bad=skip_bad, stop_timeout=stop_timeout)
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        trio.run(feed.run)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return Result(
+        statistics=bus.statistics(),
+        read=feed.read,
+        bad_lines=feed.bad_lines,
+        stopped_by=feed.stopped_by,
+        is_input_bad=feed.is_input_bad,
+        has_failed=feed.has_failed,
+    )

@@ -1,0 +1,122 @@
+"""The summary of a run, as tables or as JSON."""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import msgspec
+
+from triobus._cli._messages import CannotRun
+from triobus._cli._run import Result
+
+REPORT = "triobus_report"
+"""The function of the user's module that returns rows to print below the summary."""
+
+Rows = list[dict[str, Any]]
+
+
+def report_rows(module: ModuleType) -> Rows | None:
+    """Call the module's `triobus_report`, if it has one; raises `CannotRun`."""
+    report = getattr(module, REPORT, None)
+    if report is None:
+        return None
+    try:
+        rows = msgspec.to_builtins(report())
+    except Exception as error:
+        # It is the user's function, which may raise anything.
+        raise CannotRun(
+            f"{REPORT}() of {module.__name__!r} failed: {type(error).__name__}: {str(error)!r}"
+        ) from error
+    if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
+        raise CannotRun(f"{REPORT}() of {module.__name__!r} did not return a list of dicts")
+    return rows
+
+
+def as_json(result: Result, rows: Rows | None) -> str:
+    """Return the summary as a JSON object."""
+    statistics = result.statistics
+    summary: dict[str, Any] = {
+        "read": result.read,
+        "bad_lines": result.bad_lines,
+        "stopped_by": result.stopped_by,
+        "published": statistics.published,
+        "seconds": statistics.uptime_seconds,
+        "groups": {
+            name: {
+                "handled": group.handled,
+                "failed_attempts": group.failed_attempts,
+                "dead_lettered": group.dead_lettered,
+                "left": group.lag,
+                "per_second": _rate(group.handled, statistics.uptime_seconds),
+                "p50": group.p50,
+                "p99": group.p99,
+            }
+            for name, group in statistics.groups.items()
+        },
+    }
+    if rows is not None:
+        summary["report"] = rows
+    return msgspec.json.format(msgspec.json.encode(summary).decode(), indent=2)
+
+
+def as_text(result: Result, rows: Rows | None) -> str:
+    """Return the summary as a person wants to read it."""
+    statistics = result.statistics
+    seconds = statistics.uptime_seconds
+    published = statistics.published - result.read
+    lines = [
+        f"{result.read:,} events read and {published:,} published by handlers in {seconds:.2f} s"
+    ]
+    if result.bad_lines:
+        lines.append(f"bad lines: {result.bad_lines:,}")
+    if result.stopped_by is not None:
+        lines.append(f"stopped by {result.stopped_by}; events left: {result.left:,}")
+    groups: Rows = [
+        {
+            "group": name,
+            "handled": group.handled,
+            "failed": group.failed_attempts,
+            "dead letters": group.dead_lettered,
+            "left": group.lag,
+            "events/s": round(_rate(group.handled, seconds)),
+            "p50": _duration(group.p50),
+            "p99": _duration(group.p99),
+        }
+        for name, group in statistics.groups.items()
+    ]
+    lines += ["", *_table(groups)]
+    if rows:
+        lines += ["", *_table(rows)]
+    return "\n".join(lines)
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if seconds else 0.0
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    for unit, size in (("s", 1.0), ("ms", 1e-3)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds * 1e6:.0f} us"
+
+
+def _table(rows: Rows) -> list[str]:
+    """Return lines with the first column at the left and the others at the right."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([_cell(row.get(name, "")) for name in names] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    cells.insert(1, ["-" * width for width in widths])
+    return [_aligned(row, widths) for row in cells]
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:,}" if type(value) is int else str(value)
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
+    first, *others = zip(cells, widths, strict=True)
+    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])

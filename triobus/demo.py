@@ -1,0 +1,184 @@
+"""A small trading pipeline: the example to read first, and what `triobus demo` runs.
+
+Closing prices come in, money and shares come out:
+
+    price.closed -> signal.raised -> order.placed -> order.filled
+
+Every arrow is a handler that takes one event and publishes the next one. Try it:
+
+    triobus demo
+    triobus run triobus.demo:bus --input prices.jsonl
+
+with lines such as
+
+    {"type": "price.closed", "data": {"symbol": "IBM", "day": "2000-01-01", "close": "100.52"}}
+"""
+
+import zlib
+from collections import defaultdict, deque
+from datetime import date
+from decimal import Decimal
+from typing import ClassVar
+
+import attrs
+
+from triobus import DomainEvent, EventBus, Retry, current_delivery
+
+DAYS = 5  # in the moving average
+SHARES = 10  # in an order
+LIMIT = Decimal(5000)  # the largest order, in money
+
+
+# 1. Events are facts, named in the past tense. The aggregate is what an event is about: events of
+# one aggregate are handled in their order, one at a time, and different ones at the same time.
+
+
+@attrs.frozen
+class PriceClosed(DomainEvent):
+    """A day's trading ended with this price."""
+
+    event_type: ClassVar[str] = "price.closed"
+    symbol: str
+    day: date
+    close: Decimal
+
+    @property
+    def aggregate_id(self) -> str:
+        """Prices of one symbol stay in order."""
+        return self.symbol
+
+
+@attrs.frozen
+class SignalRaised(DomainEvent):
+    """The price crossed its moving average: upwards it is time to buy, downwards to sell."""
+
+    event_type: ClassVar[str] = "signal.raised"
+    symbol: str
+    day: date
+    close: Decimal
+    is_buy: bool
+
+    @property
+    def aggregate_id(self) -> str:
+        """Signals of one symbol stay in order."""
+        return self.symbol
+
+
+@attrs.frozen
+class OrderPlaced(DomainEvent):
+    """We want to buy shares, or to sell them if the quantity is negative."""
+
+    event_type: ClassVar[str] = "order.placed"
+    order_id: str
+    symbol: str
+    quantity: int
+    price: Decimal
+
+    @property
+    def aggregate_id(self) -> str:
+        """Every order is on its own: one that is retried holds up no other."""
+        return self.order_id
+
+
+@attrs.frozen
+class OrderFilled(DomainEvent):
+    """The broker carried an order out."""
+
+    event_type: ClassVar[str] = "order.filled"
+    order_id: str
+    symbol: str
+    quantity: int
+    price: Decimal
+
+    @property
+    def aggregate_id(self) -> str:
+        """Fills of one symbol change the same position."""
+        return self.symbol
+
+
+# 2. The bus, with two groups: "default" decides and keeps the books, "broker" talks to the outside.
+# A slow broker holds up nobody but itself.
+
+bus = EventBus()
+broker = bus.group("broker", workers=8)
+
+
+# 3. Handlers. What they know is kept by symbol, and only handlers of that symbol touch it; so there
+# is nothing to lock.
+
+_closes: defaultdict[str, deque[Decimal]] = defaultdict(lambda: deque(maxlen=DAYS))
+_is_above: dict[str, bool] = {}
+_approved: dict[str, int] = {}
+_shares: defaultdict[str, int] = defaultdict(int)
+_money: defaultdict[str, Decimal] = defaultdict(Decimal)
+
+
+@bus.subscribe(PriceClosed)
+async def watch_average(price: PriceClosed) -> None:
+    """Raise a signal when the price crosses its moving average."""
+    closes = _closes[price.symbol]
+    closes.append(price.close)
+    if len(closes) < DAYS:
+        return
+    is_above = price.close > sum(closes) / DAYS
+    was_above = _is_above.get(price.symbol, is_above)
+    _is_above[price.symbol] = is_above
+    if is_above != was_above:
+        await bus.publish(SignalRaised(price.symbol, price.day, price.close, is_buy=is_above))
+
+
+# Two handlers for one event: the higher priority goes first. Were the check to fail, nothing would
+# be approved and no order placed.
+
+
+@bus.subscribe(SignalRaised, priority=10)
+async def check_risk(signal: SignalRaised) -> None:
+    """Approve a quantity: none when the order would be worth more than the limit."""
+    if SHARES * signal.close <= LIMIT:
+        _approved[signal.symbol] = SHARES if signal.is_buy else -SHARES
+
+
+@bus.subscribe(SignalRaised)
+async def place_order(signal: SignalRaised) -> None:
+    """Order what the risk check approved."""
+    quantity = _approved.pop(signal.symbol, 0)
+    if quantity:
+        order_id = f"{signal.symbol}-{signal.day}"
+        await bus.publish(OrderPlaced(order_id, signal.symbol, quantity, signal.close))
+
+
+# 4. Failure. One order in four needs a second attempt, and a few fail every time and become dead
+# letters: `bus.dead_letters` keeps them with their errors, to be replayed or discarded. The chance
+# is taken from the order's name, so that every run is the same.
+
+
+class BrokerBusy(Exception):
+    """The broker did not take the order."""
+
+
+@broker.subscribe(OrderPlaced, retry=Retry(attempts=3, delay=0.05))
+async def send_to_broker(order: OrderPlaced) -> None:
+    """Carry the order out, if the broker has a good moment."""
+    luck = zlib.crc32(order.order_id.encode()) % 100
+    if luck < 3 or (luck < 25 and current_delivery().attempt == 1):
+        raise BrokerBusy(f"no answer for {order.order_id}")
+    await bus.publish(OrderFilled(order.order_id, order.symbol, order.quantity, order.price))
+
+
+@bus.subscribe(OrderFilled)
+async def keep_books(fill: OrderFilled) -> None:
+    """Add a fill to the position. Sums do not mind in which order the broker was done."""
+    _shares[fill.symbol] += fill.quantity
+    _money[fill.symbol] -= fill.quantity * fill.price
+
+
+# 5. `triobus run` calls a function of this name, when the module has one, after the bus has
+# stopped, and prints the rows that it returns below its own summary.
+
+
+def triobus_report() -> list[dict[str, object]]:
+    """Return the final positions; a dead letter is an order that is missing in them."""
+    return [
+        {"symbol": symbol, "shares": _shares[symbol], "money": _money[symbol]}
+        for symbol in sorted(_closes)
+    ]

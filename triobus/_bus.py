@@ -355,7 +355,7 @@ class EventBus:
             for shell in shells:
                 if shell.parked and shell.lanes.ready > shell.looking:
                     shell.wake()
-        return Published(event.event_id, None)
+        return tuple.__new__(Published, (event.event_id, None))  # half the time of a call
 
     @enable_ki_protection
     async def publish_many(self, events: Iterable[DomainEvent]) -> list[Published]:
@@ -496,9 +496,9 @@ class EventBus:
         shell = self._shells.get(subscription.group)
         return shell is not None and shell.group is subscription.owner
 
-    def _needs(self, batch: Batch) -> Counter[GroupShell | Listener]:
+    def _needs(self, batch: Batch) -> Counter[Any]:
         """Return how many of the batch's events go to each group and listener."""
-        needs: Counter[GroupShell | Listener] = Counter()
+        needs: Counter[Any] = Counter()
         for cls, count in batch.counts.items():
             route = self._route(cls)
             for place in (*route.shells, *route.listeners):
@@ -507,6 +507,7 @@ class EventBus:
 
     def _first_full(self, batch: Batch) -> GroupShell | Listener | None:
         """Return the first place that has no room for the batch, publishers that wait included."""
+        place: GroupShell | Listener
         for place, count in self._needs(batch).items():
             is_behind = bool(place.waiting) and place is not batch.place
             if is_behind or not place.has_room(count):

@@ -73,11 +73,11 @@ class EventDecoder:
         values = _read_object(top["data"], fields, "data", cls.__qualname__)
         if "metadata" in top:
             values["metadata"] = top["metadata"]
-        event = _make(cls, values)
-        if "aggregate" in top and top["aggregate"] != event.aggregate_id:
+        event, aggregate_id = _make(cls, values)
+        if "aggregate" in top and top["aggregate"] != aggregate_id:
             raise EventNotDecodable(
-                f"aggregate: expected {_shown(event.aggregate_id)}, which is the event's "
-                f"aggregate_id, found {_shown(top['aggregate'])}"
+                f"aggregate: expected {_shown(aggregate_id)}, which is the event's aggregate_id, "
+                f"found {_shown(top['aggregate'])}"
             )
         return event
 
@@ -163,16 +163,23 @@ def _read(field: _Field, raw: bytes | msgspec.Raw, path: str) -> Any:
         raise EventNotDecodable(f"{_prefix(path)}not JSON: {_plain(reason)}") from None
 
 
-def _make(cls: type[DomainEvent], values: dict[str, Any]) -> DomainEvent:
+def _make(cls: type[DomainEvent], values: dict[str, Any]) -> tuple[DomainEvent, str | None]:
+    """Return the event with its aggregate id."""
     try:
-        return cls(**values)
+        event = cls(**values)
+        aggregate_id = event.aggregate_id
     except Exception as error:
-        # The converters and validators of the user's class may raise anything. Those of attrs put
-        # the message first and objects behind it.
+        # Converters, validators and properties of the user's class may raise anything. Those of
+        # attrs put the message first and objects behind it.
         message = error.args[0] if error.args else ""
         raise EventNotDecodable(
             f"data: {cls.__qualname__} refuses it: {type(error).__name__}: {_plain(str(message))}"
         ) from error
+    if aggregate_id is not None and not isinstance(aggregate_id, str):
+        raise EventNotDecodable(
+            f"data: {cls.__qualname__}.aggregate_id is {_shown(aggregate_id)}, not a string"
+        )
+    return event, aggregate_id
 
 
 def _prefix(path: str) -> str:

@@ -56,7 +56,6 @@ class Carriage:
     """Which subscription of the plan is next."""
     attempt: int = 0
     """How many attempts that subscription has had."""
-    is_finished: bool = False
     _follower: "Carriage | None" = None
 
     @property
@@ -159,7 +158,6 @@ class Lanes:
             carriage.index += 1
             carriage.attempt = 0
             return False
-        carriage.is_finished = True
         self.finished += 1
         key = carriage.key
         if key is not None:

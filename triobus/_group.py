@@ -39,7 +39,16 @@ _SECONDS_PER_TURN = 0.005
 """The same in seconds, for handlers that compute for long."""
 _DURATIONS_KEPT = 1024
 
-_carried: ContextVar[Carriage | None] = ContextVar("triobus delivery", default=None)
+
+@attrs.define(eq=False)
+class _Hands:
+    """What a worker carries. The context of its task has it, and so all that its handlers start."""
+
+    worker: trio.lowlevel.Task
+    carriage: Carriage | None = None
+
+
+_hands: ContextVar[_Hands | None] = ContextVar("triobus worker", default=None)
 
 
 @attrs.frozen(kw_only=True)
@@ -73,9 +82,21 @@ def current_delivery() -> Delivery:
 
 
 def carried() -> Carriage | None:
-    """Return the unfinished delivery that the calling task or thread is part of, or None."""
-    carriage = _carried.get()
-    return None if carriage is None or carriage.is_finished else carriage
+    """Return the delivery whose handler is calling: itself, or by a task or thread of its own.
+
+    A task that a handler has started in somebody else's nursery may outlive it, and is no part of
+    the delivery.
+    """
+    hands = _hands.get()
+    if hands is None or hands.carriage is None:
+        return None
+    if trio.lowlevel.in_trio_task():
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not hands.worker:
+            if task is None or task.parent_nursery is None:
+                return None
+            task = task.parent_nursery.parent_task
+    return hands.carriage
 
 
 @attrs.define(eq=False)
@@ -217,6 +238,8 @@ class GroupShell:
         take, advance, checkpoint = lanes.take, lanes.advance, trio.lowlevel.checkpoint
         durations = self._durations
         clock = trio.lowlevel.current_clock().current_time
+        hands = _Hands(trio.lowlevel.current_task())
+        _hands.set(hands)
         turn = 0
         started = turn_ends = -math.inf
         while True:
@@ -232,6 +255,7 @@ class GroupShell:
                 finally:
                     self.looking -= 1
                 if carriage is None:
+                    hands.carriage = None  # so that an idle worker keeps no event alive
                     carriage = await self._park()
                 turn = 0
             elif turn >= _DELIVERIES_PER_TURN or started > turn_ends:
@@ -243,7 +267,7 @@ class GroupShell:
             turn += 1
             if lanes.held <= self.admits_at:
                 self._on_room(self)
-            _carried.set(carriage)
+            hands.carriage = carriage
             while True:
                 subscription = carriage.plan[carriage.index]
                 if (subscription.is_plain and carriage.letter_id is None) or not (
@@ -272,7 +296,6 @@ class GroupShell:
 
     async def _park(self) -> Carriage:
         """Wait to be handed a delivery, and return it."""
-        _carried.set(None)  # so that an idle worker keeps no event alive
         self.parked += 1
         if self.waiting:
             self._on_room(self)

@@ -15,7 +15,7 @@ from typing import TextIO
 from triobus._cli._demo import DEMO, generated_prices
 from triobus._cli._input import BytesSource, FileSource
 from triobus._cli._load import load
-from triobus._cli._messages import CannotRun, LogToStderr, say
+from triobus._cli._messages import CommandError, LogToStderr, say
 from triobus._cli._run import run
 from triobus._cli._summary import as_json, as_text, report_rows
 
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stack.enter_context(contextlib.redirect_stdout(sys.stderr))
                 return _run(options, stdout)
             return _run(options, sys.stdout)
-        except CannotRun as error:
+        except CommandError as error:
             say(f"triobus: {error}")
             return 2
         except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import attrs
 
-from triobus._cli._messages import CannotRun
+from triobus._cli._messages import CommandError
 from triobus._threads import run_in_thread
 
 LONGEST_LINE = 1024 * 1024
@@ -33,10 +33,10 @@ class Source(Protocol):
     """How many bytes there are, if that is known."""
 
     async def open(self) -> None:
-        """Get ready; raises `CannotRun`."""
+        """Get ready; raises `CommandError`."""
 
     async def read(self) -> bytes:
-        """Return the next bytes, or none at the end; raises `CannotRun`."""
+        """Return the next bytes, or none at the end; raises `CommandError`."""
 
     def close(self) -> None:
         """Let go of it."""
@@ -84,7 +84,7 @@ class FileSource:
         self.name = "standard input" if self._path == "-" else repr(self._path)
 
     async def open(self) -> None:
-        """Open the file; raises `CannotRun`."""
+        """Open the file; raises `CommandError`."""
         try:
             # Opening a named pipe waits for somebody to write to it.
             fd = await run_in_thread(self._open, abandon_on_cancel=True)
@@ -93,7 +93,7 @@ class FileSource:
             raise self._unreadable(error) from None
         self._fd = fd
         if stat.S_ISDIR(status.st_mode):
-            raise CannotRun(f"cannot read {self.name}: it is a directory")
+            raise CommandError(f"cannot read {self.name}: it is a directory")
         self._may_block = not stat.S_ISREG(status.st_mode)
         self.size = None if self._may_block else status.st_size
 
@@ -123,9 +123,9 @@ class FileSource:
             return 0
         return os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
-    def _unreadable(self, error: OSError | ValueError) -> CannotRun:
+    def _unreadable(self, error: OSError | ValueError) -> CommandError:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return CannotRun(f"cannot read {self.name}: {reason}")
+        return CommandError(f"cannot read {self.name}: {reason}")
 
 
 @attrs.define(eq=False)

@@ -4,7 +4,7 @@ import logging
 import sys
 
 
-class CannotRun(Exception):
+class CommandError(Exception):
     """A command cannot do what it was asked; the message is the one line that the user sees."""
 
 

@@ -30,7 +30,7 @@ class State(NamedTuple):
 class Progress(Protocol):
     """Shows how far the reading is."""
 
-    async def watch(self, look: Callable[[], State]) -> None:
+    async def watch(self, look: Callable[[], State], /) -> None:
         """Show what `look` returns, again and again, until cancelled."""
 
     def stop(self) -> None:
@@ -50,7 +50,7 @@ class Plain:
 
     name: str
 
-    async def watch(self, look: Callable[[], State]) -> None:
+    async def watch(self, _look: Callable[[], State], /) -> None:
         """Say it, and sleep."""
         say(f"triobus: reading {self.name}")
         await trio.sleep_forever()
@@ -73,7 +73,7 @@ class Bar:
         )
         self._task = self._bar.add_task(f"reading {name}", total=size or None, counts="")
 
-    async def watch(self, look: Callable[[], State]) -> None:
+    async def watch(self, look: Callable[[], State], /) -> None:
         """Draw it ten times a second."""
         self._bar.start()
         try:

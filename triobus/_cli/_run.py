@@ -9,10 +9,10 @@ import trio
 
 from triobus._bus import EventBus
 from triobus._cli._input import LONGEST_LINE, Line, LineSplitter, Source
-from triobus._cli._messages import CannotRun, say
+from triobus._cli._messages import CommandError, say
 from triobus._cli._progress import Progress, State, progress
 from triobus._codec import EventDecoder, EventNotDecodable
-from triobus._errors import BusAlreadyStarted, TriobusError
+from triobus._errors import BusAlreadyStarted
 from triobus._events import DomainEvent
 from triobus._statistics import BusStatistics
 
@@ -58,53 +58,48 @@ class _Feed:
     source: Source
     skip_bad: bool
     stop_timeout: float
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    """Around everything that a signal ends: opening, reading, and waiting for the handlers."""
     bytes_read: int = 0
     read: int = 0
     bad_lines: int = 0
     stopped_by: str | None = None
     is_input_bad: bool = False
     has_failed: bool = False
-    _decoder: EventDecoder = attrs.field(factory=EventDecoder)
+    _decoder: EventDecoder = attrs.field(factory=EventDecoder, init=False)
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    """Around what a signal ends: reading, and waiting for the handlers without a limit."""
+    _shown: Progress = attrs.field(init=False)
 
     async def run(self) -> None:
-        """Do it all; raises `CannotRun` when it cannot begin."""
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._stop_on_signal)
-            try:
-                with self.scope:
-                    await self.source.open()
-                await self._carry(nursery, progress(self.source.name, self.source.size))
-            finally:
-                self.source.close()
-            nursery.cancel_scope.cancel()
-
-    async def _carry(self, nursery: trio.Nursery, shown: Progress) -> None:
-        self._shown = shown
+        """Do it all; raises `CommandError` when it cannot begin."""
+        await self.source.open()
+        self._shown = progress(self.source.name, self.source.size)
         try:
-            async with self.bus:
-                nursery.start_soon(shown.watch, self._look)
-                with self.scope:
-                    await self._read()
-                    await self.bus.wait_idle()
-                await self.bus.stop(timeout=self.stop_timeout)
-        except BusAlreadyStarted as error:
-            raise CannotRun(str(error)) from None
+            await self._carry()
         except ExceptionGroup as group:
-            shown.stop()
             self.has_failed = True
             say("triobus: a handler failed and ended the bus:")
             say("".join(traceback.format_exception(group)).rstrip())
+        except BusAlreadyStarted as error:
+            raise CommandError(str(error)) from None
         finally:
-            shown.stop()
+            self.source.close()
+
+    async def _carry(self) -> None:
+        async with self.bus, trio.open_nursery() as nursery:
+            await nursery.start(self._stop_on_signal)
+            nursery.start_soon(self._shown.watch, self._look)
+            with self._scope:
+                await self._read()
+                await self.bus.wait_idle()
+            await self.bus.stop(timeout=self.stop_timeout)
+            nursery.cancel_scope.cancel()
 
     async def _read(self) -> None:
         splitter = LineSplitter()
         while not self.is_input_bad:
             try:
                 chunk = await self.source.read()
-            except CannotRun as error:
+            except CommandError as error:
                 say(f"triobus: {error}")
                 self.is_input_bad = True
                 return
@@ -155,7 +150,7 @@ class _Feed:
             f"triobus: {self.stopped_by}: reading no more; handlers have {self.stop_timeout:g} s "
             "to finish, and the same signal again ends the program at once"
         )
-        self.scope.cancel()
+        self._scope.cancel()
 
     def _look(self) -> State:
         statistics = self.bus.statistics()

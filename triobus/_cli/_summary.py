@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from triobus._cli._messages import CannotRun
+from triobus._cli._messages import CommandError
 from triobus._cli._run import Result
 
 REPORT = "triobus_report"
@@ -16,7 +16,7 @@ Rows = list[dict[str, Any]]
 
 
 def report_rows(module: ModuleType) -> Rows | None:
-    """Call the module's `triobus_report`, if it has one; raises `CannotRun`."""
+    """Call the module's `triobus_report`, if it has one; raises `CommandError`."""
     report = getattr(module, REPORT, None)
     if report is None:
         return None
@@ -24,11 +24,11 @@ def report_rows(module: ModuleType) -> Rows | None:
         rows = msgspec.to_builtins(report())
     except Exception as error:
         # It is the user's function, which may raise anything.
-        raise CannotRun(
+        raise CommandError(
             f"{REPORT}() of {module.__name__!r} failed: {type(error).__name__}: {str(error)!r}"
         ) from error
     if not (isinstance(rows, list) and all(isinstance(row, dict) for row in rows)):
-        raise CannotRun(f"{REPORT}() of {module.__name__!r} did not return a list of dicts")
+        raise CommandError(f"{REPORT}() of {module.__name__!r} did not return a list of dicts")
     return rows
 
 

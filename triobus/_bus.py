@@ -2,8 +2,7 @@
 
 import logging
 import threading
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Any, Literal, TypeVar
@@ -31,33 +30,18 @@ from triobus._events import DomainEvent, Published, published, with_cause
 from triobus._group import GroupShell, OnFailure, carried
 from triobus._handlers import Predicate
 from triobus._health import Health, memory_mb
+from triobus._intake import Intake, describe_full
 from triobus._listeners import Listener, Waiter
 from triobus._publishing import Batch, Outcome, OutcomeWatch
 from triobus._replay import DeadLetters
 from triobus._statistics import BusStatistics, GroupStatistics
-from triobus._subscriptions import Group, Subscription, event_types
+from triobus._subscriptions import Group, event_types
 
 logger = logging.getLogger("triobus")
 
 E = TypeVar("E", bound=DomainEvent)
 Ordering = Literal["aggregate", "none"]
 Start = Literal["now", "beginning"]
-
-
-@attrs.define(eq=False)
-class _Route:
-    """Where the events of one type go."""
-
-    targets: list[tuple[Lanes, GroupShell, tuple[Subscription, ...]]]
-    listeners: list[Listener]
-    waiters: list[Waiter]
-    shells: list[GroupShell] = attrs.field(init=False)
-    is_plain: bool = attrs.field(init=False)
-    """Whether events of the type go to groups alone."""
-
-    def __attrs_post_init__(self) -> None:
-        self.shells = [shell for _, shell, _ in self.targets]
-        self.is_plain = not (self.listeners or self.waiters)
 
 
 @attrs.frozen(kw_only=True)
@@ -98,14 +82,10 @@ class EventBus:
             raise InvalidOption(f"store={store!r}: give None; there is no store but memory yet")
         self._on_failure: OnFailure = on_failure
         _checks.choice("on_failure", on_failure, ("dead-letter", "raise"))
-        self._shells: dict[str, GroupShell] = {}
+        self._intake = Intake()
         self._box = DeadLetterBox()
-        self._routes: dict[type, _Route] = {}
-        self._listeners: dict[Listener, None] = {}
-        self._waiters: dict[Waiter, None] = {}
         self._watches: set[OutcomeWatch] = set()
         self._state: Literal["new", "running", "draining", "stopped"] = "new"
-        self._published = 0
         self._started_at = 0.0
         self._stopped_at = 0.0
         self._quiet: trio.Event | None = None
@@ -115,7 +95,7 @@ class EventBus:
         self._token: trio.lowlevel.TrioToken | None = None
         self._thread = 0
 
-        self.dead_letters = DeadLetters(self._box, self._shells, self._check_answerable)
+        self.dead_letters = DeadLetters(self._box, self._intake.shells, self._check_answerable)
         """What handlers have failed for good: `list`, `replay` and `discard`."""
         self.subscribe = self.group("default", workers=workers, buffer=buffer).subscribe
         """Subscribe a handler in the group "default"; see `Group.subscribe`."""
@@ -141,21 +121,21 @@ class EventBus:
         _checks.capacity("buffer", buffer, least=0)
         _checks.choice("ordering", ordering, ("aggregate", "none"))
         _checks.choice("start", start, ("now", "beginning"))
-        if name in self._shells:
+        if name in self._intake.shells:
             raise DuplicateName(f"the bus already has a group {name!r}: choose another name")
         if self._state == "stopped":
             raise self._closed(f"group({name!r})")
         shell = GroupShell(
-            group=Group(name, trio.CapacityLimiter(workers), self._routes.clear),
+            group=Group(name, trio.CapacityLimiter(workers), self._intake.forget_routes),
             lanes=Lanes(is_ordered=ordering == "aggregate"),
             buffer=buffer,
             workers=workers,
             on_failure=self._on_failure,
             letters=self._box,
-            on_room=self._admit,
+            on_room=self._intake.admit,
             on_quiet=self._notice_quiet,
         )
-        self._shells[name] = shell
+        self._intake.shells[name] = shell
         if self._nursery is not None:
             shell.start_soon(self._nursery)
         return shell.group
@@ -169,13 +149,14 @@ class EventBus:
                 "this bus has been started before, and a bus runs once: make a new EventBus"
             )
         self._state = "running"
+        self._intake.is_open = True
         self._started_at = trio.current_time()
         self._token = trio.lowlevel.current_trio_token()
         self._thread = threading.get_ident()
         self._manager = trio.open_nursery()
         nursery = await self._manager.__aenter__()
         try:
-            for shell in self._shells.values():
+            for shell in self._intake.shells.values():
                 await shell.start(nursery)
         except BaseException as error:
             self._close()
@@ -202,7 +183,7 @@ class EventBus:
                 await self._wind_down(drain=True, timeout=None)
             elif exc is not None and not isinstance(exc, Exception):
                 self._cancel()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # the nursery gets it and decides
             into_nursery = error
         try:
             suppressed = await self._manager.__aexit__(
@@ -252,7 +233,8 @@ class EventBus:
     async def _wind_down(self, *, drain: bool, timeout: float | None) -> None:
         await checkpoint_if_cancelled()
         self._state = "draining"
-        self._refuse_all()
+        self._intake.is_open = False
+        self._intake.refuse_all()
         try:
             if drain:
                 with trio.CancelScope(
@@ -264,26 +246,17 @@ class EventBus:
         await self._until_quiet(lambda: not self._worker_count)
         self._close()
 
-    def _refuse_all(self) -> None:
-        """Send the publishers away that wait for room."""
-        places: list[GroupShell | Listener] = [*self._shells.values(), *self._listeners]
-        for place in places:
-            while place.waiting:
-                batch, _ = place.waiting.popitem(last=False)
-                batch.is_refused = True
-                trio.lowlevel.reschedule(batch.task)
-
     def _cancel(self) -> None:
-        for shell in self._shells.values():
+        for shell in self._intake.shells.values():
             shell.wants_quiet = True
             shell.cancel()
 
     async def _until_quiet(self, is_met: Callable[[], bool]) -> None:
         """Wait for a condition that can become true when work runs out, or the workers end."""
-        while not is_met():
+        while not is_met() and self._state != "stopped":
             if self._quiet is None:
                 self._quiet = trio.Event()
-            for shell in self._shells.values():
+            for shell in self._intake.shells.values():
                 shell.wants_quiet = True
             await self._quiet.wait()
 
@@ -291,7 +264,7 @@ class EventBus:
         if self._state == "draining" and not self._worker_count:
             self._close()
         elif self._quiet is not None and not (self._worker_count and self._unsettled):
-            for shell in self._shells.values():
+            for shell in self._intake.shells.values():
                 shell.wants_quiet = False
             self._quiet.set()
             self._quiet = None
@@ -301,12 +274,13 @@ class EventBus:
         if self._state == "stopped":
             return
         self._state = "stopped"
+        self._intake.is_open = False
         self._stopped_at = trio.current_time()
         self._nursery = None
-        self._refuse_all()
-        for listener in self._listeners:
+        self._intake.refuse_all()
+        for listener in self._intake.listeners:
             listener.close()
-        for waiter in self._waiters:
+        for waiter in self._intake.waiters:
             waiter.fail(BusClosed("the bus stopped before an event came that wait_for() wanted"))
         for watch in self._watches:
             watch.cut_off()
@@ -320,7 +294,7 @@ class EventBus:
             logger.warning("the bus stopped and left deliveries: %s", counts)
 
     def _report(self) -> StopReport:
-        shells = self._shells.items()
+        shells = self._intake.shells.items()
         return StopReport(
             settled={name: shell.lanes.finished for name, shell in shells},
             left={name: shell.lanes.unsettled for name, shell in shells},
@@ -328,11 +302,11 @@ class EventBus:
 
     @property
     def _unsettled(self) -> int:
-        return sum(shell.lanes.unsettled for shell in self._shells.values())
+        return sum(shell.lanes.unsettled for shell in self._intake.shells.values())
 
     @property
     def _worker_count(self) -> int:
-        return sum(shell.worker_count for shell in self._shells.values())
+        return sum(shell.worker_count for shell in self._intake.shells.values())
 
     # Publishing
 
@@ -346,7 +320,7 @@ class EventBus:
         Raises `InvalidEvent`, and `BusClosed` when the bus is not running.
         """
         await checkpoint_if_cancelled()
-        shells = self._accept(event)
+        shells = self._intake.accept(event)
         if shells is None:
             await self._publish_batch(Batch([event]))
         else:
@@ -381,13 +355,14 @@ class EventBus:
                 "publish_nowait() was called in another thread than the bus runs in: "
                 "call publish_from_thread() there"
             )
-        shells = self._accept(event)
+        shells = self._intake.accept(event)
         if shells is None:
             batch = Batch([event])
-            full = self._first_full(batch)
+            is_inside = self._take_cause(batch)
+            full = None if is_inside else self._intake.first_full(batch)
             if full is not None:
-                raise BusFull(self._describe_full(full))
-            self._commit(batch)
+                raise BusFull(describe_full(full))
+            self._intake.commit(batch)
         else:
             for shell in shells:
                 shell.wake()
@@ -438,43 +413,21 @@ class EventBus:
     def _is_own_run(self) -> bool:
         return trio.lowlevel.current_trio_token() is self._token
 
-    @enable_ki_protection
-    def _accept(self, event: DomainEvent) -> Sequence[GroupShell] | None:
-        """Accept one event if nothing is special about it: what `_publish_batch` does, in a rush.
-
-        Return the groups whose workers may have to be woken, or None if it was not accepted.
-        """
-        route = self._routes.get(type(event))
-        if route is None or not route.is_plain or self._state != "running" or carried():
-            return None
-        for lanes, shell, _ in route.targets:
-            if shell.waiting or lanes.held >= shell.buffer:
-                return None
-        key = event.aggregate_id
-        if key is not None and type(key) is not str:
-            return None
-        self._published += 1
-        for lanes, shell, plan in route.targets:
-            lanes.add(event, key, plan)
-            if shell.parked and not (shell.looking or shell.handed_over):
-                shell.wake()
-        return route.shells
-
     async def _publish_batch(self, batch: Batch) -> None:
-        """Accept a batch as soon as there is room. A checkpoint that is cancelled only in waiting."""
+        """Accept a batch as soon as there is room. Cancelled while it waits, none of it is."""
         is_inside = self._take_cause(batch)
-        full = None if is_inside else self._first_full(batch)
+        full = None if is_inside else self._intake.first_full(batch)
         if full is None:
-            self._commit(batch)
+            self._intake.commit(batch)
             await cancel_shielded_checkpoint()
             return
         batch.task = trio.lowlevel.current_task()
-        self._wait_at(full, batch)
+        self._intake.wait_at(full, batch)
 
         def abort(_: Any) -> trio.lowlevel.Abort:
             place = batch.place
             del place.waiting[batch]
-            self._admit(place)
+            self._intake.admit(place)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
@@ -493,95 +446,8 @@ class EventBus:
 
     def _is_mine(self, carriage: Carriage) -> bool:
         subscription = carriage.subscription
-        shell = self._shells.get(subscription.group)
+        shell = self._intake.shells.get(subscription.group)
         return shell is not None and shell.group is subscription.owner
-
-    def _needs(self, batch: Batch) -> Counter[Any]:
-        """Return how many of the batch's events go to each group and listener."""
-        needs: Counter[Any] = Counter()
-        for cls, count in batch.counts.items():
-            route = self._route(cls)
-            for place in (*route.shells, *route.listeners):
-                needs[place] += count
-        return needs
-
-    def _first_full(self, batch: Batch) -> GroupShell | Listener | None:
-        """Return the first place that has no room for the batch, publishers that wait included."""
-        place: GroupShell | Listener
-        for place, count in self._needs(batch).items():
-            is_behind = bool(place.waiting) and place is not batch.place
-            if is_behind or not place.has_room(count):
-                return place
-        return None
-
-    def _wait_at(self, place: GroupShell | Listener, batch: Batch) -> None:
-        batch.place = place
-        place.waiting[batch] = None
-        if len(place.waiting) == 1:
-            self._await_room(place)
-
-    def _await_room(self, place: GroupShell | Listener) -> None:
-        """Say when the first batch that waits at a place fits there."""
-        place.admits_at = -1
-        if place.waiting:
-            first = next(iter(place.waiting))
-            place.admits_at = place.held_for(self._needs(first)[place])
-
-    @enable_ki_protection
-    def _admit(self, place: GroupShell | Listener) -> None:
-        """Accept what waits at a place, in its order, as far as there is room now."""
-        while place.waiting:
-            batch = next(iter(place.waiting))
-            full = self._first_full(batch)
-            if full is place:
-                break
-            del place.waiting[batch]
-            if full is None:
-                self._commit(batch)
-                trio.lowlevel.reschedule(batch.task)
-            else:
-                self._wait_at(full, batch)
-        self._await_room(place)
-
-    @enable_ki_protection
-    def _commit(self, batch: Batch) -> None:
-        """Accept a batch: from here on it is delivered, whatever happens to the publisher."""
-        touched: dict[GroupShell, None] = {}
-        for events, keys in batch.runs():
-            route = self._route(type(events[0]))
-            for lanes, shell, plan in route.targets:
-                lanes.add_many(events, keys, plan, batch.watch)
-                touched[shell] = None
-            if not route.is_plain:
-                self._tell(route, events)
-        self._published += len(batch.events)
-        if batch.watch is not None:
-            batch.watch.deliveries = len(touched)
-        for shell in touched:
-            shell.wake()
-
-    def _tell(self, route: _Route, events: Sequence[DomainEvent]) -> None:
-        for event in events:
-            for listener in route.listeners:
-                listener.offer(event)
-            for waiter in route.waiters:
-                if waiter in self._waiters and waiter.offer(event):
-                    self._forget(waiter)
-
-    def _route(self, cls: type[DomainEvent]) -> _Route:
-        route = self._routes.get(cls)
-        if route is None:
-            plans = [(shell, shell.group.plan_for(cls)) for shell in self._shells.values()]
-            route = self._routes[cls] = _Route(
-                [(shell.lanes, shell, plan) for shell, plan in plans if plan],
-                [listener for listener in self._listeners if issubclass(cls, listener.types)],
-                [waiter for waiter in self._waiters if issubclass(cls, waiter.types)],
-            )
-        return route
-
-    def _forget(self, waiter: Waiter) -> None:
-        self._waiters.pop(waiter, None)
-        self._routes.clear()
 
     # Waiting and listening
 
@@ -593,7 +459,7 @@ class EventBus:
         """
         self._check_waitable("wait_idle()")
         await trio.lowlevel.checkpoint()
-        await self._until_quiet(lambda: not self._unsettled or self._state == "stopped")
+        await self._until_quiet(lambda: not self._unsettled)
         if self._unsettled:
             raise BusClosed(
                 f"the bus stopped with {self._unsettled} deliveries left, which will not be made"
@@ -613,17 +479,13 @@ class EventBus:
         found = event_types(types or DomainEvent)
         _checks.capacity("buffer", buffer, least=1)
         self._check_open("listen()")
-        listener = Listener(found, buffer, self._admit)
-        self._listeners[listener] = None
-        self._routes.clear()
+        listener = Listener(found, buffer, self._intake.admit)
+        self._intake.add(listener)
         try:
             await trio.lowlevel.checkpoint()
             yield listener
         finally:
-            del self._listeners[listener]
-            self._routes.clear()
-            listener.close()
-            self._admit(listener)
+            self._intake.remove(listener)
 
     async def wait_for(self, type_: type[E], where: Predicate | None = None) -> E:
         """Wait for the next event of a type, or of a tuple of types, that `where` is true for.
@@ -635,18 +497,17 @@ class EventBus:
         if where is not None and not callable(where):
             raise InvalidOption(f"where={where!r}: give a function that takes the event")
         waiter = Waiter(event_types(type_), where)
-        self._waiters[waiter] = None
-        self._routes.clear()
+        self._intake.add(waiter)
         try:
             return await waiter.wait()  # type: ignore[return-value]  # it offers only such events
         finally:
-            self._forget(waiter)
+            self._intake.remove(waiter)
 
     # Looking at it
 
     def statistics(self) -> BusStatistics:
         """Return the counters as they are now."""
-        groups = {name: shell.statistics() for name, shell in self._shells.items()}
+        groups = {name: shell.statistics() for name, shell in self._intake.shells.items()}
 
         def total(counter: Callable[[GroupStatistics], int]) -> int:
             return sum(map(counter, groups.values()))
@@ -654,7 +515,7 @@ class EventBus:
         return BusStatistics(
             running=self._state == "running",
             uptime_seconds=self._uptime(),
-            published=self._published,
+            published=self._intake.published,
             handled=total(lambda group: group.handled),
             failed_attempts=total(lambda group: group.failed_attempts),
             retries=total(lambda group: group.retries),
@@ -672,9 +533,9 @@ class EventBus:
         reasons = []
         if self._state != "running":
             reasons.append(str(self._closed("the bus")))
-        for name, shell in self._shells.items():
+        for shell in self._intake.shells.values():
             if shell.waiting:
-                reasons.append(self._describe_full(shell))
+                reasons.append(describe_full(shell))
         if len(self._box):
             reasons.append(f"dead letters wait to be replayed or discarded: {len(self._box)}.")
         if self._box.dropped:
@@ -695,16 +556,6 @@ class EventBus:
         if self._state == "stopped":
             return self._stopped_at - self._started_at
         return trio.current_time() - self._started_at
-
-    def _describe_full(self, place: GroupShell | Listener) -> str:
-        if isinstance(place, Listener):
-            what, held = "a listener", place.held
-        else:
-            what, held = f"group {place.group.name!r}", place.lanes.held
-        return (
-            f"{what} holds {held} events and its buffer is {place.buffer:g}: wait with publish(), "
-            "or give it a larger buffer or faster handlers"
-        )
 
     def _check_waitable(self, call: str) -> None:
         carriage = carried()

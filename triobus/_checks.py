@@ -13,7 +13,7 @@ def whole_number(option: str, value: object, *, least: int) -> int:
 
 
 def capacity(option: str, value: object, *, least: int) -> float:
-    """Return `value` if it is a count of events, `math.inf` included, else raise `InvalidOption`."""
+    """Return `value` if it counts events, `math.inf` included, else raise `InvalidOption`."""
     if type(value) is float and value == math.inf:
         return value
     if type(value) is not int or value < least:
@@ -24,7 +24,7 @@ def capacity(option: str, value: object, *, least: int) -> float:
 
 
 def number(option: str, value: object, *, least: float, most: float = math.inf) -> float:
-    """Return `value` as a float if it is finite and within the bounds, else raise `InvalidOption`."""
+    """Return `value` as a float if it is finite and in bounds, else raise `InvalidOption`."""
     if isinstance(value, (int, float)) and type(value) is not bool:
         try:
             found = float(value)

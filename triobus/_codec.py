@@ -35,17 +35,18 @@ class _Field:
     is_required: bool
 
     @classmethod
-    def of(cls, type_: Any, *, is_required: bool) -> "_Field":
-        name = type_.__name__ if isinstance(type_, type) else str(type_).replace("typing.", "")
+    def of(cls, type_: Any, *, is_required: bool, name: str | None = None) -> "_Field":
+        if name is None:
+            name = type_.__name__ if isinstance(type_, type) else str(type_).replace("typing.", "")
         return cls(msgspec.json.Decoder(type_), name, is_required)
 
 
-_OBJECT = _Field.of(dict[str, msgspec.Raw], is_required=True)
+_OBJECT = _Field.of(dict[str, msgspec.Raw], is_required=True, name="a JSON object")
 _TOP = {
     "type": _Field.of(str, is_required=True),
     "data": _OBJECT,
     "aggregate": _Field.of(str | None, is_required=False),
-    "metadata": _Field.of(dict[str, str], is_required=False),
+    "metadata": _Field.of(dict[str, str], is_required=False, name="a JSON object of strings"),
 }
 
 
@@ -68,7 +69,7 @@ class EventDecoder:
             raise EventNotDecodable(
                 f"the text is not UTF-8: byte {error.start} is 0x{text[error.start]:02x}"
             ) from None
-        top = _read_object(_read(_OBJECT, text, ""), _TOP, "", "an event's JSON")
+        top = _read_object(_read(_OBJECT, text, ""), _TOP, "", "an event in JSON")
         cls, fields = self._find(top["type"])
         values = _read_object(top["data"], fields, "data", cls.__qualname__)
         if "metadata" in top:
@@ -152,9 +153,8 @@ def _read(field: _Field, raw: bytes | msgspec.Raw, path: str) -> Any:
             raise EventNotDecodable(
                 f"{_plain(path + inner)}: {_plain(reason[:1].lower() + reason[1:])}"
             ) from None
-        expected = "a JSON object" if field is _OBJECT else field.type_name
         raise EventNotDecodable(
-            f"{_prefix(path)}expected {expected}, found {_excerpt(raw)}"
+            f"{_prefix(path)}expected {field.type_name}, found {_excerpt(raw)}"
         ) from None
     except msgspec.DecodeError as error:
         reason = str(error).removeprefix("JSON is malformed: ")

@@ -141,7 +141,7 @@ def error_message(error: BaseException) -> str:
     """Return what an error says, cut at 4 KiB, even if its `__str__` raises."""
     try:
         message = str(error)
-    except Exception:  # a user's __str__ may raise anything, and the error itself must be kept
+    except Exception:  # noqa: BLE001  # a user's __str__ may raise anything
         return f"<str() of this {type(error).__name__} raised an error itself>"
     return message[:_MESSAGE_LENGTH]
 

@@ -44,7 +44,7 @@ class HandlerTimeout(TriobusError, trio.TooSlowError):
 
 
 class HeldBack(TriobusError):
-    """An event was not tried, for an earlier one of its aggregate is a dead letter (`hold=True`)."""
+    """An event was not tried: an earlier one of its aggregate is a dead letter (`hold=True`)."""
 
 
 class WouldDeadlock(TriobusError, RuntimeError):

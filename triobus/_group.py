@@ -5,8 +5,13 @@ without a buffer, over which the next ready aggregate is handed to them. Nothing
 
 A wake-up costs more than carrying an event, so a worker that finds nothing looks twice more, with a
 checkpoint before each, and parks only then: beside a task that publishes all the time that is
-enough never to park, whatever the order in which Trio runs the two. With it `publish` reached 0.9 of a raw memory channel,
-without it 0.6.
+enough never to park, whatever the order in which Trio runs the two. Measured on two cores with
+Python 3.11, `publish` has 0.84 of the speed of a raw memory channel with it, 0.61 without.
+
+Also measured, in microseconds an event of `publish_many`: a context variable set for every delivery
+0.15 (now once a worker), a coroutine around the handlers of each delivery 0.15 (now inlined), asking
+for room whenever a worker begins 0.3 (now when there is enough for the first who waits). The clock
+that is read for the percentiles costs 0.12, and stays.
 """
 
 import logging
@@ -276,7 +281,7 @@ class GroupShell:
                     carriage.attempt += 1
                     try:
                         result = await subscription.invoke(carriage.event)
-                    except Exception as error:
+                    except Exception as error:  # noqa: BLE001  # the one around a user's handler
                         if self._attempt_failed(carriage, subscription, error):
                             # It waits for a retry; or was cancelled, and this raises Cancelled.
                             await trio.lowlevel.checkpoint_if_cancelled()

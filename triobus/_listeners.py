@@ -85,7 +85,7 @@ class Waiter:
             if self.where is not None and not self.where(event):
                 return False
             self.found = event
-        except Exception as error:  # it belongs to whoever wrote `where`, not to the publisher
+        except Exception as error:  # noqa: BLE001  # for whoever wrote `where`, not the publisher
             self.error = error
         self._done.set()
         return True

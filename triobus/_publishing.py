@@ -112,8 +112,8 @@ class OutcomeWatch:
             await self._done.wait()
             if self._is_cut_off:
                 raise BusClosed(
-                    f"event {self._event.event_id} was accepted, and the bus stopped before all of its "
-                    "handlers had finished"
+                    f"event {self._event.event_id} was accepted, and the bus stopped before all of "
+                    "its handlers had finished"
                 )
         return Outcome(
             event_id=self._event.event_id, position=None, results=self._results, errors=self._errors

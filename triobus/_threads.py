@@ -1,9 +1,10 @@
 """The one place that goes to a thread, and holds an autojump clock while it does.
 
-A `MockClock` jumps when every task is blocked, and does not see that one of them waits for a thread
-(python-trio/trio issue 456). It does not jump while a task waits in `wait_all_tasks_blocked`, so one
-system task a run does that for as long as any thread is at work. A cushion of infinity is never
-over, so that the task sleeps until it is cancelled. On a real clock none of this happens.
+A `MockClock` jumps when every task is blocked, and does not see that one of them waits for a
+thread (python-trio/trio issue 456). It does not jump while a task waits in
+`wait_all_tasks_blocked`, so one system task a run does that for as long as any thread is at work. A
+cushion of infinity is never over, so that the task sleeps until it is cancelled. On a real clock
+none of this happens.
 """
 
 import sys

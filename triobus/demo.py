@@ -177,7 +177,7 @@ async def keep_books(fill: OrderFilled) -> None:
 
 
 def triobus_report() -> list[dict[str, object]]:
-    """Return the final positions; a dead letter is an order that is missing in them."""
+    """Return the final positions, below zero where shares are owed. Dead letters are missing."""
     return [
         {"symbol": symbol, "shares": _shares[symbol], "money": _money[symbol]}
         for symbol in sorted(_closes)

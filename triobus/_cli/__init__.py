@@ -10,7 +10,6 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TextIO
 
 from triobus._cli._demo import DEMO, generated_prices
 from triobus._cli._input import BytesSource, FileSource
@@ -62,53 +61,58 @@ a line of the input:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command with the arguments of the program, or those given, and return its exit code."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(_logging_to_stderr())
-        try:
-            options = _parser().parse_args(arguments)
-            if options.json:
-                # What the module or its handlers print must not end up in the middle of the JSON.
-                stdout = sys.stdout
-                stack.enter_context(contextlib.redirect_stdout(sys.stderr))
-                return _run(options, stdout)
-            return _run(options, sys.stdout)
-        except CommandError as error:
-            say(f"triobus: {error}")
-            return 2
-        except KeyboardInterrupt:
-            say("triobus: interrupted")
-            return 130
-        except BrokenPipeError:
-            # Whoever read our output has gone; the interpreter must not trip over it again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
+    """Run a command with the arguments of the program, or those given, and return its exit code.
+
+    Raises SystemExit for arguments that cannot be understood, as argparse does.
+    """
+    options = _parser().parse_args(arguments)
+    stdout = sys.stdout
+    # What the user's module prints must not end up in the middle of the JSON.
+    quiet = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
+    try:
+        with quiet:
+            code, text = _run(options)
+        print(text, file=stdout, flush=True)
+    except CommandError as error:
+        say(f"triobus: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("triobus: interrupted")
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not trip over that at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
+        return 1
+    return code
 
 
-def _run(options: argparse.Namespace, stdout: TextIO) -> int:
+def _run(options: argparse.Namespace) -> tuple[int, str]:
     bus, module = load(options.target)
     source = (
         BytesSource(generated_prices(), "made-up prices")
         if options.input is None
         else FileSource(options.input)
     )
-    result = run(bus, source, skip_bad=options.skip_bad, stop_timeout=options.stop_timeout)
+    with _log_on_stderr():
+        result = run(bus, source, skip_bad=options.skip_bad, stop_timeout=options.stop_timeout)
     rows = report_rows(module)
-    text = as_json(result, rows) if options.json else as_text(result, rows)
-    print(text, file=stdout, flush=True)
-    return result.exit_code
+    return result.exit_code, as_json(result, rows) if options.json else as_text(result, rows)
 
 
 @contextlib.contextmanager
-def _logging_to_stderr() -> Iterator[None]:
+def _log_on_stderr() -> Iterator[None]:
+    """Print what triobus logs, unless the user's module has set logging up itself."""
+    logger = logging.getLogger("triobus")
+    if logger.hasHandlers():
+        yield
+        return
     handler = LogToStderr(logging.WARNING)
     handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-    root = logging.getLogger()
-    root.addHandler(handler)
+    logger.addHandler(handler)
     try:
         yield
     finally:
-        root.removeHandler(handler)
+        logger.removeHandler(handler)
 
 
 def _parser() -> argparse.ArgumentParser:

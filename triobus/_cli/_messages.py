@@ -14,7 +14,7 @@ def say(text: str) -> None:
 
 
 class LogToStderr(logging.Handler):
-    """Prints log records as short lines. Theirs is no traceback: dead letters keep that."""
+    """Prints log records as messages, so that a progress bar is not in their way."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""

@@ -2,7 +2,7 @@
 
 import signal
 import traceback
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 import attrs
 import trio
@@ -74,7 +74,8 @@ class _Feed:
         await self.source.open()
         self._shown = progress(self.source.name, self.source.size)
         try:
-            await self._carry()
+            with trio.open_signal_receiver(*_SIGNALS) as signals:
+                await self._carry(signals)
         except ExceptionGroup as group:
             self.has_failed = True
             say("triobus: a handler failed and ended the bus:")
@@ -84,9 +85,9 @@ class _Feed:
         finally:
             self.source.close()
 
-    async def _carry(self) -> None:
+    async def _carry(self, signals: AsyncIterator[int]) -> None:
         async with self.bus, trio.open_nursery() as nursery:
-            await nursery.start(self._stop_on_signal)
+            nursery.start_soon(self._stop_on_signal, signals)
             nursery.start_soon(self._shown.watch, self._look)
             with self._scope:
                 await self._read()
@@ -134,16 +135,10 @@ class _Feed:
             raise EventNotDecodable(f"the line is longer than {LONGEST_LINE} bytes")
         return self._decoder.decode(line.text)
 
-    async def _stop_on_signal(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
-        with trio.open_signal_receiver(*_SIGNALS) as signals:
-            task_status.started()
-            async for number in signals:
-                self.stopped_by = signal.Signals(number).name
-                break
-        # From here on the system's own handling ends the program, even if a handler is stuck.
+    async def _stop_on_signal(self, signals: AsyncIterator[int]) -> None:
+        self.stopped_by = signal.Signals(await anext(signals)).name
         for number in _SIGNALS:
+            # The next one ends the program by the system's own hand, even if a handler is stuck.
             signal.signal(number, signal.SIG_DFL)
         self._shown.stop()
         say(
@@ -161,12 +156,7 @@ class _Feed:
 def run(bus: EventBus, source: Source, *, skip_bad: bool, stop_timeout: float) -> Result:
     """Publish what the source holds and return when all is handled, or a signal ended it."""
     feed = _Feed(bus=bus, source=source, skip_bad=skip_bad, stop_timeout=stop_timeout)
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    try:
-        trio.run(feed.run)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    trio.run(feed.run)
     return Result(
         statistics=bus.statistics(),
         read=feed.read,

@@ -65,7 +65,8 @@ def as_text(result: Result, rows: Rows | None) -> str:
     seconds = statistics.uptime_seconds
     published = statistics.published - result.read
     lines = [
-        f"{result.read:,} events read and {published:,} published by handlers in {seconds:.2f} s"
+        f"events read: {result.read:,}, published by handlers: {published:,}, "
+        f"seconds: {seconds:.2f}"
     ]
     if result.bad_lines:
         lines.append(f"bad lines: {result.bad_lines:,}")

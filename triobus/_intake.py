@@ -1,0 +1,204 @@
+"""The intake: where published events find their groups and listeners, and wait for room there.
+
+What is accepted is accepted everywhere at once, in plain synchronous code. A publisher that has to
+wait does so at one full place at a time; whoever makes room there accepts on its behalf, so that
+nobody is overtaken and a publisher that is woken has nothing left to do.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from triobus._delivery import Lanes
+from triobus._events import DomainEvent
+from triobus._group import GroupShell, carried
+from triobus._listeners import Listener, Waiter
+from triobus._publishing import Batch
+from triobus._subscriptions import Subscription
+
+Place = GroupShell | Listener
+"""Where there may be no room."""
+
+
+@attrs.define(eq=False)
+class _Route:
+    """Where the events of one type go."""
+
+    targets: list[tuple[Lanes, GroupShell, tuple[Subscription, ...]]]
+    listeners: list[Listener]
+    waiters: list[Waiter]
+    shells: list[GroupShell] = attrs.field(init=False)
+    is_plain: bool = attrs.field(init=False)
+    """Whether events of the type go to groups alone."""
+
+    def __attrs_post_init__(self) -> None:
+        self.shells = [shell for _, shell, _ in self.targets]
+        self.is_plain = not (self.listeners or self.waiters)
+
+
+@attrs.define(eq=False)
+class Intake:
+    """Accepts events for the groups, listeners and waiters of one bus."""
+
+    shells: dict[str, GroupShell] = attrs.field(factory=dict, init=False)
+    """The groups by name."""
+    is_open: bool = attrs.field(default=False, init=False)
+    """Whether publishers from outside are let in."""
+    published: int = attrs.field(default=0, init=False)
+    """Events accepted so far."""
+    listeners: dict[Listener, None] = attrs.field(factory=dict, init=False)
+    waiters: dict[Waiter, None] = attrs.field(factory=dict, init=False)
+    _routes: dict[type, _Route] = attrs.field(factory=dict, init=False)
+
+    @enable_ki_protection
+    def accept(self, event: DomainEvent) -> Sequence[GroupShell] | None:
+        """Accept one event if nothing is special about it: what `_publish_batch` does, in a rush.
+
+        Return the groups whose workers may have to be woken, or None if it was not accepted.
+        """
+        route = self._routes.get(type(event))
+        if route is None or not route.is_plain or not self.is_open or carried():
+            return None
+        for lanes, shell, _ in route.targets:
+            if shell.waiting or lanes.held >= shell.buffer:
+                return None
+        key = event.aggregate_id
+        if key is not None and type(key) is not str:
+            return None
+        self.published += 1
+        for lanes, shell, plan in route.targets:
+            lanes.add(event, key, plan)
+            if shell.parked and not (shell.looking or shell.handed_over):
+                shell.wake()
+        return route.shells
+
+    def _needs(self, batch: Batch) -> Counter[Any]:
+        """Return how many of the batch's events go to each group and listener."""
+        needs: Counter[Any] = Counter()
+        for cls, count in batch.counts.items():
+            route = self._route(cls)
+            for place in (*route.shells, *route.listeners):
+                needs[place] += count
+        return needs
+
+    def first_full(self, batch: Batch) -> Place | None:
+        """Return the first place that has no room for the batch, publishers that wait included."""
+        place: Place
+        for place, count in self._needs(batch).items():
+            is_behind = bool(place.waiting) and place is not batch.place
+            if is_behind or not place.has_room(count):
+                return place
+        return None
+
+    def wait_at(self, place: Place, batch: Batch) -> None:
+        batch.place = place
+        place.waiting[batch] = None
+        if len(place.waiting) == 1:
+            self._await_room(place)
+
+    def _await_room(self, place: Place) -> None:
+        """Say when the first batch that waits at a place fits there."""
+        place.admits_at = -1
+        if place.waiting:
+            first = next(iter(place.waiting))
+            place.admits_at = place.held_for(self._needs(first)[place])
+
+    @enable_ki_protection
+    def admit(self, place: Place) -> None:
+        """Accept what waits at a place, in its order, as far as there is room now."""
+        while place.waiting:
+            batch = next(iter(place.waiting))
+            full = self.first_full(batch)
+            if full is place:
+                break
+            del place.waiting[batch]
+            if full is None:
+                self.commit(batch)
+                trio.lowlevel.reschedule(batch.task)
+            else:
+                self.wait_at(full, batch)
+        self._await_room(place)
+
+    @enable_ki_protection
+    def commit(self, batch: Batch) -> None:
+        """Accept a batch: from here on it is delivered, whatever happens to the publisher."""
+        touched: dict[GroupShell, None] = {}
+        for events, keys in batch.runs():
+            route = self._route(type(events[0]))
+            for lanes, shell, plan in route.targets:
+                lanes.add_many(events, keys, plan, batch.watch)
+                touched[shell] = None
+            if not route.is_plain:
+                self._tell(route, events)
+        self.published += len(batch.events)
+        if batch.watch is not None:
+            batch.watch.deliveries = len(touched)
+        for shell in touched:
+            shell.wake()
+
+    def _tell(self, route: _Route, events: Sequence[DomainEvent]) -> None:
+        for event in events:
+            for listener in route.listeners:
+                listener.offer(event)
+            for waiter in route.waiters:
+                if waiter in self.waiters and waiter.offer(event):
+                    self.remove(waiter)
+
+    def _route(self, cls: type[DomainEvent]) -> _Route:
+        route = self._routes.get(cls)
+        if route is None:
+            plans = [(shell, shell.group.plan_for(cls)) for shell in self.shells.values()]
+            route = self._routes[cls] = _Route(
+                [(shell.lanes, shell, plan) for shell, plan in plans if plan],
+                [listener for listener in self.listeners if issubclass(cls, listener.types)],
+                [waiter for waiter in self.waiters if issubclass(cls, waiter.types)],
+            )
+        return route
+
+    def refuse_all(self) -> None:
+        """Send the publishers away that wait for room."""
+        places: list[Place] = [*self.shells.values(), *self.listeners]
+        for place in places:
+            while place.waiting:
+                batch, _ = place.waiting.popitem(last=False)
+                batch.is_refused = True
+                trio.lowlevel.reschedule(batch.task)
+
+    def forget_routes(self) -> None:
+        """Find all routes anew, for a subscription or listener has come or gone."""
+        self._routes.clear()
+
+    def add(self, taker: Listener | Waiter) -> None:
+        """Give a listener or waiter the events that are accepted from now on."""
+        if isinstance(taker, Listener):
+            self.listeners[taker] = None
+        else:
+            self.waiters[taker] = None
+        self._routes.clear()
+
+    def remove(self, taker: Listener | Waiter) -> None:
+        """Give it no more, unless that was done before; nobody waits for it any longer."""
+        if isinstance(taker, Listener):
+            del self.listeners[taker]
+            taker.close()
+            self._routes.clear()
+            self.admit(taker)
+        else:
+            self.waiters.pop(taker, None)
+            self._routes.clear()
+
+
+def describe_full(place: Place) -> str:
+    """Say that a place is full, and what to do about it."""
+    if isinstance(place, Listener):
+        what, held = "a listener", place.held
+    else:
+        what, held = f"group {place.group.name!r}", place.lanes.held
+    return (
+        f"{what} holds {held} events and its buffer is {place.buffer:g}: wait with publish(), "
+        "or give it a larger buffer or faster handlers"
+    )

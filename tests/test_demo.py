@@ -53,7 +53,7 @@ def test_the_demo_ends_in_the_same_positions_every_time(capsys: pytest.CaptureFi
 
 def test_the_demo_prints_its_positions_below_the_summary(tmp_path: Path) -> None:
     prices = tmp_path / "prices.jsonl"
-    closes = ["10", "10", "10", "10", "10", "11"]  # crosses its average once, upwards
+    closes = ["10", "10", "10", "10", "10.00", "11.00"]  # crosses its average once, upwards
     prices.write_text(
         "".join(
             json.dumps(

@@ -113,8 +113,7 @@ def test_the_command_line_example_prints_what_follows_it(tmp_path):
     assert program == "triobus"
     done = run_triobus(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    printed = re.sub(r"in \d+\.\d\d s$", "in 0.00 s", done.stdout, flags=re.MULTILINE)
-    assert printed[: len(output)] == output
+    assert done.stdout[: len(output)] == output  # the summary below it has times in it
 
 
 def test_the_events_of_the_command_line_example_are_one_json_object_a_line():

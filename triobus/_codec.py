@@ -158,7 +158,8 @@ def _read(field: _Field, raw: bytes | msgspec.Raw, path: str) -> Any:
         ) from None
     except msgspec.DecodeError as error:
         reason = str(error).removeprefix("JSON is malformed: ")
-        if "truncated" in reason:
+        if "truncated" in reason or "end of hex escape" in reason:
+            # So msgspec calls half of a surrogate pair too, by how much text comes after it.
             reason = "it ends too early, or an escape is half of a surrogate pair"
         raise EventNotDecodable(f"{_prefix(path)}not JSON: {_plain(reason)}") from None
 

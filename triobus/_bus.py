@@ -535,9 +535,8 @@ class EventBus:
         reasons = []
         if self._state != "running":
             reasons.append(str(self._closed("the bus")))
-        for shell in self._intake.shells.values():
-            if shell.waiting:  # noqa: PERF401  # reads better as a list of ifs
-                reasons.append(describe_full(shell))
+        shells = self._intake.shells.values()
+        reasons.extend(describe_full(shell) for shell in shells if shell.waiting)
         if len(self._box):
             reasons.append(f"dead letters wait to be replayed or discarded: {len(self._box)}.")
         if self._box.dropped:

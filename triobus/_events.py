@@ -141,6 +141,8 @@ def published(events: Iterable[DomainEvent]) -> list[Published]:
 
 def with_cause(event: DomainEvent, cause: DomainEvent) -> DomainEvent:
     """Return `event` as caused by `cause`, keeping the ids that were set by hand."""
+    if event.event_id == cause.event_id:
+        return event  # published again or forwarded to another bus: nothing causes itself
     correlation_id = event.correlation_id or cause.correlation_id or cause.event_id
     causation_id = event.causation_id or cause.event_id
     if correlation_id == event.correlation_id and causation_id == event.causation_id:

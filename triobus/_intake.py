@@ -56,7 +56,7 @@ class Intake:
 
     @enable_ki_protection
     def accept(self, event: DomainEvent) -> Sequence[GroupShell] | None:
-        """Accept one event if nothing is special about it: what `_publish_batch` does, in a rush.
+        """Accept one event if nothing is special about it: a short cut around batches, for speed.
 
         Return the groups whose workers may have to be woken, or None if it was not accepted.
         """
@@ -95,6 +95,7 @@ class Intake:
         return None
 
     def wait_at(self, place: Place, batch: Batch) -> None:
+        """Queue a batch for room at a place that is full, behind those that wait there."""
         batch.place = place
         place.waiting[batch] = None
         if len(place.waiting) == 1:

@@ -95,8 +95,14 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
     )
     with _log_on_stderr():
         result = run(bus, source, skip_bad=options.skip_bad, stop_timeout=options.stop_timeout)
-    rows = report_rows(module)
-    return result.exit_code, as_json(result, rows) if options.json else as_text(result, rows)
+    code, rows = result.exit_code, None
+    try:
+        rows = report_rows(module)
+    except CommandError as error:
+        # The summary is worth having without it.
+        say(f"triobus: {error}")
+        code = 2
+    return code, as_json(result, rows) if options.json else as_text(result, rows)
 
 
 @contextlib.contextmanager

@@ -76,7 +76,7 @@ class _Feed:
         try:
             with trio.open_signal_receiver(*_SIGNALS) as signals:
                 await self._carry(signals)
-        except ExceptionGroup as group:
+        except BaseExceptionGroup as group:
             self.has_failed = True
             say("triobus: a handler failed and ended the bus:")
             say("".join(traceback.format_exception(group)).rstrip())

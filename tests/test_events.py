@@ -11,6 +11,7 @@ from uuid import UUID, uuid4
 import attrs
 import msgspec
 import pytest
+from trio.testing import MockClock
 
 from tests.events import Noted, Other, SpecialNoted
 from triobus import DomainEvent, EventBus, InvalidEvent, TriobusError
@@ -182,7 +183,7 @@ def test_a_type_that_is_no_string_is_refused_where_the_class_is_made(bad: Any) -
     )
 
 
-async def test_two_classes_of_one_name_do_not_disturb_each_other(autojump_clock: object) -> None:
+async def test_two_classes_of_one_name_do_not_disturb_each_other(autojump_clock: MockClock) -> None:
     source = (
         "import attrs\nfrom triobus import DomainEvent\n"
         "@attrs.frozen\nclass Ping(DomainEvent):\n    number: int = 0\n"

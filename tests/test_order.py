@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.events import Noted
 from triobus import EventBus, Retry, current_delivery
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 Calls = list[tuple[float, Any]]
 
@@ -18,7 +17,7 @@ def now() -> float:
     return round(trio.current_time(), 6)
 
 
-async def test_events_of_an_aggregate_are_handled_one_at_a_time_in_order() -> None:
+async def test_events_of_an_aggregate_are_handled_one_at_a_time_in_order(autojump_clock: MockClock) -> None:
     calls: Calls = []
     bus = EventBus(workers=4)
 
@@ -32,7 +31,7 @@ async def test_events_of_an_aggregate_are_handled_one_at_a_time_in_order() -> No
     assert calls == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
-async def test_different_aggregates_run_at_the_same_time() -> None:
+async def test_different_aggregates_run_at_the_same_time(autojump_clock: MockClock) -> None:
     calls: Calls = []
     bus = EventBus(workers=3)
 
@@ -46,7 +45,7 @@ async def test_different_aggregates_run_at_the_same_time() -> None:
     assert sorted(calls) == [(1, "a"), (1, "b"), (1, "c"), (2, "d")]
 
 
-async def test_events_without_an_aggregate_run_at_the_same_time() -> None:
+async def test_events_without_an_aggregate_run_at_the_same_time(autojump_clock: MockClock) -> None:
     bus = EventBus(workers=5)
 
     async def handle(event: Noted) -> None:
@@ -58,7 +57,7 @@ async def test_events_without_an_aggregate_run_at_the_same_time() -> None:
     assert now() == 2
 
 
-async def test_a_retry_keeps_its_place_in_its_aggregate() -> None:
+async def test_a_retry_keeps_its_place_in_its_aggregate(autojump_clock: MockClock) -> None:
     calls: Calls = []
     bus = EventBus(workers=4)
 
@@ -74,7 +73,7 @@ async def test_a_retry_keeps_its_place_in_its_aggregate() -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-async def test_a_retry_does_not_hold_up_another_aggregate(workers: int) -> None:
+async def test_a_retry_does_not_hold_up_another_aggregate(autojump_clock: MockClock, workers: int) -> None:
     calls: Calls = []
     bus = EventBus(workers=workers)
 
@@ -99,7 +98,7 @@ async def test_a_retry_does_not_hold_up_another_aggregate(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-async def test_retries_that_wait_occupy_no_worker(workers: int) -> None:
+async def test_retries_that_wait_occupy_no_worker(autojump_clock: MockClock, workers: int) -> None:
     calls: Calls = []
     bus = EventBus(workers=workers)
 
@@ -119,7 +118,7 @@ async def test_retries_that_wait_occupy_no_worker(workers: int) -> None:
     assert calls == [(1, "good"), *[(60, f"bad {n}") for n in range(20)]]
 
 
-async def test_a_slow_aggregate_holds_up_no_other() -> None:
+async def test_a_slow_aggregate_holds_up_no_other(autojump_clock: MockClock) -> None:
     calls: Calls = []
     bus = EventBus(workers=2)
 
@@ -134,7 +133,7 @@ async def test_a_slow_aggregate_holds_up_no_other() -> None:
     assert calls == [(1, "quick 0"), (2, "quick 1"), (3, "quick 2"), (100, "slow"), (200, "slow")]
 
 
-async def test_a_hot_aggregate_does_not_starve_the_rest() -> None:
+async def test_a_hot_aggregate_does_not_starve_the_rest(autojump_clock: MockClock) -> None:
     calls: Calls = []
     bus = EventBus(workers=2, buffer=10_000)
 
@@ -151,7 +150,7 @@ async def test_a_hot_aggregate_does_not_starve_the_rest() -> None:
     assert calls[-1] == (1000, "hot")
 
 
-async def test_a_hot_aggregate_that_feeds_itself_does_not_starve_the_rest() -> None:
+async def test_a_hot_aggregate_that_feeds_itself_does_not_starve_the_rest(autojump_clock: MockClock) -> None:
     calls: list[Any] = []
     bus = EventBus(workers=1)
 
@@ -167,7 +166,7 @@ async def test_a_hot_aggregate_that_feeds_itself_does_not_starve_the_rest() -> N
     assert len(calls) == 1002
 
 
-async def test_one_worker_gives_total_order() -> None:
+async def test_one_worker_gives_total_order(autojump_clock: MockClock) -> None:
     calls: Calls = []
     bus = EventBus(workers=1)
     chance = random.Random(1)
@@ -184,7 +183,7 @@ async def test_one_worker_gives_total_order() -> None:
     assert calls == [(0, number) for number in range(200)]
 
 
-async def test_ordering_none_handles_an_aggregate_at_the_same_time() -> None:
+async def test_ordering_none_handles_an_aggregate_at_the_same_time(autojump_clock: MockClock) -> None:
     calls: Calls = []
     bus = EventBus()
     group = bus.group("unordered", workers=3, ordering="none")
@@ -199,7 +198,7 @@ async def test_ordering_none_handles_an_aggregate_at_the_same_time() -> None:
     assert calls == [(8, 2), (9, 1), (10, 0)]
 
 
-async def test_the_handlers_of_a_delivery_run_one_after_the_other() -> None:
+async def test_the_handlers_of_a_delivery_run_one_after_the_other(autojump_clock: MockClock) -> None:
     calls: Calls = []
     bus = EventBus(workers=4)
 
@@ -219,7 +218,7 @@ async def test_the_handlers_of_a_delivery_run_one_after_the_other() -> None:
     assert calls == [(0, "high"), (1, "first"), (2, "second"), (3, "low")]
 
 
-async def test_a_handler_waits_until_the_one_before_has_succeeded_or_given_up() -> None:
+async def test_a_handler_waits_until_the_one_before_has_succeeded_or_given_up(autojump_clock: MockClock) -> None:
     calls: Calls = []
     bus = EventBus(workers=4)
 
@@ -246,7 +245,7 @@ async def test_a_handler_waits_until_the_one_before_has_succeeded_or_given_up() 
     ]
 
 
-async def test_groups_do_not_wait_for_each_other() -> None:
+async def test_groups_do_not_wait_for_each_other(autojump_clock: MockClock) -> None:
     calls: Calls = []
     bus = EventBus(workers=1)
 
@@ -269,7 +268,7 @@ async def test_groups_do_not_wait_for_each_other() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-async def test_every_aggregate_stays_in_order_whatever_fails(seed: int) -> None:
+async def test_every_aggregate_stays_in_order_whatever_fails(autojump_clock: MockClock, seed: int) -> None:
     chance = random.Random(seed)
     attempts = {n: chance.choice([1, 1, 1, 2, 3, 5]) for n in range(300)}
     busy: set[str] = set()

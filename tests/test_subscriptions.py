@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from tests.events import Noted, Other, SpecialNoted
 from triobus import (
@@ -20,8 +21,6 @@ from triobus import (
     Retry,
     TriobusError,
 )
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 class Log:
@@ -44,7 +43,7 @@ async def handle(event: DomainEvent) -> None:
 # What is received
 
 
-async def test_a_handler_receives_the_events_of_its_type_and_no_others() -> None:
+async def test_a_handler_receives_the_events_of_its_type_and_no_others(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus()
     bus.subscribe(Noted, log.handler("noted"))
@@ -53,17 +52,17 @@ async def test_a_handler_receives_the_events_of_its_type_and_no_others() -> None
     assert sorted(log.calls) == [("noted", 1), ("noted", 3)]
 
 
-async def test_a_base_class_receives_its_subclasses() -> None:
+async def test_a_base_class_receives_its_subclasses(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus(workers=1)
-    bus.subscribe(Noted, log.handler("noted"))
-    bus.subscribe(SpecialNoted, log.handler("special"))
+    bus.subscribe(Noted, log.handler("noted"), name="noted")
+    bus.subscribe(SpecialNoted, log.handler("special"), name="special")
     async with bus:
         await bus.publish_many([Noted(1), SpecialNoted(2)])
     assert log.calls == [("noted", 1), ("noted", 2), ("special", 2)]
 
 
-async def test_domain_event_receives_everything() -> None:
+async def test_domain_event_receives_everything(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus(workers=1)
     bus.subscribe(DomainEvent, log.handler("all"))
@@ -72,7 +71,7 @@ async def test_domain_event_receives_everything() -> None:
     assert log.calls == [("all", 1), ("all", 2), ("all", 3), ("all", None)]
 
 
-async def test_a_tuple_of_types_receives_each_event_once() -> None:
+async def test_a_tuple_of_types_receives_each_event_once(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus(workers=1)
     bus.subscribe((SpecialNoted, Noted, Other), log.handler("all"))
@@ -81,7 +80,7 @@ async def test_a_tuple_of_types_receives_each_event_once() -> None:
     assert log.calls == [("all", 1), ("all", 2), ("all", 3)]
 
 
-async def test_an_event_that_nobody_wants_is_accepted_all_the_same() -> None:
+async def test_an_event_that_nobody_wants_is_accepted_all_the_same(autojump_clock: MockClock) -> None:
     bus = EventBus()
     bus.subscribe(Other, handle)
     async with bus:
@@ -90,7 +89,7 @@ async def test_an_event_that_nobody_wants_is_accepted_all_the_same() -> None:
         assert (bus.statistics().published, bus.statistics().handled) == (1, 0)
 
 
-async def test_handlers_run_by_priority_then_in_the_order_of_subscription() -> None:
+async def test_handlers_run_by_priority_then_in_the_order_of_subscription(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus()
     for name, priority in [("a", 0), ("b", -1), ("c", 5), ("d", 0), ("e", 5), ("f", 10**30)]:
@@ -100,7 +99,7 @@ async def test_handlers_run_by_priority_then_in_the_order_of_subscription() -> N
     assert log.calls == [(name, 1) for name in "fceadb"]
 
 
-async def test_groups_each_receive_every_event() -> None:
+async def test_groups_each_receive_every_event(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus()
     bus.subscribe(Noted, log.handler("default"))
@@ -112,7 +111,7 @@ async def test_groups_each_receive_every_event() -> None:
         assert [call for call in log.calls if call[0] == name] == [(name, 1), (name, 2)]
 
 
-async def test_where_chooses_events() -> None:
+async def test_where_chooses_events(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus(workers=1)
     bus.subscribe(Noted, log.handler("even"), where=lambda event: event.number % 2 == 0)
@@ -123,7 +122,7 @@ async def test_where_chooses_events() -> None:
     assert log.calls == [("even", 0), ("even", 2), ("even", 4)]
 
 
-async def test_an_error_in_where_is_a_failure_of_the_handler() -> None:
+async def test_an_error_in_where_is_a_failure_of_the_handler(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus()
 
@@ -143,7 +142,7 @@ async def test_an_error_in_where_is_a_failure_of_the_handler() -> None:
 # Forms and names
 
 
-async def test_the_call_returns_a_subscription_that_tells_its_options() -> None:
+async def test_the_call_returns_a_subscription_that_tells_its_options(autojump_clock: MockClock) -> None:
     retry = Retry(attempts=2)
     mail = EventBus().group("mail")
     subscription = mail.subscribe(
@@ -156,7 +155,7 @@ async def test_the_call_returns_a_subscription_that_tells_its_options() -> None:
     assert mail.subscriptions == (subscription,)
 
 
-async def test_the_decorator_returns_the_function() -> None:
+async def test_the_decorator_returns_the_function(autojump_clock: MockClock) -> None:
     seen = []
     bus = EventBus()
 
@@ -170,7 +169,7 @@ async def test_the_decorator_returns_the_function() -> None:
     assert seen == [1, 1]
 
 
-async def test_one_function_may_be_subscribed_under_several_names() -> None:
+async def test_one_function_may_be_subscribed_under_several_names(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus()
     handler = log.handler("h")
@@ -219,7 +218,7 @@ def test_a_name_is_taken_once_in_a_group() -> None:
     assert bus.statistics().subscription_count == 2
 
 
-async def test_a_name_is_free_after_unsubscribe() -> None:
+async def test_a_name_is_free_after_unsubscribe(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus()
     subscription = bus.subscribe(Noted, log.handler("old"), name="n")
@@ -235,7 +234,7 @@ async def test_a_name_is_free_after_unsubscribe() -> None:
 # Changes while it runs
 
 
-async def test_unsubscribe_stops_queued_events_too() -> None:
+async def test_unsubscribe_stops_queued_events_too(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus(workers=1)
     gone = bus.subscribe(Noted, log.handler("gone"), name="gone")
@@ -248,7 +247,7 @@ async def test_unsubscribe_stops_queued_events_too() -> None:
     assert log.calls == [("stays", 1), ("stays", 2), ("stays", 3)]
 
 
-async def test_unsubscribe_lets_a_running_call_finish() -> None:
+async def test_unsubscribe_lets_a_running_call_finish(autojump_clock: MockClock) -> None:
     ended = []
     bus = EventBus()
 
@@ -267,7 +266,7 @@ async def test_unsubscribe_lets_a_running_call_finish() -> None:
     assert ended == [1]
 
 
-async def test_unsubscribe_ends_the_retries_that_wait() -> None:
+async def test_unsubscribe_ends_the_retries_that_wait(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus()
     calls = []
@@ -288,7 +287,7 @@ async def test_unsubscribe_ends_the_retries_that_wait() -> None:
     assert log.calls == [("next", 1)]
 
 
-async def test_a_handler_may_unsubscribe_itself() -> None:
+async def test_a_handler_may_unsubscribe_itself(autojump_clock: MockClock) -> None:
     seen = []
     bus = EventBus(workers=1)
 
@@ -303,7 +302,7 @@ async def test_a_handler_may_unsubscribe_itself() -> None:
     assert seen == [1]
 
 
-async def test_a_new_subscription_sees_only_what_is_published_afterwards() -> None:
+async def test_a_new_subscription_sees_only_what_is_published_afterwards(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus(workers=1)
     bus.subscribe(Noted, log.handler("old"), name="old")
@@ -314,7 +313,7 @@ async def test_a_new_subscription_sees_only_what_is_published_afterwards() -> No
     assert log.calls == [("old", 1), ("old", 2), ("new", 3), ("old", 3)]
 
 
-async def test_a_group_may_be_made_while_the_bus_runs() -> None:
+async def test_a_group_may_be_made_while_the_bus_runs(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus()
     async with bus:
@@ -324,7 +323,7 @@ async def test_a_group_may_be_made_while_the_bus_runs() -> None:
     assert log.calls == [("late", 2), ("late", 3)]
 
 
-async def test_no_group_can_be_made_after_the_stop() -> None:
+async def test_no_group_can_be_made_after_the_stop(autojump_clock: MockClock) -> None:
     bus = EventBus()
     async with bus:
         pass

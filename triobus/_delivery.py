@@ -152,6 +152,11 @@ class Lanes:
             return carriage
         return None
 
+    def put_back(self, carriage: Carriage) -> None:
+        """Make a delivery ready again that was taken and not begun."""
+        self.held += 1
+        heappush(self._resumed, (carriage.number, carriage))
+
     def advance(self, carriage: Carriage) -> bool:
         """Go on after the current subscription is done; return whether the delivery is finished."""
         if carriage.index + 1 < len(carriage.plan):

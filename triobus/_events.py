@@ -104,7 +104,9 @@ class DomainEvent:
     causation_id: UUID | None = attrs.field(default=None, kw_only=True)
     """The `event_id` of the event whose handler published this one."""
 
-    metadata: Mapping[str, str] = attrs.field(default=_NO_METADATA, converter=_frozen, kw_only=True)
+    metadata: Mapping[str, str] = attrs.field(
+        default=_NO_METADATA, converter=_frozen, kw_only=True, hash=False
+    )
     """Anything else worth keeping with it; it cannot be changed."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

@@ -181,10 +181,15 @@ class GroupShell:
             carriage = lanes.take()
             if carriage is None:
                 return
+            try:
+                self._send.send_nowait(carriage)
+            except trio.WouldBlock:
+                # The parked workers have been cancelled, and have not run since to notice it.
+                lanes.put_back(carriage)
+                return
             lanes.held += 1
             self.handed_over += 1
             self.parked -= 1
-            self._send.send_nowait(carriage)
 
     def statistics(self) -> GroupStatistics:
         """Return the counters as they are now."""
@@ -251,6 +256,8 @@ class GroupShell:
             carriage = take()
             if carriage is None:
                 self.looking += 1
+                if self.waiting:
+                    self._on_room(self)
                 try:
                     await checkpoint()
                     carriage = take()
@@ -302,8 +309,6 @@ class GroupShell:
     async def _park(self) -> Carriage:
         """Wait to be handed a delivery, and return it."""
         self.parked += 1
-        if self.waiting:
-            self._on_room(self)
         try:
             carriage = await self._receive.receive()
         except trio.Cancelled:

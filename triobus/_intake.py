@@ -137,7 +137,7 @@ class Intake:
                 self._tell(route, events)
         self.published += len(batch.events)
         if batch.watch is not None:
-            batch.watch.deliveries = len(touched)
+            batch.watch.expect([plan for _, _, plan in self._route(type(batch.events[0])).targets])
         for shell in touched:
             shell.wake()
 

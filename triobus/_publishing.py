@@ -80,25 +80,33 @@ class OutcomeWatch:
     """Collects the outcome of one event over all its deliveries."""
 
     _event: DomainEvent
-    deliveries: int = 0
-    """How many are still to be finished."""
+    _pending: int = 0
+    _names: dict[Subscription, str] = attrs.field(factory=dict)
     _results: dict[str, Any] = attrs.field(factory=dict)
     _errors: dict[str, Exception] = attrs.field(factory=dict)
     _done: trio.Event = attrs.field(factory=trio.Event)
     _is_cut_off: bool = False
 
+    def expect(self, plans: Sequence[Sequence[Subscription]]) -> None:
+        """Wait for a delivery of each plan."""
+        self._pending = len(plans)
+        for subscription in (subscription for plan in plans for subscription in plan):
+            name = subscription.name
+            is_taken = name in self._names.values()
+            self._names[subscription] = f"{subscription.group}/{name}" if is_taken else name
+
     def handled(self, subscription: Subscription, result: object) -> None:
         """Note a result."""
-        self._results[self._name(subscription)] = result
+        self._results[self._names[subscription]] = result
 
     def failed(self, subscription: Subscription, error: Exception) -> None:
         """Note an error."""
-        self._errors[self._name(subscription)] = error
+        self._errors[self._names[subscription]] = error
 
     def finished(self) -> None:
         """Count a finished delivery."""
-        self.deliveries -= 1
-        if not self.deliveries:
+        self._pending -= 1
+        if not self._pending:
             self._done.set()
 
     def cut_off(self) -> None:
@@ -108,7 +116,7 @@ class OutcomeWatch:
 
     async def wait(self) -> Outcome:
         """Wait for all deliveries and return the outcome."""
-        if self.deliveries:
+        if self._pending:
             await self._done.wait()
             if self._is_cut_off:
                 raise BusClosed(
@@ -118,11 +126,6 @@ class OutcomeWatch:
         return Outcome(
             event_id=self._event.event_id, position=None, results=self._results, errors=self._errors
         )
-
-    def _name(self, subscription: Subscription) -> str:
-        name = subscription.name
-        taken = name in self._results or name in self._errors
-        return f"{subscription.group}/{name}" if taken else name
 
 
 def check_aggregate_id(event: DomainEvent, key: object) -> None:

@@ -76,9 +76,9 @@ class Retry:
         if attempt >= self.attempts or not self._is_worth_it(error):
             return None
         try:
-            delay = self.delay * self.factor ** (attempt - 1)
+            delay = self.delay * float(self.factor) ** (attempt - 1)
         except OverflowError:
-            delay = self.max_delay
+            delay = self.max_delay if self.delay else 0.0
         spread = zlib.crc32(attempt.to_bytes(8), zlib.crc32(event_id.bytes)) / 2**32
         return min(delay * (1 + self.jitter * spread), self.max_delay)
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triobus import DomainEvent, TriobusError
-from triobus._codec import EventDecoder, EventNotDecodable
+from triobus._codec import EventDecoder
+from triobus._errors import EventNotDecodable
 
 
 def _upper(text: str) -> str:

@@ -82,7 +82,7 @@ async def test_a_retry_does_not_hold_up_another_aggregate(autojump_clock: MockCl
         if event.key == "bad" and current_delivery().attempt == 1:
             raise ValueError
 
-    bus.subscribe(Noted, handle, retry=Retry(attempts=2, delay=60, jitter=0))
+    bus.subscribe(Noted, handle, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
     async with bus:
         await bus.publish_many([Noted(1, "bad"), Noted(2, "bad"), Noted(3, "good")])
         await trio.sleep(10)
@@ -107,7 +107,7 @@ async def test_retries_that_wait_occupy_no_worker(autojump_clock: MockClock, wor
             raise ValueError
         calls.append((now(), event.key))
 
-    bus.subscribe(Noted, handle, retry=Retry(attempts=2, delay=60, jitter=0))
+    bus.subscribe(Noted, handle, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
     async with bus:
         await bus.publish_many([Noted(1, f"bad {n}") for n in range(20)])
         await trio.sleep(1)

@@ -14,16 +14,12 @@ from typing import Any
 import attrs
 import msgspec
 
-from triobus._errors import TriobusError
+from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent, event_classes
 
 _EXCERPT_LENGTH = 60
 _REASON_LENGTH = 300
 _BOM = b"\xef\xbb\xbf"
-
-
-class EventNotDecodable(TriobusError, ValueError):
-    """A JSON text is no event of a loaded class; the message says where and what was expected."""
 
 
 @attrs.frozen

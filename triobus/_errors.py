@@ -23,6 +23,10 @@ class InvalidEvent(TriobusError, TypeError, ValueError):
     """Something that is no event, or no event type, was given where one is needed."""
 
 
+class EventNotDecodable(TriobusError, ValueError):
+    """A JSON text is no event of a loaded class; the message says where and what was expected."""
+
+
 class DuplicateName(TriobusError, ValueError):
     """A group of the bus, or a subscription of the group, already has this name."""
 

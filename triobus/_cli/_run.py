@@ -11,8 +11,8 @@ from triobus._bus import EventBus
 from triobus._cli._input import LONGEST_LINE, Line, LineSplitter, Source
 from triobus._cli._messages import CommandError, say
 from triobus._cli._progress import Progress, State, progress
-from triobus._codec import EventDecoder, EventNotDecodable
-from triobus._errors import BusAlreadyStarted
+from triobus._codec import EventDecoder
+from triobus._errors import BusAlreadyStarted, EventNotDecodable
 from triobus._events import DomainEvent
 from triobus._statistics import BusStatistics
 

@@ -17,7 +17,9 @@ def now() -> float:
     return round(trio.current_time(), 6)
 
 
-async def test_events_of_an_aggregate_are_handled_one_at_a_time_in_order(autojump_clock: MockClock) -> None:
+async def test_events_of_an_aggregate_are_handled_one_at_a_time_in_order(
+    autojump_clock: MockClock,
+) -> None:
     calls: Calls = []
     bus = EventBus(workers=4)
 
@@ -73,7 +75,9 @@ async def test_a_retry_keeps_its_place_in_its_aggregate(autojump_clock: MockCloc
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-async def test_a_retry_does_not_hold_up_another_aggregate(autojump_clock: MockClock, workers: int) -> None:
+async def test_a_retry_does_not_hold_up_another_aggregate(
+    autojump_clock: MockClock, workers: int
+) -> None:
     calls: Calls = []
     bus = EventBus(workers=workers)
 
@@ -87,7 +91,7 @@ async def test_a_retry_does_not_hold_up_another_aggregate(autojump_clock: MockCl
         await bus.publish_many([Noted(1, "bad"), Noted(2, "bad"), Noted(3, "good")])
         await trio.sleep(10)
         await bus.publish(Noted(4, "good"))
-    assert calls == [
+    assert sorted(calls) == [
         (0, ("bad", 1)),
         (0, ("good", 3)),
         (10, ("good", 4)),
@@ -115,7 +119,7 @@ async def test_retries_that_wait_occupy_no_worker(autojump_clock: MockClock, wor
         assert (statistics.waiting_for_retry, statistics.in_flight, statistics.queued) == (20, 0, 0)
         assert statistics.groups["default"].busy_workers == 0
         await bus.publish(Noted(0, "good"))
-    assert calls == [(1, "good"), *[(60, f"bad {n}") for n in range(20)]]
+    assert sorted(calls) == [(1, "good"), *sorted((60, f"bad {n}") for n in range(20))]
 
 
 async def test_a_slow_aggregate_holds_up_no_other(autojump_clock: MockClock) -> None:
@@ -150,7 +154,9 @@ async def test_a_hot_aggregate_does_not_starve_the_rest(autojump_clock: MockCloc
     assert calls[-1] == (1000, "hot")
 
 
-async def test_a_hot_aggregate_that_feeds_itself_does_not_starve_the_rest(autojump_clock: MockClock) -> None:
+async def test_a_hot_aggregate_that_feeds_itself_does_not_starve_the_rest(
+    autojump_clock: MockClock,
+) -> None:
     calls: list[Any] = []
     bus = EventBus(workers=1)
 
@@ -183,7 +189,9 @@ async def test_one_worker_gives_total_order(autojump_clock: MockClock) -> None:
     assert calls == [(0, number) for number in range(200)]
 
 
-async def test_ordering_none_handles_an_aggregate_at_the_same_time(autojump_clock: MockClock) -> None:
+async def test_ordering_none_handles_an_aggregate_at_the_same_time(
+    autojump_clock: MockClock,
+) -> None:
     calls: Calls = []
     bus = EventBus()
     group = bus.group("unordered", workers=3, ordering="none")
@@ -198,7 +206,9 @@ async def test_ordering_none_handles_an_aggregate_at_the_same_time(autojump_cloc
     assert calls == [(8, 2), (9, 1), (10, 0)]
 
 
-async def test_the_handlers_of_a_delivery_run_one_after_the_other(autojump_clock: MockClock) -> None:
+async def test_the_handlers_of_a_delivery_run_one_after_the_other(
+    autojump_clock: MockClock,
+) -> None:
     calls: Calls = []
     bus = EventBus(workers=4)
 
@@ -218,7 +228,9 @@ async def test_the_handlers_of_a_delivery_run_one_after_the_other(autojump_clock
     assert calls == [(0, "high"), (1, "first"), (2, "second"), (3, "low")]
 
 
-async def test_a_handler_waits_until_the_one_before_has_succeeded_or_given_up(autojump_clock: MockClock) -> None:
+async def test_a_handler_waits_until_the_one_before_has_succeeded_or_given_up(
+    autojump_clock: MockClock,
+) -> None:
     calls: Calls = []
     bus = EventBus(workers=4)
 
@@ -268,7 +280,9 @@ async def test_groups_do_not_wait_for_each_other(autojump_clock: MockClock) -> N
 
 
 @pytest.mark.parametrize("seed", range(30))
-async def test_every_aggregate_stays_in_order_whatever_fails(autojump_clock: MockClock, seed: int) -> None:
+async def test_every_aggregate_stays_in_order_whatever_fails(
+    autojump_clock: MockClock, seed: int
+) -> None:
     chance = random.Random(seed)
     attempts = {n: chance.choice([1, 1, 1, 2, 3, 5]) for n in range(300)}
     busy: set[str] = set()

@@ -43,7 +43,9 @@ async def handle(event: DomainEvent) -> None:
 # What is received
 
 
-async def test_a_handler_receives_the_events_of_its_type_and_no_others(autojump_clock: MockClock) -> None:
+async def test_a_handler_receives_the_events_of_its_type_and_no_others(
+    autojump_clock: MockClock,
+) -> None:
     log = Log()
     bus = EventBus()
     bus.subscribe(Noted, log.handler("noted"))
@@ -80,7 +82,9 @@ async def test_a_tuple_of_types_receives_each_event_once(autojump_clock: MockClo
     assert log.calls == [("all", 1), ("all", 2), ("all", 3)]
 
 
-async def test_an_event_that_nobody_wants_is_accepted_all_the_same(autojump_clock: MockClock) -> None:
+async def test_an_event_that_nobody_wants_is_accepted_all_the_same(
+    autojump_clock: MockClock,
+) -> None:
     bus = EventBus()
     bus.subscribe(Other, handle)
     async with bus:
@@ -89,7 +93,9 @@ async def test_an_event_that_nobody_wants_is_accepted_all_the_same(autojump_cloc
         assert (bus.statistics().published, bus.statistics().handled) == (1, 0)
 
 
-async def test_handlers_run_by_priority_then_in_the_order_of_subscription(autojump_clock: MockClock) -> None:
+async def test_handlers_run_by_priority_then_in_the_order_of_subscription(
+    autojump_clock: MockClock,
+) -> None:
     log = Log()
     bus = EventBus()
     for name, priority in [("a", 0), ("b", -1), ("c", 5), ("d", 0), ("e", 5), ("f", 10**30)]:
@@ -142,7 +148,9 @@ async def test_an_error_in_where_is_a_failure_of_the_handler(autojump_clock: Moc
 # Forms and names
 
 
-async def test_the_call_returns_a_subscription_that_tells_its_options(autojump_clock: MockClock) -> None:
+async def test_the_call_returns_a_subscription_that_tells_its_options(
+    autojump_clock: MockClock,
+) -> None:
     retry = Retry(attempts=2)
     mail = EventBus().group("mail")
     subscription = mail.subscribe(
@@ -169,7 +177,9 @@ async def test_the_decorator_returns_the_function(autojump_clock: MockClock) -> 
     assert seen == [1, 1]
 
 
-async def test_one_function_may_be_subscribed_under_several_names(autojump_clock: MockClock) -> None:
+async def test_one_function_may_be_subscribed_under_several_names(
+    autojump_clock: MockClock,
+) -> None:
     log = Log()
     bus = EventBus()
     handler = log.handler("h")
@@ -302,7 +312,9 @@ async def test_a_handler_may_unsubscribe_itself(autojump_clock: MockClock) -> No
     assert seen == [1]
 
 
-async def test_a_new_subscription_sees_only_what_is_published_afterwards(autojump_clock: MockClock) -> None:
+async def test_a_new_subscription_sees_only_what_is_published_afterwards(
+    autojump_clock: MockClock,
+) -> None:
     log = Log()
     bus = EventBus(workers=1)
     bus.subscribe(Noted, log.handler("old"), name="old")
@@ -401,9 +413,7 @@ def test_handlers_with_defaults_and_stars_are_fine() -> None:
 def test_no_types_at_all_are_refused() -> None:
     with pytest.raises(InvalidEvent) as caught:
         EventBus().subscribe((), handle)
-    assert str(caught.value) == (
-        "an empty tuple of event types was given: name at least one class"
-    )
+    assert str(caught.value) == ("an empty tuple of event types was given: name at least one class")
 
 
 @pytest.mark.parametrize(

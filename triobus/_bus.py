@@ -84,7 +84,7 @@ class EventBus:
         _checks.choice("on_failure", on_failure, ("dead-letter", "raise"))
         self._intake = Intake()
         self._box = DeadLetterBox()
-        self._watches: set[OutcomeWatch] = set()
+        self._watches: set[Any] = set()
         self._state: Literal["new", "running", "draining", "stopped"] = "new"
         self._started_at = 0.0
         self._stopped_at = 0.0
@@ -96,7 +96,9 @@ class EventBus:
         self._token: trio.lowlevel.TrioToken | None = None
         self._thread = 0
 
-        self.dead_letters = DeadLetters(self._box, self._intake.shells, self._check_answerable)
+        self.dead_letters = DeadLetters(
+            self._box, self._intake.shells, self._watches, self._check_answerable
+        )
         """What handlers have failed for good: `list`, `replay` and `discard`."""
         self.subscribe = self.group("default", workers=workers, buffer=buffer).subscribe
         """Subscribe a handler in the group "default"; see `Group.subscribe`."""
@@ -329,7 +331,7 @@ class EventBus:
             await cancel_shielded_checkpoint()
             # Workers that were about to look have done so, unless their handlers wait.
             for shell in shells:
-                if shell.parked and shell.lanes.ready > shell.looking:
+                if shell.lanes.held and shell.parked:
                     shell.wake()
         return tuple.__new__(Published, (event.event_id, None))  # half the time of a call
 

@@ -46,6 +46,8 @@ class DeadLetter:
 class DeadLetterBox:
     """The dead letters of a bus, and which aggregates they hold back."""
 
+    replaying: set[int] = attrs.field(factory=set)
+    """The ids of the letters that are on their way to their handlers again."""
     dropped: int = 0
     """How many letters had to make room for newer ones."""
     _last_id: int = 0
@@ -152,5 +154,9 @@ def _lane(letter: DeadLetter) -> tuple[str, str, str | None]:
 
 def _error_traceback(error: BaseException) -> str:
     lines = traceback.TracebackException.from_exception(error).format()
-    text = "".join(line[:_MESSAGE_LENGTH] for line in lines)
+    text = "".join(_shortened(line) for line in lines)
     return text.encode("utf-8", "backslashreplace")[-_TRACEBACK_LENGTH:].decode("utf-8", "ignore")
+
+
+def _shortened(line: str) -> str:
+    return line if len(line) <= _MESSAGE_LENGTH else line[:_MESSAGE_LENGTH] + "...\n"

@@ -113,8 +113,8 @@ class Lanes:
         """
         self.added += 1
         self.held += 1
-        if not self.is_ordered:
-            key = None
+        if not self.is_ordered and letter_id is None:
+            key = None  # but replays go in their order, in any group
         self._queue.append(Carriage(event, key, plan, self.added, watch, letter_id))
 
     def add_many(

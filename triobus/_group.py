@@ -30,7 +30,7 @@ from triobus._dead_letters import DeadLetterBox
 from triobus._delivery import Carriage, Lanes
 from triobus._errors import HeldBack, NoDelivery
 from triobus._events import DomainEvent
-from triobus._handlers import NOT_MATCHED
+from triobus._handlers import NOT_MATCHED, PASSED_OVER
 from triobus._statistics import GroupStatistics, percentile
 from triobus._subscriptions import Group, Subscription
 
@@ -282,20 +282,22 @@ class GroupShell:
             hands.carriage = carriage
             while True:
                 subscription = carriage.plan[carriage.index]
-                if (subscription.is_plain and carriage.letter_id is None) or not (
-                    self._is_passed_over(carriage, subscription)
-                ):
-                    carriage.attempt += 1
-                    try:
+                carriage.attempt += 1
+                try:
+                    if (subscription.is_plain and carriage.letter_id is None) or not (
+                        self._is_passed_over(carriage, subscription)
+                    ):
                         result = await subscription.invoke(carriage.event)
-                    except Exception as error:  # noqa: BLE001  # the one around a user's handler
-                        if self._attempt_failed(carriage, subscription, error):
-                            # It waits for a retry; or was cancelled, and this raises Cancelled.
-                            await trio.lowlevel.checkpoint_if_cancelled()
-                            break
                     else:
-                        if carriage.watch is not None:
-                            self._report(carriage, subscription, result)
+                        result = PASSED_OVER
+                except Exception as error:  # noqa: BLE001  # the one around a user's handler
+                    if self._attempt_failed(carriage, subscription, error):
+                        # It waits for a retry; or was cancelled, and this raises Cancelled.
+                        await trio.lowlevel.checkpoint_if_cancelled()
+                        break
+                else:
+                    if carriage.watch is not None and result is not PASSED_OVER:
+                        self._report(carriage, subscription, result)
                 if advance(carriage):
                     if carriage.watch is not None:
                         carriage.watch.finished()
@@ -341,13 +343,14 @@ class GroupShell:
             return True
         if self._on_failure == "raise":
             raise error
-        self._give_up(carriage, subscription, error)
+        self._give_up(carriage, subscription, error, carriage.attempt)
         return False
 
-    def _give_up(self, carriage: Carriage, subscription: Subscription, error: Exception) -> None:
+    def _give_up(
+        self, carriage: Carriage, subscription: Subscription, error: Exception, attempts: int
+    ) -> None:
         """Keep the event as a dead letter of the subscription."""
         now = datetime.now(UTC)
-        attempts = carriage.attempt
         if carriage.letter_id is not None:
             self._letters.add_failure(carriage.letter_id, attempts, error, now)
         else:
@@ -383,12 +386,13 @@ class GroupShell:
         first = self._letters.first_of(self.group.name, subscription.name, aggregate_id)
         if first is None or first == letter_id:
             return False
-        if letter_id is None:
+        is_wanted = subscription.where is None or subscription.where(carriage.event)
+        if letter_id is None and is_wanted:
             reason = HeldBack(
                 f"not tried, for dead letter {first} is an earlier event of {aggregate_id!r}: "
                 "replay or discard that one first"
             )
-            self._give_up(carriage, subscription, reason)
+            self._give_up(carriage, subscription, reason, 0)
         return True
 
     def _report(self, carriage: Carriage, subscription: Subscription, result: object) -> None:

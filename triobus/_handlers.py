@@ -19,6 +19,8 @@ Invoke = Callable[[Any], Awaitable[object]]
 
 NOT_MATCHED: Final = object()
 """What an invocation returns when `where` did not want the event."""
+PASSED_OVER: Final = object()
+"""What stands for the result when a handler was not called at all."""
 
 
 def qualified_name(handler: Handler) -> str:
@@ -90,8 +92,8 @@ def _check(handler: Handler) -> None:
 
 
 def _in_thread(handler: Handler, limiter: trio.CapacityLimiter) -> Invoke:
-    async def invoke(event: DomainEvent) -> object:
-        result = await _threads.run_in_thread(handler, event, limiter=limiter)
+    def call(event: DomainEvent) -> object:
+        result = handler(event)
         if inspect.iscoroutine(result):
             result.close()
             raise InvalidHandler(
@@ -99,6 +101,9 @@ def _in_thread(handler: Handler, limiter: trio.CapacityLimiter) -> Invoke:
                 "nobody awaits: make it 'async def'"
             )
         return result
+
+    async def invoke(event: DomainEvent) -> object:
+        return await _threads.run_in_thread(call, event, limiter=limiter)
 
     return invoke
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
+from typing import Any
 
 import attrs
 import trio
 
 from triobus import _checks
 from triobus._dead_letters import DeadLetter, DeadLetterBox
-from triobus._errors import InvalidOption, UnknownSubscription
+from triobus._errors import BusClosed, InvalidOption, UnknownSubscription
 from triobus._group import GroupShell
 from triobus._subscriptions import Subscription
 
@@ -24,6 +25,8 @@ class DeadLetters:
 
     _box: DeadLetterBox
     _shells: Mapping[str, GroupShell]
+    _watches: set[Any]
+    """Who is told when the bus ends."""
     _check_running: Callable[[str], None]
 
     @property
@@ -50,24 +53,30 @@ class DeadLetters:
         Give their ids, or the group of which all are meant. They go in the order in which they
         became dead letters, behind what is queued for their aggregates, and with the full number of
         attempts. Return, when all are done, how many were handled: those are dead letters no more;
-        one that failed again stays, with its attempts and error brought up to date.
+        one that failed again stays, with its attempts and error brought up to date. Letters that
+        are being replayed already are left alone.
 
         Cancelled, it stops waiting, and what was begun goes on. Raises `UnknownDeadLetter` or
-        `UnknownSubscription` before anything is replayed, `BusClosed` if the bus is not running,
-        and `WouldDeadlock` inside a handler of the same bus.
+        `UnknownSubscription` before anything is replayed, `BusClosed` if the bus is not running or
+        stops meanwhile, and `WouldDeadlock` inside a handler of the same bus.
         """
         self._check_running("dead_letters.replay()")
-        letters = self._chosen(ids, group)
-        targets = [self._target(letter) for letter in letters]
         await trio.lowlevel.checkpoint_if_cancelled()
+        chosen = self._chosen(ids, group)
+        letters = [letter for letter in chosen if letter.id not in self._box.replaying]
+        targets = [self._target(letter) for letter in letters]
         replay = _Replay(len(letters))
         for letter, (shell, subscription) in zip(letters, targets, strict=True):
-            shell.lanes.add(
-                letter.event, letter.event.aggregate_id, (subscription,), replay, letter.id
-            )
+            self._box.replaying.add(letter.id)
+            watch = _ReplayWatch(replay, self._box, letter.id)
+            key = letter.event.aggregate_id
+            shell.lanes.add(letter.event, key, (subscription,), watch, letter.id)
             shell.wake()
-        await replay.wait()
-        return replay.count
+        self._watches.add(replay)
+        try:
+            return await replay.wait()
+        finally:
+            self._watches.discard(replay)
 
     async def discard(self, ids: int | Iterable[int]) -> int:
         """Forget dead letters by their ids, and return how many.
@@ -104,28 +113,50 @@ class DeadLetters:
 
 @attrs.define(eq=False)
 class _Replay:
-    """Watches the deliveries of one call of `replay`."""
+    """One call of `replay`, until all its deliveries are finished."""
 
-    _pending: int
+    pending: int
     count: int = 0
-    _done: trio.Event = attrs.field(factory=trio.Event, init=False)
+    is_cut_off: bool = False
+    done: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def cut_off(self) -> None:
+        """End the wait, for the bus has ended."""
+        self.is_cut_off = True
+        self.done.set()
+
+    async def wait(self) -> int:
+        """Wait until all are finished, and return how many were handled."""
+        if not self.pending:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return self.count
+        await self.done.wait()
+        if self.is_cut_off:
+            raise BusClosed(
+                f"the bus stopped before {self.pending} of the dead letters had been replayed; "
+                "they are kept"
+            )
+        return self.count
+
+
+@attrs.define(eq=False)
+class _ReplayWatch:
+    """Watches the delivery of one dead letter."""
+
+    _replay: _Replay
+    _box: DeadLetterBox
+    _letter_id: int
 
     def handled(self, _subscription: Subscription, _result: object) -> None:
         """Count it; the dead letter is gone already."""
-        self.count += 1
+        self._replay.count += 1
 
     def failed(self, _subscription: Subscription, _error: Exception) -> None:
         """Nothing to add: the dead letter has been brought up to date."""
 
     def finished(self) -> None:
-        """Count a finished delivery."""
-        self._pending -= 1
-        if not self._pending:
-            self._done.set()
-
-    async def wait(self) -> None:
-        """Wait until all are finished."""
-        if self._pending:
-            await self._done.wait()
-        else:
-            await trio.lowlevel.cancel_shielded_checkpoint()
+        """Let it be replayed again, and end the wait for the last one."""
+        self._box.replaying.discard(self._letter_id)
+        self._replay.pending -= 1
+        if not self._replay.pending:
+            self._replay.done.set()

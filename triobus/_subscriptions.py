@@ -34,6 +34,8 @@ class Subscription:
     """Whether later events of an aggregate follow a dead letter, until that is dealt with."""
     is_active: bool = attrs.field(default=True, init=False)
     """False once it was unsubscribed."""
+    where: Predicate | None = attrs.field(repr=False)
+    """The test that an event has to pass."""
     is_plain: bool = attrs.field(init=False, repr=False)
     """Whether every event it matches is simply to be handled: active, and without `hold`."""
     invoke: Invoke = attrs.field(repr=False)
@@ -145,6 +147,7 @@ class Group:
                 priority=priority,
                 retry=retry,
                 hold=bool(hold),
+                where=where,
                 owner=self,
             )
             self._add(subscription)

@@ -1,0 +1,519 @@
+"""What happens when a handler fails, and what is no failure."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from tests.events import Noted
+from triobus import DomainEvent, EventBus, HandlerTimeout, Retry, TriobusError, current_delivery
+
+ONCE = Retry(attempts=1)
+SECONDS = Retry(attempts=4, delay=1, factor=2, jitter=0)
+
+
+def now() -> float:
+    return round(trio.current_time(), 6)
+
+
+def failing(*errors: BaseException, calls: list[Any] | None = None) -> Callable[[Any], Any]:
+    """A handler that raises the errors, one an attempt, and then succeeds."""
+    left = list(errors)
+
+    async def fails(event: DomainEvent) -> str:
+        if calls is not None:
+            calls.append((now(), current_delivery().attempt))
+        if left:
+            raise left.pop(0)
+        return "done"
+
+    return fails
+
+
+async def nothing(event: DomainEvent) -> None:
+    """Succeeds."""
+
+
+# Retries
+
+
+async def test_retries_come_exactly_when_the_policy_says(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+    errors = [ValueError("a"), KeyError("b"), OSError("c")]
+    bus.subscribe(Noted, failing(*errors, calls=calls), name="h", retry=SECONDS)
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+        statistics = bus.statistics()
+    assert calls == [(0, 1), (1, 2), (3, 3), (7, 4)]
+    assert (dict(outcome.results), dict(outcome.errors)) == ({"h": "done"}, {})
+    assert (statistics.failed_attempts, statistics.retries) == (3, 3)
+    assert (statistics.handled, statistics.dead_lettered) == (1, 0)
+
+
+async def test_the_default_policy_makes_four_attempts(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+    event = Noted(1)
+    error = ValueError()
+    bus.subscribe(Noted, failing(*[error] * 9, calls=calls))
+    async with bus:
+        await bus.publish(event)
+    moments = [0.0]
+    for attempt in (1, 2, 3):
+        delay = Retry().delay_after(attempt, error, event.event_id)
+        assert delay is not None
+        moments.append(round(moments[-1] + delay, 6))
+    assert [attempt for _, attempt in calls] == [1, 2, 3, 4]
+    assert [moment for moment, _ in calls] == pytest.approx(moments, abs=2e-6)
+
+
+async def test_only_the_handler_that_failed_is_retried(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+
+    async def before(event: Noted) -> None:
+        calls.append("before")
+
+    async def after(event: Noted) -> None:
+        calls.append("after")
+
+    bus.subscribe(Noted, before)
+    bus.subscribe(Noted, failing(ValueError(), ValueError(), calls=calls), retry=SECONDS)
+    bus.subscribe(Noted, after)
+    async with bus:
+        await bus.publish(Noted(1))
+    assert calls == ["before", (0, 1), (1, 2), (3, 3), "after"]
+
+
+async def test_a_retry_without_delay_is_made_at_once(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+    bus.subscribe(Noted, failing(*[ValueError()] * 2, calls=calls), retry=Retry(delay=0))
+    async with bus:
+        await bus.publish(Noted(1))
+    assert calls == [(0, 1), (0, 2), (0, 3)]
+
+
+async def test_two_retries_in_flight_each_keep_their_time(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+
+    async def fails_first(event: Noted) -> None:
+        calls.append((now(), event.number, current_delivery().attempt))
+        if current_delivery().attempt == 1:
+            raise ValueError
+
+    bus.subscribe(Noted, fails_first, retry=Retry(delay=10, jitter=0))
+    async with bus:
+        await bus.publish(Noted(1))
+        await trio.sleep(4)
+        await bus.publish(Noted(2))
+    assert calls == [(0, 1, 1), (4, 2, 1), (10, 1, 2), (14, 2, 2)]
+
+
+async def test_a_shorter_retry_that_comes_later_is_not_held_up(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+    long = Retry(delay=20, jitter=0)
+    short = Retry(delay=1, jitter=0)
+    first, second = failing(ValueError(), calls=calls), failing(ValueError(), calls=calls)
+    bus.subscribe(Noted, first, name="long", retry=long, where=lambda event: event.number == 1)
+    bus.subscribe(Noted, second, name="short", retry=short, where=lambda event: event.number == 2)
+    async with bus:
+        await bus.publish(Noted(1))
+        await trio.sleep(5)
+        await bus.publish(Noted(2))
+    assert calls == [(0, 1), (5, 1), (6, 2), (20, 2)]
+
+
+async def test_what_is_not_worth_a_retry_is_given_up_at_once(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+    fails = failing(OSError(), KeyError("no"), calls=calls)
+    bus.subscribe(Noted, fails, retry=Retry(on=OSError, delay=1, jitter=0))
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        [letter] = await bus.dead_letters.list()
+    assert calls == [(0, 1), (1, 2)]
+    assert (letter.error_type, letter.message, letter.attempts) == ("KeyError", "'no'", 2)
+
+
+async def test_an_exception_group_is_a_failure_like_any_other(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+
+    async def fails_in_a_nursery(event: Noted) -> None:
+        calls.append(now())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(failing(ValueError("inner")), event)
+            nursery.start_soon(trio.sleep_forever)
+
+    bus.subscribe(Noted, fails_in_a_nursery, retry=Retry(attempts=2, delay=1, jitter=0))
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        [letter] = await bus.dead_letters.list()
+    assert calls == [0, 1]
+    assert (letter.error_type, letter.attempts) == ("ExceptionGroup", 2)
+    assert letter.message == "Exceptions from Trio nursery (1 sub-exception)"
+    assert "ValueError: inner" in letter.traceback
+
+
+# Timeouts
+
+
+async def test_a_handler_that_takes_too_long_is_cancelled_and_retried(
+    autojump_clock: MockClock,
+) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+
+    async def slow_at_first(event: Noted) -> str:
+        calls.append(now())
+        await trio.sleep(10 if current_delivery().attempt < 3 else 4)
+        return "done"
+
+    bus.subscribe(
+        Noted, slow_at_first, name="h", timeout=5, retry=Retry(attempts=3, delay=1, jitter=0)
+    )
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+        assert bus.statistics().failed_attempts == 2
+    assert calls == [0, 6, 13]
+    assert now() == 17
+    assert dict(outcome.results) == {"h": "done"}
+
+
+async def test_the_error_of_a_timeout_is_one_of_trios_too(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+
+    async def slow(event: Noted) -> None:
+        await trio.sleep_forever()
+
+    bus.subscribe(Noted, slow, name="h", timeout=2.5, retry=ONCE)
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+        [letter] = await bus.dead_letters.list()
+    error = outcome.errors["h"]
+    assert type(error) is HandlerTimeout
+    assert isinstance(error, TriobusError)
+    assert isinstance(error, trio.TooSlowError)
+    assert str(error) == (
+        "test_the_error_of_a_timeout_is_one_of_trios_too.<locals>.slow did not finish within its "
+        "timeout of 2.5 s and was cancelled"
+    )
+    assert (letter.error_type, letter.message) == ("HandlerTimeout", str(error))
+    assert now() == 2.5
+
+
+async def test_a_handler_that_just_makes_it_is_no_failure(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+
+    async def slow(event: Noted) -> str:
+        await trio.sleep(1.999)
+        return "made it"
+
+    bus.subscribe(Noted, slow, name="h", timeout=2)
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+    assert dict(outcome.results) == {"h": "made it"}
+
+
+async def test_every_attempt_has_the_whole_timeout(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+
+    async def fails_late(event: Noted) -> None:
+        await trio.sleep(4)
+        if current_delivery().attempt < 3:
+            raise ValueError
+
+    bus.subscribe(Noted, fails_late, timeout=5, retry=Retry(delay=0))
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+    assert dict(outcome.errors) == {}
+    assert now() == 12
+
+
+async def test_a_handlers_own_too_slow_error_stays_as_it_is(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+
+    async def impatient(event: Noted) -> None:
+        with trio.fail_after(1):
+            await trio.sleep(2)
+
+    bus.subscribe(Noted, impatient, name="h", timeout=5, retry=ONCE)
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+    assert [type(error) for error in outcome.errors.values()] == [trio.TooSlowError]
+
+
+# The last attempt
+
+
+async def test_after_the_last_attempt_the_delivery_goes_on(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+    event = Noted(1, "a")
+    error = ValueError("no good")
+
+    async def next_one(event: Noted) -> str:
+        calls.append((now(), "next"))
+        return "fine"
+
+    bus.subscribe(Noted, failing(*[error] * 9, calls=calls), name="bad", retry=SECONDS)
+    bus.subscribe(Noted, next_one, name="next")
+    async with bus:
+        outcome = await bus.publish_and_wait(event)
+        [letter] = await bus.dead_letters.list()
+        statistics = bus.statistics()
+    assert calls == [(0, 1), (1, 2), (3, 3), (7, 4), (7, "next")]
+    assert (dict(outcome.results), dict(outcome.errors)) == ({"next": "fine"}, {"bad": error})
+    assert letter.event == event
+    assert (letter.group, letter.subscription, letter.attempts) == ("default", "bad", 4)
+    assert (letter.error_type, letter.message) == ("ValueError", "no good")
+    assert letter.traceback.startswith("Traceback (most recent call last):\n")
+    assert letter.traceback.endswith("in fails\n    raise left.pop(0)\nValueError: no good\n")
+    assert letter.first_failed_at == letter.last_failed_at
+    assert (statistics.failed_attempts, statistics.retries) == (4, 3)
+    assert (statistics.handled, statistics.dead_lettered) == (1, 1)
+
+
+class SilentError(Exception):
+    """Cannot even say what it is."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+async def test_an_error_that_cannot_be_printed_is_kept(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+    bus.subscribe(Noted, failing(SilentError()), retry=ONCE)
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        [letter] = await bus.dead_letters.list()
+    assert letter.error_type == "SilentError"
+    assert letter.message == "<str() of this SilentError raised an error itself>"
+    assert "raise left.pop(0)" in letter.traceback
+
+
+async def test_a_huge_message_is_cut(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+    bus.subscribe(Noted, failing(ValueError("x" * 5_000_000)), retry=ONCE)
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        [letter] = await bus.dead_letters.list()
+    assert letter.message == "x" * 4096
+    assert len(letter.traceback.encode()) <= 16 * 1024
+    assert "raise left.pop(0)" in letter.traceback
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "汉", "😀", "\ud800"], ids=ascii)
+async def test_a_huge_traceback_is_cut_to_its_end(autojump_clock: MockClock, letter: str) -> None:
+    bus = EventBus()
+    error = ExceptionGroup("many", [ValueError(letter * 500, n) for n in range(500)])
+    error.__cause__ = ValueError(letter * 100_000)
+    bus.subscribe(Noted, failing(error, KeyError("the end")), retry=Retry(attempts=2))
+
+    async def deep(event: Noted) -> None:
+        def fall(depth: int) -> None:
+            try:
+                if depth:
+                    fall(depth - 1)
+            finally:
+                raise ValueError(letter * 100 + str(depth))
+
+        try:
+            fall(100)
+        finally:
+            raise KeyError("the end")
+
+    bus.subscribe(Noted, deep, retry=ONCE)
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        first, second = await bus.dead_letters.list()
+    assert first.traceback.endswith("KeyError: 'the end'\n")
+    assert 8 * 1024 < len(second.traceback.encode()) <= 16 * 1024
+    assert second.traceback.endswith("KeyError: 'the end'\n")
+
+
+# on_failure="raise"
+
+
+async def test_with_raise_the_error_leaves_the_block_as_from_a_nursery(
+    autojump_clock: MockClock,
+) -> None:
+    error = ValueError("fatal")
+    seen: list[str] = []
+    bus = EventBus(on_failure="raise")
+    bus.subscribe(Noted, failing(error), retry=ONCE)
+    with pytest.raises(ExceptionGroup) as caught:
+        async with bus:
+            await bus.publish(Noted(1))
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                seen.append("cancelled")
+                raise
+    assert caught.value.exceptions == (error,)
+    assert seen == ["cancelled"]
+    assert not bus.statistics().running
+    assert await bus.dead_letters.list() == []
+
+
+async def test_with_raise_the_error_comes_after_the_last_attempt(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    errors = [ValueError(n) for n in range(4)]
+    bus = EventBus(on_failure="raise")
+    bus.subscribe(Noted, failing(*errors, calls=calls), retry=SECONDS)
+    with pytest.raises(ExceptionGroup) as caught:
+        async with bus:
+            await bus.publish(Noted(1))
+    assert calls == [(0, 1), (1, 2), (3, 3), (7, 4)]
+    assert caught.value.exceptions == (errors[-1],)
+
+
+async def test_with_raise_other_handlers_are_cancelled(autojump_clock: MockClock) -> None:
+    ends: list[Any] = []
+    bus = EventBus(on_failure="raise")
+
+    async def slow(event: Noted) -> None:
+        try:
+            await trio.sleep(100)
+        finally:
+            ends.append(now())
+
+    async def fails(event: Noted) -> None:
+        await trio.sleep(3)
+        raise ValueError
+
+    bus.subscribe(Noted, slow)
+    bus.group("other").subscribe(Noted, fails, retry=ONCE)
+    with pytest.raises(ExceptionGroup) as caught:
+        async with bus:
+            await bus.publish(Noted(1))
+    assert [type(error) for error in caught.value.exceptions] == [ValueError]
+    assert ends == [3]
+
+
+async def test_with_raise_the_error_leaves_run_too(autojump_clock: MockClock) -> None:
+    error = ValueError("fatal")
+    bus = EventBus(on_failure="raise")
+    bus.subscribe(Noted, failing(error), retry=ONCE)
+    with pytest.raises(ExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(bus.run)
+            await bus.publish(Noted(1))
+            await trio.sleep_forever()
+    inner = caught.value.exceptions[0]
+    assert isinstance(inner, ExceptionGroup)
+    assert inner.exceptions == (error,)
+
+
+# Not failures
+
+
+@pytest.mark.parametrize("cls", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("on_failure", ["dead-letter", "raise"])
+async def test_what_ends_the_program_is_never_swallowed(
+    autojump_clock: MockClock, cls: type[BaseException], on_failure: Any
+) -> None:
+    error = cls("now")
+    calls: list[Any] = []
+    bus = EventBus(on_failure=on_failure)
+    bus.subscribe(Noted, failing(error, calls=calls))
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with bus:
+            await bus.publish(Noted(1))
+            await trio.sleep_forever()
+    assert caught.value.exceptions == (error,)
+    assert calls == [(0, 1)]
+    assert bus.statistics().failed_attempts == 0
+    assert await bus.dead_letters.list() == []
+
+
+async def test_cancellation_is_no_failure(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+
+    async def slow(event: Noted) -> None:
+        await trio.sleep(100)
+
+    bus.subscribe(Noted, slow)
+    with trio.move_on_after(5):
+        async with bus:
+            await bus.publish_many([Noted(1, "a"), Noted(2, "a")])
+            await trio.sleep_forever()
+    statistics = bus.statistics()
+    assert now() == 5
+    assert (statistics.failed_attempts, statistics.retries, statistics.dead_lettered) == (0, 0, 0)
+    assert statistics.handled == 0
+    assert statistics.groups["default"].lag == 2
+    assert await bus.dead_letters.list() == []
+
+
+@pytest.mark.parametrize("with_nursery", [False, True])
+async def test_an_error_in_a_cancelled_handler_is_no_failure_either(
+    autojump_clock: MockClock, with_nursery: bool
+) -> None:
+    bus = EventBus()
+
+    async def untidy(event: Noted) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise ValueError("while cleaning up")
+
+    async def untidy_child(event: Noted) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(untidy, event)
+            nursery.start_soon(trio.sleep_forever)
+
+    bus.subscribe(Noted, untidy_child if with_nursery else untidy)
+    async with bus:
+        await bus.publish(Noted(1))
+        await trio.sleep(1)
+        report = await bus.stop(drain=False)
+    assert report.left == {"default": 1}
+    assert bus.statistics().failed_attempts == 0
+    assert await bus.dead_letters.list() == []
+
+
+async def test_a_handler_may_cancel_a_scope_of_its_own(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+
+    async def cancels_itself(event: Noted) -> str:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await trio.sleep(10)
+        return "cancelled" if scope.cancelled_caught else "not"
+
+    bus.subscribe(Noted, cancels_itself, name="h")
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+        assert bus.statistics().failed_attempts == 0
+    assert dict(outcome.results) == {"h": "cancelled"}
+
+
+async def test_a_failing_handler_stops_neither_worker_nor_bus(autojump_clock: MockClock) -> None:
+    bus = EventBus(workers=2)
+
+    async def fails_at_odd(event: Noted) -> int:
+        if event.number % 2:
+            raise ValueError
+        return event.number
+
+    bus.subscribe(Noted, fails_at_odd, retry=ONCE)
+    async with bus:
+        for number in range(100):
+            await bus.publish(Noted(number))
+        await bus.wait_idle()
+        statistics = bus.statistics()
+        letters = await bus.dead_letters.list()
+    assert (statistics.handled, statistics.dead_lettered, statistics.worker_count) == (100, 50, 2)
+    assert sorted(letter.event.number for letter in letters) == list(range(1, 100, 2))

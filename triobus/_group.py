@@ -295,6 +295,8 @@ class GroupShell:
                         # It waits for a retry; or was cancelled, and this raises Cancelled.
                         await trio.lowlevel.checkpoint_if_cancelled()
                         break
+                except BaseExceptionGroup as group:
+                    raise self._cancelled_alone(subscription, group) from None
                 else:
                     if carriage.watch is not None and result is not PASSED_OVER:
                         self._report(carriage, subscription, result)
@@ -325,11 +327,10 @@ class GroupShell:
         self, carriage: Carriage, subscription: Subscription, error: Exception
     ) -> bool:
         """Retry, keep a dead letter, or raise; return whether the delivery stops for now."""
-        where = f"{subscription.name!r} in group {self.group.name!r}"
         if trio.current_effective_deadline() == -math.inf:
             if self._on_failure == "raise":
                 raise error
-            logger.warning("%s raised %s when cancelled", where, type(error).__name__)
+            self._log_cancelled(subscription, error)
             return True
         self._failed_attempts += 1
         due = None
@@ -338,13 +339,39 @@ class GroupShell:
         if due is not None:
             self._retries += 1
             self._timer.deadline = min(self._timer.deadline, due)
-            failed = carriage.attempt
-            logger.info("%s failed at attempt %d: %s", where, failed, type(error).__name__)
+            logger.info(
+                "%r in group %r failed at attempt %d: %s",
+                subscription.name,
+                self.group.name,
+                carriage.attempt,
+                type(error).__name__,
+            )
             return True
         if self._on_failure == "raise":
             raise error
         self._give_up(carriage, subscription, error, carriage.attempt)
         return False
+
+    def _cancelled_alone(
+        self, subscription: Subscription, group: BaseExceptionGroup[BaseException]
+    ) -> BaseExceptionGroup[BaseException]:
+        """Return what leaves a worker whose handler was cancelled and raised errors besides.
+
+        The errors came of the cancellation: they are no failure, and do not end the bus either.
+        """
+        cancelled, errors = group.split(trio.Cancelled)
+        if cancelled is None or not isinstance(errors, Exception) or self._on_failure == "raise":
+            return group
+        self._log_cancelled(subscription, errors)
+        return cancelled
+
+    def _log_cancelled(self, subscription: Subscription, error: Exception) -> None:
+        logger.warning(
+            "%r in group %r raised %s when cancelled",
+            subscription.name,
+            self.group.name,
+            type(error).__name__,
+        )
 
     def _give_up(
         self, carriage: Carriage, subscription: Subscription, error: Exception, attempts: int

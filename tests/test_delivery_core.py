@@ -140,10 +140,10 @@ def test_a_delivery_is_finished_when_its_last_subscription_is() -> None:
     carriage = take(lanes)
     seen = [carriage.subscription.name]
     while not lanes.advance(carriage):
-        assert (lanes.finished, carriage.is_finished) == (0, False)
+        assert lanes.finished == 0
         seen.append(carriage.subscription.name)
     assert seen == ["one", "two", "three"]
-    assert (lanes.finished, carriage.is_finished) == (1, True)
+    assert lanes.finished == 1
 
 
 def test_a_retry_goes_on_with_the_subscription_that_failed() -> None:
@@ -212,6 +212,41 @@ def test_retries_due_at_one_moment_go_in_the_order_of_publication() -> None:
         lanes.fail(carriage, ValueError(), now=0.0)
     lanes.release(1.0)
     assert taken(lanes) == [0, 1, 2, 3]
+
+
+def test_a_delivery_that_is_put_back_goes_before_what_came_later() -> None:
+    lanes = lanes_with("a", "b", "a", "c")
+    first, _ = take(lanes), take(lanes)
+    lanes.put_back(first)
+    assert (lanes.in_flight, lanes.held) == (1, 3)
+    assert taken(lanes) == [0, 3]
+
+
+def test_a_replay_keeps_its_place_in_its_aggregate_though_lanes_are_not_ordered() -> None:
+    lanes = Lanes(is_ordered=False)
+    for number in range(3):
+        letter_id = number + 1 if number < 2 else None
+        lanes.add(Noted(number, "a"), "a", (subscription(),), None, letter_id)
+    first = take(lanes)
+    assert number_of(first) == 0
+    assert taken(lanes) == [2]
+    lanes.advance(first)
+    assert taken(lanes) == [1]
+
+
+def test_many_deliveries_are_added_as_they_are_one_by_one() -> None:
+    events = [Noted(n, key) for n, key in enumerate(["a", "a", None, "b"])]
+    for is_ordered in (True, False):
+        single, many = Lanes(is_ordered=is_ordered), Lanes(is_ordered=is_ordered)
+        plan = (subscription(),)
+        for lanes in (single, many):
+            lanes.add(Noted(-1, "b"), "b", plan)
+        for event in events:
+            single.add(event, event.key, plan)
+        many.add_many(events, [event.key for event in events], plan)
+        assert (many.added, many.held) == (single.added, single.held) == (5, 5)
+        expected = [-1, 0, 2] if is_ordered else [-1, 0, 1, 2, 3]
+        assert taken(many) == taken(single) == expected
 
 
 def test_a_failure_for_good_leaves_the_delivery_in_flight() -> None:
@@ -346,6 +381,18 @@ class CoreMatchesModel(RuleBasedStateMachine):
         entry.state = "in flight"
         entry.carriage = carriage
 
+    @precondition(lambda self: self.untouched(0) or self.untouched(1))
+    @rule(data=st.data())
+    def put_back(self, data: st.DataObject) -> None:
+        which = data.draw(st.sampled_from([i for i in (0, 1) if self.untouched(i)]))
+        entry = data.draw(st.sampled_from(self.untouched(which)))
+        assert entry.carriage is not None
+        self.groups[which][1].put_back(entry.carriage)
+        entry.state = "ready"
+
+    def untouched(self, which: int) -> list[Entry]:
+        return [e for e in self.in_flight(which) if (e.step, e.attempt) == (0, 0)]
+
     def in_flight(self, which: int) -> list[Entry]:
         return [e for e in self.groups[which][2].entries if e.state == "in flight"]
 
@@ -408,7 +455,7 @@ class CoreMatchesModel(RuleBasedStateMachine):
                 if carriages:
                     carriage = carriages.pop()
                 assert carriage is not None
-                assert not carriage.is_finished
+                assert model.of(carriage).state != "finished"
                 while not lanes.advance(carriage):
                     pass
                 model.of(carriage).state = "finished"

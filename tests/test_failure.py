@@ -353,14 +353,17 @@ async def test_with_raise_the_error_leaves_the_block_as_from_a_nursery(
     seen: list[str] = []
     bus = EventBus(on_failure="raise")
     bus.subscribe(Noted, failing(error), retry=ONCE)
-    with pytest.raises(ExceptionGroup) as caught:
+
+    async def body() -> None:
         async with bus:
             await bus.publish(Noted(1))
             try:
                 await trio.sleep_forever()
-            except trio.Cancelled:
+            finally:
                 seen.append("cancelled")
-                raise
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await body()
     assert caught.value.exceptions == (error,)
     assert seen == ["cancelled"]
     assert not bus.statistics().running
@@ -406,11 +409,15 @@ async def test_with_raise_the_error_leaves_run_too(autojump_clock: MockClock) ->
     error = ValueError("fatal")
     bus = EventBus(on_failure="raise")
     bus.subscribe(Noted, failing(error), retry=ONCE)
-    with pytest.raises(ExceptionGroup) as caught:
+
+    async def body() -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(bus.run)
             await bus.publish(Noted(1))
             await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await body()
     inner = caught.value.exceptions[0]
     assert isinstance(inner, ExceptionGroup)
     assert inner.exceptions == (error,)
@@ -428,10 +435,14 @@ async def test_what_ends_the_program_is_never_swallowed(
     calls: list[Any] = []
     bus = EventBus(on_failure=on_failure)
     bus.subscribe(Noted, failing(error, calls=calls))
-    with pytest.raises(BaseExceptionGroup) as caught:
+
+    async def body() -> None:
         async with bus:
             await bus.publish(Noted(1))
             await trio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await body()
     assert caught.value.exceptions == (error,)
     assert calls == [(0, 1)]
     assert bus.statistics().failed_attempts == 0

@@ -117,7 +117,7 @@ async def test_what_a_handler_returns_is_its_result(autojump_clock: MockClock) -
             return result
 
         assert await outcome_of(handle) is result
-        assert await outcome_of(lambda event, result=result: result) is result
+        assert await outcome_of(lambda _, result=result: result) is result
 
 
 async def test_a_plain_function_that_returns_a_coroutine_is_told_so(
@@ -135,8 +135,8 @@ async def test_a_plain_function_that_returns_a_coroutine_is_told_so(
 
 
 async def test_a_plain_function_runs_in_another_thread(autojump_clock: MockClock) -> None:
-    assert await outcome_of(lambda event: threading.get_ident()) != threading.get_ident()
-    assert await outcome_of(lambda event: trio.lowlevel.in_trio_task()) is False
+    assert await outcome_of(lambda _: threading.get_ident()) != threading.get_ident()
+    assert await outcome_of(lambda _: trio.lowlevel.in_trio_task()) is False
 
     async def handle(event: Noted) -> int:
         return threading.get_ident()
@@ -442,7 +442,7 @@ async def test_what_a_thread_sets_in_its_context_stays_there(autojump_clock: Moc
 
 async def test_a_real_clock_runs_on_while_a_handler_is_in_a_thread() -> None:
     bus = EventBus()
-    bus.subscribe(Noted, lambda event: time.monotonic(), name="h")
+    bus.subscribe(Noted, lambda _: time.monotonic(), name="h")
     async with bus:
         before = time.monotonic()
         outcome = await bus.publish_and_wait(Noted(1))

@@ -32,9 +32,7 @@ async def test_idle_counts_nothing_in_no_time(with_bus: bool) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["speed"], ["throughput", "--rounds", "0"]])
-def test_a_wrong_argument_is_told(
-    arguments: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_argument_is_told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
     assert arguments[-1] in capsys.readouterr().err

@@ -328,10 +328,11 @@ async def test_a_new_subscription_sees_only_what_is_published_afterwards(
 async def test_a_group_may_be_made_while_the_bus_runs(autojump_clock: MockClock) -> None:
     log = Log()
     bus = EventBus()
-    async with bus:
-        await bus.publish(Noted(1))
-        bus.group("late", workers=2).subscribe(Noted, log.handler("late"))
-        await bus.publish_many([Noted(2, "a"), Noted(3, "a")])
+    with trio.fail_after(60):
+        async with bus:
+            await bus.publish(Noted(1))
+            bus.group("late", workers=2).subscribe(Noted, log.handler("late"))
+            await bus.publish_many([Noted(2, "a"), Noted(3, "a")])
     assert log.calls == [("late", 2), ("late", 3)]
 
 

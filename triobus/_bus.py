@@ -173,7 +173,7 @@ class EventBus:
         exc_type: type[BaseException] | None,
         exc: BaseException | None,
         traceback: TracebackType | None,
-    ) -> bool:
+    ) -> None:
         """Drain, then stop. Cancelled, or left by KeyboardInterrupt, it cancels the handlers.
 
         The body's own exception is kept from the nursery, which would wrap it in a group.
@@ -189,7 +189,8 @@ class EventBus:
         except BaseException as error:  # noqa: BLE001  # the nursery gets it and decides
             into_nursery = error
         try:
-            suppressed = await self._manager.__aexit__(
+            # It suppresses nothing: its own scope is cancelled only by an error, which it raises.
+            await self._manager.__aexit__(
                 None if into_nursery is None else type(into_nursery),
                 into_nursery,
                 None if into_nursery is None else into_nursery.__traceback__,
@@ -201,9 +202,8 @@ class EventBus:
             raise
         finally:
             self._close()
-        if into_nursery is not None and into_nursery is not exc and not suppressed:
+        if into_nursery is not None and into_nursery is not exc:
             raise into_nursery
-        return bool(suppressed) and not is_own
 
     async def run(
         self, *, task_status: trio.TaskStatus["EventBus"] = trio.TASK_STATUS_IGNORED

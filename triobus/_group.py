@@ -20,6 +20,7 @@ from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal
 
 import attrs
@@ -212,14 +213,19 @@ class GroupShell:
         )
 
     def _tasks(self) -> list[Callable[..., Awaitable[None]]]:
-        return [self._run_timer, *[self._run_worker] * self._workers]
+        """Return what to run, each with a scope that `cancel` knows before it has begun."""
+        runs = [self._run_timer, *[self._run_worker] * self._workers]
+        self._scopes = [trio.CancelScope() for _ in runs]
+        return [partial(run, scope) for run, scope in zip(runs, self._scopes, strict=True)]
 
     async def _run_timer(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        scope: trio.CancelScope,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Release the retries that are due. It sleeps until the next one is, or for ever."""
-        with trio.CancelScope() as scope:
-            self._scopes.append(scope)
+        with scope:
             task_status.started()
             while True:
                 with self._timer:
@@ -229,10 +235,12 @@ class GroupShell:
                 self.wake()
 
     async def _run_worker(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        scope: trio.CancelScope,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        with trio.CancelScope() as scope:
-            self._scopes.append(scope)
+        with scope:
             self.worker_count += 1
             task_status.started()
             try:

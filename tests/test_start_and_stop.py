@@ -1,0 +1,719 @@
+"""The life of a bus: start, drain, stop, cancellation, and which errors leave with it."""
+
+import logging
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.events import Noted, Other
+from triobus import (
+    BusAlreadyStarted,
+    BusClosed,
+    EventBus,
+    InvalidOption,
+    Retry,
+    StopReport,
+    WouldDeadlock,
+)
+
+
+def noting(bus, **options):
+    """Subscribe a handler that notes the numbers of what it is given, and return the notes."""
+    seen = []
+
+    async def note(event):
+        seen.append(event.number)
+
+    bus.subscribe(Noted, note, **options)
+    return seen
+
+
+class Gate:
+    """A handler that begins events and finishes none before it is opened."""
+
+    def __init__(self):
+        self.begun = []
+        self.finished = []
+        self.open = trio.Event()
+
+    async def __call__(self, event):
+        self.begun.append(event.number)
+        await self.open.wait()
+        self.finished.append(event.number)
+
+
+def tasks_of(nursery):
+    """Count the tasks in a nursery and in all that are inside them."""
+    return sum(
+        1 + sum(tasks_of(inner) for inner in task.child_nurseries) for task in nursery.child_tasks
+    )
+
+
+# Start
+
+
+async def test_every_worker_runs_and_is_counted_when_the_block_begins():
+    bus = EventBus(workers=3)
+    bus.group("mail", workers=2)
+    assert bus.statistics().worker_count == 0
+    async with bus as entered:
+        statistics = bus.statistics()
+    assert entered is bus
+    assert (statistics.running, statistics.worker_count) == (True, 5)
+    assert {name: group.worker_count for name, group in statistics.groups.items()} == {
+        "default": 3,
+        "mail": 2,
+    }
+    assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
+
+
+async def test_every_worker_runs_and_is_counted_when_nursery_start_returns():
+    bus = EventBus(workers=3)
+    seen = noting(bus)
+    async with trio.open_nursery() as nursery:
+        assert await nursery.start(bus.run) is bus
+        statistics = bus.statistics()
+        await bus.publish(Noted(1))
+        await bus.stop()
+    assert (statistics.running, statistics.worker_count) == (True, 3)
+    assert seen == [1]
+    assert bus.statistics().worker_count == 0
+
+
+async def test_a_second_start_raises_bus_already_started_while_it_runs_and_after():
+    bus = EventBus()
+    async with bus:
+        with pytest.raises(BusAlreadyStarted, match="a bus runs once") as caught:
+            await bus.__aenter__()
+        with pytest.raises(BusAlreadyStarted):
+            await bus.run()
+        assert bus.statistics().running
+    assert isinstance(caught.value, trio.BusyResourceError)
+    with pytest.raises(BusAlreadyStarted):
+        await bus.run()
+
+
+async def test_a_start_that_is_cancelled_leaves_no_task_behind():
+    bus = EventBus()
+    before = trio.lowlevel.current_statistics().tasks_living
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        async with bus:
+            await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert trio.lowlevel.current_statistics().tasks_living == before
+    assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
+
+
+async def test_a_group_made_while_the_bus_runs_works_and_is_drained():
+    bus = EventBus()
+    async with bus:
+        mail = bus.group("mail", workers=2)
+        seen = noting(mail)
+        await bus.publish(Noted(1))
+        await wait_all_tasks_blocked()
+        assert bus.statistics().groups["mail"].worker_count == 2
+        assert seen == [1]
+        await bus.publish(Noted(2))
+    assert seen == [1, 2]
+
+
+async def test_a_group_made_by_the_last_line_of_the_block_is_drained_too():
+    bus = EventBus()
+    async with bus:
+        seen = noting(bus.group("mail"))
+        bus.publish_nowait(Noted(1))
+    assert seen == [1]
+
+
+async def test_a_group_cannot_be_made_after_the_stop():
+    bus = EventBus()
+    async with bus:
+        pass
+    with pytest.raises(BusClosed):
+        bus.group("mail")
+
+
+async def test_two_buses_live_side_by_side_and_do_not_see_each_others_events():
+    near, far = EventBus(), EventBus()
+    near_seen, far_seen = noting(near), noting(far)
+    async with near, far:
+        await near.publish(Noted(1))
+        await far.publish(Noted(2))
+    assert (near_seen, far_seen) == ([1], [2])
+
+
+# Draining
+
+
+async def test_leaving_the_block_handles_all_that_was_accepted():
+    bus = EventBus(workers=2)
+    seen = noting(bus)
+    async with bus:
+        await bus.publish_many([Noted(number, "one") for number in range(300)])
+    assert seen == list(range(300))
+    assert bus.statistics().handled == 300
+
+
+async def test_leaving_the_block_waits_for_retries(autojump_clock):
+    attempts = []
+    bus = EventBus()
+
+    @bus.subscribe(Noted, retry=Retry(attempts=3, delay=10, factor=3, jitter=0))
+    async def fails_twice(event):
+        attempts.append(trio.current_time() - started)
+        if len(attempts) < 3:
+            raise OSError
+
+    async with bus:
+        started = trio.current_time()
+        await bus.publish(Noted(1))
+    assert attempts == [0, 10, 40]
+    assert bus.statistics().handled == 1
+
+
+async def test_handlers_may_publish_while_the_bus_drains_and_that_is_drained_too():
+    seen = []
+    bus = EventBus(workers=1, buffer=1)
+
+    @bus.subscribe(Noted)
+    async def count_down(event):
+        seen.append((event.number, bus.statistics().running))
+        if event.number:
+            await trio.lowlevel.checkpoint()
+            await bus.publish(Noted(event.number - 1))
+
+    async with bus:
+        await bus.publish(Noted(20))
+    assert seen[-1] == (0, False)
+    assert [number for number, _ in seen] == list(range(20, -1, -1))
+
+
+async def test_outsiders_get_bus_closed_while_the_bus_drains():
+    gate = Gate()
+    bus = EventBus()
+    bus.subscribe(Noted, gate)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        await bus.publish(Noted(1))
+        nursery.start_soon(bus.stop)
+        await wait_all_tasks_blocked()
+        with pytest.raises(BusClosed, match="only its own handlers may still publish"):
+            await bus.publish(Noted(2))
+        with pytest.raises(BusClosed):
+            bus.publish_nowait(Noted(2))
+        with pytest.raises(BusClosed):
+            await bus.publish_many([Noted(2)])
+        gate.open.set()
+    assert gate.finished == [1]
+    assert bus.statistics().published == 1
+
+
+async def test_publishers_that_wait_for_room_get_bus_closed_when_the_bus_stops():
+    gate = Gate()
+    refused = []
+    bus = EventBus(workers=1, buffer=1)
+    bus.subscribe(Noted, gate)
+
+    async def publish(publish, event):
+        with pytest.raises(BusClosed, match="stop"):
+            await publish(event)
+        refused.append(publish)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        await bus.publish(Noted(1))
+        await wait_all_tasks_blocked()
+        await bus.publish(Noted(2))
+        ways = [bus.publish, bus.publish_and_wait]
+        for way in ways:
+            nursery.start_soon(publish, way, Noted(3))
+        nursery.start_soon(publish, bus.publish_many, [Noted(4), Noted(5)])
+        await wait_all_tasks_blocked()
+        nursery.start_soon(bus.stop)
+        await wait_all_tasks_blocked()
+        assert len(refused) == 3
+        gate.open.set()
+    assert gate.finished == [1, 2]
+
+
+# What leaves the block
+
+
+async def test_an_error_of_the_body_leaves_as_itself_after_what_was_accepted_is_handled():
+    bus = EventBus()
+    seen = noting(bus)
+    broken = ValueError("broken")
+    with pytest.raises(ValueError, match="broken") as caught:
+        async with bus:
+            await bus.publish(Noted(1))
+            raise broken
+    assert caught.value is broken
+    assert seen == [1]
+
+
+async def test_a_group_of_errors_of_the_body_leaves_as_itself():
+    broken = ExceptionGroup("several", [ValueError("one"), OSError("two")])
+    with pytest.raises(ExceptionGroup) as caught:
+        async with EventBus():
+            raise broken
+    assert caught.value is broken
+
+
+async def test_a_finally_in_the_body_can_still_publish():
+    bus = EventBus()
+    seen = noting(bus)
+    with pytest.raises(ValueError, match="broken"):
+        async with bus:
+            try:
+                raise ValueError("broken")
+            finally:
+                await bus.publish(Noted(1))
+    assert seen == [1]
+
+
+async def test_a_finally_can_publish_when_the_bodys_own_nursery_is_cancelled():
+    bus = EventBus()
+    seen = noting(bus)
+    async with bus:
+        with trio.CancelScope() as scope:
+            try:
+                scope.cancel()
+                await trio.sleep_forever()
+            finally:
+                bus.publish_nowait(Noted(1))
+    assert seen == [1]
+
+
+async def test_on_failure_raise_lets_the_error_cancel_the_body_and_leave_like_from_a_nursery():
+    bus = EventBus(on_failure="raise")
+    broken = ValueError("broken")
+
+    @bus.subscribe(Noted, retry=Retry(attempts=1))
+    async def fails(event):
+        raise broken
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with bus:
+            await bus.publish(Noted(1))
+            await trio.sleep_forever()
+    assert caught.value.exceptions == (broken,)
+    assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
+
+
+async def test_an_error_of_the_body_and_one_of_the_bus_leave_together():
+    bus = EventBus(on_failure="raise")
+    ours, theirs = ValueError("of the body"), OSError("of the bus")
+
+    @bus.subscribe(Noted, retry=Retry(attempts=1))
+    async def fails(event):
+        raise theirs
+
+    with pytest.raises(ExceptionGroup) as caught:
+        async with bus:
+            await bus.publish(Noted(1))
+            raise ours
+    body, from_bus = caught.value.exceptions
+    assert body is ours
+    assert isinstance(from_bus, ExceptionGroup)
+    assert from_bus.exceptions == (theirs,)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_keyboard_interrupt_and_system_exit_in_a_handler_are_not_swallowed(error):
+    bus = EventBus()
+
+    @bus.subscribe(Noted)
+    async def leaves(event):
+        raise error
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with bus:
+            await bus.publish(Noted(1))
+            await trio.sleep_forever()
+    assert [type(e) for e in caught.value.exceptions] == [error]
+    assert bus.statistics().failed_attempts == 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+async def test_a_body_that_is_interrupted_cancels_the_handlers_and_leaves_as_itself(error):
+    gate = Gate()
+    bus = EventBus()
+    bus.subscribe(Noted, gate)
+    with pytest.raises(error):
+        async with bus:
+            await bus.publish(Noted(1))
+            await wait_all_tasks_blocked()
+            raise error
+    assert (gate.begun, gate.finished) == ([1], [])
+
+
+# Cancellation
+
+
+async def test_cancelling_around_the_block_cancels_handlers_and_counts_and_logs_what_is_left(caplog):
+    caplog.set_level(logging.WARNING, logger="triobus")
+    gate = Gate()
+    bus = EventBus(workers=1)
+    bus.subscribe(Noted, gate)
+    bus.group("mail").subscribe(Noted, gate, where=lambda event: False)
+    with trio.CancelScope() as scope:
+        async with bus:
+            await bus.publish_many([Noted(1), Noted(2), Noted(3)])
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    assert scope.cancelled_caught
+    assert (gate.begun, gate.finished) == ([1], [])
+    statistics = bus.statistics()
+    assert (statistics.handled, statistics.failed_attempts) == (3, 0)
+    assert {name: group.lag for name, group in statistics.groups.items()} == {
+        "default": 3,
+        "mail": 0,
+    }
+    assert [record.getMessage() for record in caplog.records] == [
+        "the bus stopped and left deliveries: 3 in group 'default'"
+    ]
+
+
+async def test_cancelling_the_nursery_that_runs_the_bus_ends_it():
+    gate = Gate()
+    bus = EventBus()
+    bus.subscribe(Noted, gate)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        await bus.publish(Noted(1))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert gate.finished == []
+    assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
+    with pytest.raises(BusClosed):
+        await bus.publish(Noted(2))
+
+
+async def test_cancelling_while_the_block_drains_stops_the_draining(autojump_clock):
+    gate = Gate()
+    bus = EventBus()
+    bus.subscribe(Noted, gate)
+    with trio.move_on_after(5) as scope:
+        async with bus:
+            await bus.publish(Noted(1))
+    assert scope.cancelled_caught
+    assert trio.current_time() == 5
+    assert (gate.begun, gate.finished) == ([1], [])
+    assert bus.statistics().groups["default"].lag == 1
+
+
+async def test_no_task_of_the_bus_outlives_its_block():
+    bus = EventBus(workers=7)
+    bus.group("mail", workers=5)
+    noting(bus)
+    before = trio.lowlevel.current_statistics().tasks_living
+    async with bus:
+        await bus.publish(Noted(1))
+        bus.group("more", workers=3)
+        assert trio.lowlevel.current_statistics().tasks_living > before
+    assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_every_task_of_the_bus_is_in_the_nursery_that_runs_it():
+    bus = EventBus(workers=7)
+    before = trio.lowlevel.current_statistics().tasks_living
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        assert trio.lowlevel.current_statistics().tasks_living - before == tasks_of(nursery)
+        nursery.cancel_scope.cancel()
+
+
+# Stop
+
+
+async def test_stop_drains_and_reports_what_was_settled_by_group():
+    bus = EventBus()
+    seen = noting(bus)
+    noting(bus.group("mail"), where=lambda event: event.number == 2)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        await bus.publish_many([Noted(1), Noted(2), Other(3)])
+        report = await bus.stop()
+    assert report == StopReport(settled={"default": 2, "mail": 2}, left={"default": 0, "mail": 0})
+    assert sorted(seen) == [1, 2]
+
+
+async def test_run_returns_once_the_bus_was_stopped():
+    bus = EventBus()
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(bus.run)
+            await bus.stop()
+            assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
+
+
+async def test_stop_without_draining_cancels_handlers_and_reports_what_they_left(caplog):
+    gate = Gate()
+    bus = EventBus(workers=1)
+    bus.subscribe(Noted, gate)
+    async with bus:
+        await bus.publish_many([Noted(1), Noted(2), Noted(3)])
+        await wait_all_tasks_blocked()
+        report = await bus.stop(drain=False)
+    assert report == StopReport(settled={"default": 0}, left={"default": 3})
+    assert (gate.begun, gate.finished) == ([1], [])
+    assert "3 in group 'default'" in caplog.text
+
+
+async def test_stop_with_a_timeout_cancels_what_is_not_finished_by_then(autojump_clock):
+    finished = []
+    bus = EventBus(workers=1)
+
+    @bus.subscribe(Noted)
+    async def slow(event):
+        await trio.sleep(4)
+        finished.append(event.number)
+
+    async with bus:
+        await bus.publish_many([Noted(1), Noted(2), Noted(3)])
+        report = await bus.stop(timeout=10)
+        assert trio.current_time() == 10
+    assert report == StopReport(settled={"default": 2}, left={"default": 1})
+    assert finished == [1, 2]
+
+
+async def test_stop_with_a_timeout_ends_a_handler_that_would_never_return(autojump_clock):
+    cancelled = []
+    bus = EventBus()
+
+    @bus.subscribe(Noted)
+    async def stuck(event):
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.append(trio.current_time())
+
+    async with bus:
+        await bus.publish(Noted(1))
+        report = await bus.stop(timeout=3)
+    assert report == StopReport(settled={"default": 0}, left={"default": 1})
+    assert cancelled == [3]
+
+
+async def test_a_timeout_leaves_deliveries_that_wait_for_a_retry(autojump_clock):
+    bus = EventBus()
+
+    @bus.subscribe(Noted, retry=Retry(delay=100, max_delay=100))
+    async def fails(event):
+        raise OSError
+
+    async with bus:
+        await bus.publish(Noted(1))
+        report = await bus.stop(timeout=3)
+    assert report == StopReport(settled={"default": 0}, left={"default": 1})
+    assert trio.current_time() == 3
+    assert bus.statistics().waiting_for_retry == 1
+
+
+async def test_a_timeout_of_0_handles_nothing_that_has_to_wait():
+    gate = Gate()
+    bus = EventBus()
+    bus.subscribe(Noted, gate)
+    async with bus:
+        await bus.publish(Noted(1))
+        await wait_all_tasks_blocked()
+        report = await bus.stop(timeout=0)
+    assert report == StopReport(settled={"default": 0}, left={"default": 1})
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan"), "soon"])
+async def test_a_timeout_that_cannot_be_is_refused_and_the_bus_runs_on(timeout):
+    bus = EventBus()
+    async with bus:
+        with pytest.raises(InvalidOption, match="timeout="):
+            await bus.stop(timeout=timeout)
+        assert bus.statistics().running
+
+
+async def test_a_stop_that_is_cancelled_cancels_the_handlers(autojump_clock):
+    gate = Gate()
+    bus = EventBus()
+    bus.subscribe(Noted, gate)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        await bus.publish(Noted(1))
+        with trio.move_on_after(2) as scope:
+            await bus.stop()
+        assert scope.cancelled_caught
+    assert trio.current_time() == 2
+    assert (gate.begun, gate.finished) == ([1], [])
+    assert bus.statistics().groups["default"].lag == 1
+
+
+async def test_a_stop_that_was_cancelled_before_it_began_has_stopped_nothing():
+    bus = EventBus()
+    seen = noting(bus)
+    async with bus:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await bus.stop()
+        assert scope.cancelled_caught
+        await bus.publish(Noted(1))
+    assert seen == [1]
+
+
+async def test_stop_before_the_start_and_a_second_stop_raise_bus_closed():
+    bus = EventBus()
+    with pytest.raises(BusClosed, match="has not been started"):
+        await bus.stop()
+    async with bus:
+        await bus.stop()
+        with pytest.raises(BusClosed, match="has stopped"):
+            await bus.stop()
+    with pytest.raises(BusClosed, match="has stopped"):
+        await bus.stop()
+
+
+async def test_a_second_stop_while_the_first_one_drains_raises_bus_closed():
+    gate = Gate()
+    bus = EventBus()
+    bus.subscribe(Noted, gate)
+    async with bus, trio.open_nursery() as nursery:
+        await bus.publish(Noted(1))
+        nursery.start_soon(bus.stop)
+        await wait_all_tasks_blocked()
+        with pytest.raises(BusClosed, match="is stopping"):
+            await bus.stop()
+        gate.open.set()
+    assert gate.finished == [1]
+
+
+async def test_a_stop_inside_a_handler_raises_would_deadlock_and_the_bus_runs_on():
+    caught = []
+    bus = EventBus()
+
+    @bus.subscribe(Noted)
+    async def stop(event):
+        with pytest.raises(WouldDeadlock) as error:
+            await bus.stop()
+        caught.append(type(error.value))
+
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        assert bus.statistics().running
+    assert caught == [WouldDeadlock]
+
+
+async def test_a_handler_may_have_another_task_stop_the_bus():
+    bus = EventBus()
+    reports = []
+
+    async def stop():
+        reports.append(await bus.stop())
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+
+            @bus.subscribe(Noted)
+            async def ask_for_a_stop(event):
+                nursery.start_soon(stop)
+
+            await nursery.start(bus.run)
+            await bus.publish(Noted(1))
+    assert reports == [StopReport(settled={"default": 1}, left={"default": 0})]
+
+
+async def test_a_block_whose_bus_was_stopped_inside_leaves_at_once():
+    bus = EventBus()
+    seen = noting(bus)
+    with trio.fail_after(5):
+        async with bus:
+            await bus.publish(Noted(1))
+            await bus.stop()
+    assert seen == [1]
+
+
+# Those who wait
+
+
+async def test_publish_and_wait_raises_bus_closed_when_the_bus_ends_before_the_handlers():
+    gate = Gate()
+    bus = EventBus()
+    bus.subscribe(Noted, gate)
+    caught = []
+
+    async def wait():
+        with pytest.raises(BusClosed, match="was accepted, and the bus stopped before") as error:
+            await bus.publish_and_wait(Noted(1))
+        caught.append(error)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        await bus.stop(drain=False)
+    assert len(caught) == 1
+
+
+async def test_publish_and_wait_gets_its_outcome_when_the_bus_drains():
+    bus = EventBus()
+    gate = Gate()
+    bus.subscribe(Noted, gate, name="gate")
+    outcomes = []
+
+    async def wait():
+        outcomes.append(await bus.publish_and_wait(Noted(1)))
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(bus.stop)
+        await wait_all_tasks_blocked()
+        gate.open.set()
+    assert [outcome.results for outcome in outcomes] == [{"gate": None}]
+
+
+async def test_wait_idle_raises_bus_closed_when_the_bus_stops_and_leaves_something():
+    gate = Gate()
+    bus = EventBus()
+    bus.subscribe(Noted, gate)
+    caught = []
+
+    async def wait():
+        with pytest.raises(BusClosed, match="1 deliveries left") as error:
+            await bus.wait_idle()
+        caught.append(error)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        await bus.publish(Noted(1))
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        await bus.stop(drain=False)
+    assert len(caught) == 1
+
+
+async def test_wait_idle_returns_when_nothing_is_queued_running_or_waiting(autojump_clock):
+    bus = EventBus(workers=2)
+    finished = []
+
+    @bus.subscribe(Noted, retry=Retry(attempts=2, delay=5, jitter=0))
+    async def second_time_right(event):
+        if trio.current_time() < 5:
+            raise OSError
+        await trio.sleep(2)
+        finished.append(event.number)
+
+    async with bus:
+        await bus.wait_idle()
+        assert trio.current_time() == 0
+        await bus.publish_many([Noted(1), Noted(2), Noted(3)])
+        async with trio.open_nursery() as nursery:  # any number may wait
+            for _ in range(3):
+                nursery.start_soon(bus.wait_idle)
+        assert trio.current_time() == 5 + 2 + 2
+        assert sorted(finished) == [1, 2, 3]
+        await bus.publish(Noted(4))
+        await bus.wait_idle()
+        assert sorted(finished) == [1, 2, 3, 4]
+    await bus.wait_idle()  # after the stop nothing is left to wait for

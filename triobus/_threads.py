@@ -49,16 +49,14 @@ async def run_in_thread(
 @contextmanager
 def clock_held() -> Iterator[None]:
     """Keep an autojump clock from jumping inside the block. It may be nested and shared."""
-    # Whoever uses a MockClock has imported trio.testing; triobus itself does not.
-    testing = sys.modules.get("trio.testing")
-    if testing is None or not isinstance(trio.lowlevel.current_clock(), testing.MockClock):
+    if not is_virtual(trio.lowlevel.current_clock()):
         yield
         return
     guard = _guard.get()
     if guard is None:
         guard = _Guard()
         _guard.set(guard)
-        trio.lowlevel.spawn_system_task(_hold, guard.scope, testing.wait_all_tasks_blocked)
+        trio.lowlevel.spawn_system_task(_hold, guard.scope)
     guard.holders += 1
     try:
         yield
@@ -69,6 +67,12 @@ def clock_held() -> Iterator[None]:
             guard.scope.cancel()
 
 
-async def _hold(scope: trio.CancelScope, wait_all_tasks_blocked: Callable[..., Any]) -> None:
+def is_virtual(clock: trio.abc.Clock) -> bool:
+    """Whether it is a `MockClock`. Whoever made one has imported trio.testing; triobus does not."""
+    testing = sys.modules.get("trio.testing")
+    return testing is not None and isinstance(clock, testing.MockClock)
+
+
+async def _hold(scope: trio.CancelScope) -> None:
     with scope:
-        await wait_all_tasks_blocked(float("inf"))
+        await sys.modules["trio.testing"].wait_all_tasks_blocked(float("inf"))

@@ -393,7 +393,7 @@ def test_input_that_cannot_be_read_is_one_line_and_exit_code_2(
     for path, reason in [
         ("absent\n.jsonl", "No such file or directory"),
         (".", "it is a directory"),
-        ("\0", "embedded null byte"),
+        ("\0", "a path holds no null character"),
     ]:
         assert here("run", f"{name}:bus", "--input", path) == (
             2,

@@ -127,6 +127,34 @@ async def test_a_group_made_by_the_last_line_of_the_block_is_drained_too():
     assert seen == [1]
 
 
+async def test_a_group_made_just_before_an_idle_bus_stops_ends_with_it():
+    bus = EventBus()
+    with trio.fail_after(5):
+        async with bus:
+            await wait_all_tasks_blocked()
+            bus.group("mail")
+    assert bus.statistics().worker_count == 0
+
+
+async def test_a_group_made_by_a_handler_that_is_being_cancelled_does_not_keep_the_bus_alive():
+    bus = EventBus()
+
+    @bus.subscribe(Noted)
+    async def makes_a_group(event):
+        try:
+            await trio.sleep_forever()
+        finally:
+            bus.group("late")
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(bus.run)
+            await bus.publish(Noted(1))
+            await wait_all_tasks_blocked()
+            await bus.stop(drain=False)
+    assert bus.statistics().worker_count == 0
+
+
 async def test_a_group_cannot_be_made_after_the_stop():
     bus = EventBus()
     async with bus:
@@ -352,7 +380,9 @@ async def test_a_body_that_is_interrupted_cancels_the_handlers_and_leaves_as_its
 # Cancellation
 
 
-async def test_cancelling_around_the_block_cancels_handlers_and_counts_and_logs_what_is_left(caplog):
+async def test_cancelling_around_the_block_cancels_handlers_and_counts_and_logs_what_is_left(
+    caplog,
+):
     caplog.set_level(logging.WARNING, logger="triobus")
     gate = Gate()
     bus = EventBus(workers=1)

@@ -89,6 +89,7 @@ class EventBus:
         self._started_at = 0.0
         self._stopped_at = 0.0
         self._quiet: trio.Event | None = None
+        self._is_cancelled = False
         self._ended = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
@@ -140,6 +141,8 @@ class EventBus:
         self._intake.shells[name] = shell
         if self._nursery is not None:
             shell.start_soon(self._nursery)
+            if self._is_cancelled:
+                shell.cancel()
         return shell.group
 
     # Starting and stopping
@@ -250,6 +253,7 @@ class EventBus:
         self._close()
 
     def _cancel(self) -> None:
+        self._is_cancelled = True
         for shell in self._intake.shells.values():
             shell.wants_quiet = True
             shell.cancel()

@@ -29,7 +29,7 @@ def _leaves(error: BaseException) -> list[BaseException]:
     return [error]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen
 class Retry:
     """How often and when a failed handler is tried again.
 

@@ -85,11 +85,13 @@ class FileSource:
 
     async def open(self) -> None:
         """Open the file; raises `CommandError`."""
+        if "\0" in self._path:  # every Python version words this differently
+            raise CommandError(f"cannot read {self.name}: a path holds no null character")
         try:
             # Opening a named pipe waits for somebody to write to it.
             fd = await run_in_thread(self._open, abandon_on_cancel=True)
             status = os.fstat(fd)
-        except (OSError, ValueError) as error:
+        except OSError as error:
             raise self._unreadable(error) from None
         self._fd = fd
         if stat.S_ISDIR(status.st_mode):

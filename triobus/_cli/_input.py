@@ -91,7 +91,7 @@ class FileSource:
             # Opening a named pipe waits for somebody to write to it.
             fd = await run_in_thread(self._open, abandon_on_cancel=True)
             status = os.fstat(fd)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._unreadable(error) from None
         self._fd = fd
         if stat.S_ISDIR(status.st_mode):
@@ -107,7 +107,7 @@ class FileSource:
             self._fd = None  # an abandoned read still has the descriptor, so nobody may close it
         try:
             chunk = await run_in_thread(os.read, fd, _CHUNK, abandon_on_cancel=self._may_block)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise self._unreadable(error) from None
         self._fd = fd
         return chunk

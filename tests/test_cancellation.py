@@ -5,8 +5,8 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, wait_all_tasks_blocked
 
-from tests.every_step import at_every_step
 from tests.events import Noted, Other
+from tests.every_step import at_every_step
 from triobus import BusClosed, EventBus, Retry
 
 # Checkpoints

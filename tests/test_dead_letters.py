@@ -167,6 +167,19 @@ async def test_letters_are_replayed_by_their_ids_in_the_order_of_failure(
         assert bus.statistics().dead_lettered == 3
 
 
+async def test_the_order_of_the_ids_does_not_matter(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+    patient = patient_in(bus)
+    async with bus:
+        await publish(bus, *[Noted(n, "a") for n in range(1, 18)])
+        patient.is_ill = False
+        patient.calls.clear()
+        letters = await bus.dead_letters.list()
+        # A set of 16, 8 and 1 does not happen to come in order.
+        assert await bus.dead_letters.replay({letters[n - 1].id for n in (16, 8, 1)}) == 3
+    assert patient.calls == [1, 8, 16]
+
+
 async def test_an_id_that_is_given_twice_is_replayed_once(autojump_clock: MockClock) -> None:
     bus = EventBus()
     patient = patient_in(bus)
@@ -758,3 +771,11 @@ async def test_a_group_that_is_not_ordered_replays_what_it_held_back(
         assert numbers(await bus.dead_letters.list()) == [1, 2, 3]
         assert await bus.dead_letters.replay(group="unordered") == 3
     assert calls == [1, 1, 2, 3]
+
+
+async def test_replaying_a_group_that_is_not_there_names_those_that_are() -> None:
+    bus = EventBus()
+    bus.group("mail")
+    async with bus:
+        with pytest.raises(InvalidOption, match=r"'male': .* it has: 'default', 'mail'"):
+            await bus.dead_letters.replay(group="male")

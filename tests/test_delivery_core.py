@@ -32,15 +32,18 @@ async def handle(event: DomainEvent) -> None:
     """Never called: the core only passes subscriptions on."""
 
 
-def subscription(name: str = "only", **options: object) -> Subscription:
-    return EventBus().subscribe(DomainEvent, handle, name=name, **options)
+def subscription(name: str = "only", retry: Retry = NO_JITTER) -> Subscription:
+    group = EventBus().group("core")
+    return group.subscribe(DomainEvent, handle, name=name, retry=retry)
 
 
-def lanes_with(*keys: str | None, plan: tuple[Subscription, ...] = (), **options: bool) -> Lanes:
+def lanes_with(
+    *keys: str | None, plan: tuple[Subscription, ...] = (), is_ordered: bool = True
+) -> Lanes:
     """Lanes with deliveries 0, 1, 2 ... of the given aggregates."""
-    lanes = Lanes(**options)
+    lanes = Lanes(is_ordered=is_ordered)
     for number, key in enumerate(keys):
-        lanes.add(Noted(number, key), key, plan or (subscription(retry=NO_JITTER),))
+        lanes.add(Noted(number, key), key, plan or (subscription(),))
     return lanes
 
 
@@ -147,7 +150,7 @@ def test_a_delivery_is_finished_when_its_last_subscription_is() -> None:
 
 
 def test_a_retry_goes_on_with_the_subscription_that_failed() -> None:
-    plan = (subscription("one"), subscription("two", retry=NO_JITTER), subscription("three"))
+    plan = (subscription("one"), subscription("two"), subscription("three"))
     lanes = lanes_with("a", plan=plan)
     carriage = take(lanes)
     carriage.attempt += 1
@@ -162,7 +165,7 @@ def test_a_retry_goes_on_with_the_subscription_that_failed() -> None:
 
 
 def test_attempts_are_counted_for_each_subscription() -> None:
-    plan = (subscription("one", retry=NO_JITTER), subscription("two", retry=NO_JITTER))
+    plan = (subscription("one"), subscription("two"))
     lanes = lanes_with("a", plan=plan)
     carriage = take(lanes)
     due: list[float | None] = []

@@ -1,16 +1,18 @@
 """What may be a handler, where it runs, and what it can know about its call."""
 
 import functools
+import gc
 import inspect
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.events import Noted
 from triobus import (
@@ -379,6 +381,27 @@ async def test_a_task_that_outlives_its_handler_has_no_delivery(autojump_clock: 
             await bus.wait_idle()
             await bus.publish_many([Noted(n) for n in (2, 3, 4, 5)])
     assert seen == ["no delivery"]
+
+
+async def test_an_idle_bus_keeps_no_event_alive(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+
+    async def handle(event: Noted) -> None:
+        await trio.sleep(1)
+
+    bus.subscribe(Noted, handle)
+    bus.group("threads").subscribe(Noted, lambda _: None)
+    async with bus:
+        references = []
+        for number in range(10):
+            event = Noted(number)
+            references.append(weakref.ref(event))
+            await bus.publish(event)
+            del event
+        await bus.wait_idle()
+        await wait_all_tasks_blocked()
+        gc.collect()
+        assert [ref() for ref in references] == [None] * 10
 
 
 async def test_a_handler_of_another_bus_knows_its_own_delivery(autojump_clock: MockClock) -> None:

@@ -132,16 +132,15 @@ async def test_a_handler_may_publish_to_a_full_listener():
 
 async def test_two_tasks_that_share_a_listener_get_every_event_once():
     first, second = [], []
-    async with EventBus() as bus, trio.open_nursery() as nursery:
-        async with bus.listen(Noted) as events:
-            nursery.start_soon(collect, events, first)
-            nursery.start_soon(collect, events, second)
-            for number in range(50):
-                await bus.publish(Noted(number))
-            await wait_all_tasks_blocked()
-            assert sorted(first + second) == list(range(50))
-            assert first == sorted(first)
-            assert second == sorted(second)
+    async with EventBus() as bus, trio.open_nursery() as nursery, bus.listen(Noted) as events:
+        nursery.start_soon(collect, events, first)
+        nursery.start_soon(collect, events, second)
+        for number in range(50):
+            await bus.publish(Noted(number))
+        await wait_all_tasks_blocked()
+        assert sorted(first + second) == list(range(50))
+        assert first == sorted(first)
+        assert second == sorted(second)
 
 
 async def test_a_listener_ends_when_the_bus_has_stopped_after_what_is_there():

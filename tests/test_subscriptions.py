@@ -461,6 +461,7 @@ def test_what_is_no_event_type_is_refused(types: Any) -> None:
         ({"retry": None}, "retry=None: give a Retry, such as Retry(attempts=1)"),
         ({"retry": 3}, "retry=3: give a Retry, such as Retry(attempts=1)"),
         ({"where": 3}, "where=3: give a function that takes the event"),
+        ({"hold": "x"}, "hold='x': give True or False"),
         ({"name": ""}, "name='': give a string that is not empty"),
         ({"name": 3}, "name=3: give a string that is not empty"),
     ],

@@ -37,7 +37,7 @@ class DeadLetter:
     error_type: str
     """The name of the error's class."""
     message: str
-    """What the error said, cut at 4 KiB."""
+    """What the error said, cut at 4,096 characters."""
     traceback: str
     """The traceback without local variables; the last 16 KiB of it."""
 
@@ -140,7 +140,7 @@ class DeadLetterBox:
 
 
 def error_message(error: BaseException) -> str:
-    """Return what an error says, cut at 4 KiB, even if its `__str__` raises."""
+    """Return what an error says, cut, even if its `__str__` raises."""
     try:
         message = str(error)
     except Exception:  # noqa: BLE001  # a user's __str__ may raise anything

@@ -298,6 +298,8 @@ class GroupShell:
                     if (subscription.is_plain and carriage.letter_id is None) or not (
                         self._is_passed_over(carriage, subscription)
                     ):
+                        if carriage.attempt > 1:
+                            self._retries += 1
                         result = await subscription.invoke(carriage.event)
                     else:
                         result = PASSED_OVER
@@ -348,7 +350,6 @@ class GroupShell:
         if subscription.is_active:
             due = self.lanes.fail(carriage, error, trio.current_time())
         if due is not None:
-            self._retries += 1
             self._timer.deadline = min(self._timer.deadline, due)
             logger.info(
                 "%r in group %r failed at attempt %d: %s",

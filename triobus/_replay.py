@@ -94,6 +94,9 @@ class DeadLetters:
         if (ids is None) == (group is None):
             raise InvalidOption("give either the ids of dead letters or group=..., and not both")
         if ids is None:
+            if group not in self._shells:
+                names = ", ".join(map(repr, self._shells))
+                raise InvalidOption(f"group={group!r}: the bus has no such group; it has: {names}")
             return Letters(self._box.find(group))
         chosen = {ids} if isinstance(ids, int) else set(ids)
         return [self._box.get(letter_id) for letter_id in sorted(chosen)]

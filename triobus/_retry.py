@@ -48,7 +48,7 @@ class Retry:
     """By how much each delay is longer than the one before."""
 
     max_delay: float = attrs.field(default=30.0)
-    """The longest delay in seconds, jitter included."""
+    """The longest delay in seconds, `delay` itself and jitter included: raise it for a long one."""
 
     jitter: float = attrs.field(default=0.1)
     """The largest fraction, from 0 to 1, that is added to a delay so that retries spread out. It is

@@ -1,5 +1,6 @@
 """What a bus counts, as frozen values."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import attrs
@@ -76,4 +77,4 @@ def percentile(durations: Sequence[float], fraction: float) -> float | None:
     if not durations:
         return None
     ordered = sorted(durations)
-    return ordered[min(int(len(ordered) * fraction), len(ordered) - 1)]
+    return ordered[max(math.ceil(len(ordered) * fraction) - 1, 0)]

@@ -135,6 +135,8 @@ class Group:
             raise InvalidOption(f"retry={retry!r}: give a Retry, such as Retry(attempts=1)")
         if timeout is not None:
             timeout = _checks.number("timeout", timeout, least=0)
+        if type(hold) is not bool:
+            raise InvalidOption(f"hold={hold!r}: give True or False")
         if where is not None and not callable(where):
             raise InvalidOption(f"where={where!r}: give a function that takes the event")
 
@@ -146,7 +148,7 @@ class Group:
                 types=found,
                 priority=priority,
                 retry=retry,
-                hold=bool(hold),
+                hold=hold,
                 where=where,
                 owner=self,
             )

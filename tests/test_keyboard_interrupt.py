@@ -1,0 +1,226 @@
+"""Control-C at every bytecode of publishing and of handing over: nothing lost, nothing doubled.
+
+A real SIGINT is raised before each bytecode that a run executes in triobus, one run for each.
+"""
+
+import contextlib
+import dis
+import itertools
+import signal
+import sys
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+import triobus
+from tests.events import Noted
+from triobus import EventBus
+
+PACKAGE = str(Path(triobus.__file__).parent)
+
+NEVER_INTERRUPTED = {
+    dis.opmap[name]
+    for name in ("RESUME", "SEND", "YIELD_VALUE", "JUMP_BACKWARD_NO_INTERRUPT")
+    if name in dis.opmap
+}
+"""Where CPython itself lets no signal in, so that an 'await' is resumed in one piece."""
+
+# Interrupted between a call of a coroutine function and its 'await', Python says so in a warning.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+]
+
+
+@attrs.define(eq=False)
+class Interrupter:
+    """Raises SIGINT before the Nth bytecode that triobus executes between `start` and `stop`."""
+
+    at: int
+    seen: int = 0
+
+    def start(self):
+        sys.settrace(self._enter)
+        frame = sys._getframe(1)
+        while frame is not None:  # settrace sees new calls only, and some frames wait already
+            self._watch(frame)
+            frame = frame.f_back
+
+    def stop(self):
+        sys.settrace(None)
+
+    def _watch(self, frame):
+        if frame.f_code.co_filename.startswith(PACKAGE):
+            frame.f_trace_opcodes = True
+            frame.f_trace_lines = False
+            frame.f_trace = self._step
+
+    def _enter(self, frame, what, argument):
+        self._watch(frame)
+        return frame.f_trace
+
+    def _step(self, frame, what, argument):
+        if what == "opcode" and frame.f_code.co_code[frame.f_lasti] not in NEVER_INTERRUPTED:
+            self.seen += 1
+            if self.seen == self.at:
+                sys.settrace(None)
+                signal.raise_signal(signal.SIGINT)
+        return self._step
+
+
+@attrs.define(eq=False)
+class Record:
+    bus: EventBus
+    accepted: list[int] = attrs.field(factory=list)
+    raised: list[int] = attrs.field(factory=list)
+    begun: list[int] = attrs.field(factory=list)
+    finished: list[int] = attrs.field(factory=list)
+    release: trio.Event = attrs.field(factory=trio.Event)
+
+    async def handle(self, event):
+        self.begun.append(event.number)
+        await self.release.wait()
+        self.finished.append(event.number)
+
+    async def release_when_blocked(self):
+        await wait_all_tasks_blocked()
+        self.release.set()
+
+    async def publish(self, *numbers):
+        events = [Noted(number) for number in numbers]
+        try:
+            if len(events) == 1:
+                await self.bus.publish(events[0])
+            else:
+                await self.bus.publish_many(events)
+        except BaseException:
+            self.raised.extend(numbers)
+            raise
+        self.accepted.extend(numbers)
+
+    def publish_nowait(self, number):
+        try:
+            self.bus.publish_nowait(Noted(number))
+        except BaseException:
+            self.raised.append(number)
+            raise
+        self.accepted.append(number)
+
+
+def check(record):
+    """Nothing that was accepted is lost or doubled, and nothing else is delivered."""
+    statistics = record.bus.statistics()
+    accepted, begun = set(record.accepted), set(record.begun)
+    assert len(record.begun) == len(begun), "an event was handled twice"
+    assert not begun & set(record.raised), "publish raised, and the event was handled"
+    assert begun <= accepted
+    assert statistics.published == len(record.accepted)
+    left = statistics.queued + statistics.in_flight
+    assert statistics.handled + left == statistics.published, "an accepted event is not counted"
+    assert len(record.finished) - 1 <= statistics.handled <= len(record.finished)
+    assert (statistics.running, statistics.worker_count) == (False, 0)
+
+
+def interrupt_everywhere(make, scenario):
+    """Run a scenario once for every bytecode; return how many times it was interrupted."""
+    for at in itertools.count(1):
+        interrupter, record = Interrupter(at), make()
+        with contextlib.suppress(KeyboardInterrupt):
+            try:
+                trio.run(scenario, record, interrupter)
+            except BaseExceptionGroup as group:
+                assert group.split(KeyboardInterrupt)[1] is None, "something else came of it"
+            finally:
+                interrupter.stop()
+        check(record)
+        if interrupter.seen < at:
+            return at - 1
+    raise AssertionError("itertools.count never ends")
+
+
+@pytest.fixture(autouse=True)
+def _control_c():
+    """Have Trio take care of SIGINT as in a program, and put the tracing of coverage back."""
+    trace, handler = sys.gettrace(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, handler)
+    sys.settrace(trace)
+
+
+def recording(**options):
+    def make():
+        record = Record(EventBus(**options))
+        record.bus.subscribe(Noted, record.handle)
+        return record
+
+    return make
+
+
+def test_control_c_anywhere_in_publish_and_in_a_worker_that_is_handed_the_event_loses_nothing():
+    async def scenario(record, interrupter):
+        record.release.set()
+        async with record.bus:
+            await record.publish(0)  # so that the next one takes the short cut
+            await wait_all_tasks_blocked()  # and is handed to a parked worker
+            interrupter.start()
+            await record.publish(1)
+            await wait_all_tasks_blocked()
+            interrupter.stop()
+
+    assert interrupt_everywhere(recording(workers=1, buffer=10), scenario) > 200
+
+
+def test_control_c_anywhere_in_publish_many_loses_nothing():
+    async def scenario(record, interrupter):
+        record.release.set()
+        async with record.bus:
+            await wait_all_tasks_blocked()
+            interrupter.start()
+            await record.publish(1, 2)
+            interrupter.stop()
+
+    assert interrupt_everywhere(recording(workers=1, buffer=10), scenario) > 200
+
+
+def test_control_c_anywhere_in_publish_nowait_loses_nothing():
+    async def scenario(record, interrupter):
+        record.release.set()
+        async with record.bus:
+            await wait_all_tasks_blocked()
+            interrupter.start()
+            record.publish_nowait(1)
+            interrupter.stop()
+
+    assert interrupt_everywhere(recording(workers=1, buffer=10), scenario) > 100
+
+
+def test_control_c_anywhere_in_waiting_for_room_loses_nothing():
+    async def scenario(record, interrupter):
+        async with record.bus, trio.open_nursery() as nursery:
+            await record.publish(1)
+            await wait_all_tasks_blocked()
+            await record.publish(2)
+            nursery.start_soon(record.release_when_blocked)
+            interrupter.start()
+            await record.publish(3)  # waits until the worker has taken 2
+            interrupter.stop()
+
+    assert interrupt_everywhere(recording(workers=1, buffer=1), scenario) > 200
+
+
+def test_control_c_anywhere_in_letting_other_publishers_in_loses_nothing():
+    async def scenario(record, interrupter):
+        async with record.bus, trio.open_nursery() as nursery:
+            await record.publish(1)
+            await wait_all_tasks_blocked()
+            await record.publish(2)
+            nursery.start_soon(record.publish, 3)
+            await wait_all_tasks_blocked()
+            interrupter.start()
+            record.release.set()
+            await wait_all_tasks_blocked()
+            interrupter.stop()
+
+    assert interrupt_everywhere(recording(workers=1, buffer=1), scenario) > 200

@@ -2,6 +2,7 @@
 
 import threading
 
+import outcome
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -27,18 +28,13 @@ async def in_foreign_thread(function, *args):
     results = []
 
     def call():
-        try:
-            results.append(function(*args))
-        except Exception as error:
-            results.append(error)
+        results.append(outcome.capture(function, *args))
 
     thread = threading.Thread(target=call)
     thread.start()
     await trio.to_thread.run_sync(thread.join)
     (result,) = results
-    if isinstance(result, Exception):
-        raise result
-    return result
+    return result.unwrap()
 
 
 @pytest.mark.parametrize("in_thread", [in_foreign_thread, trio.to_thread.run_sync])
@@ -94,8 +90,10 @@ async def test_many_threads_publish_every_event_once_and_each_in_its_order():
             bus.publish_from_thread(Noted(number, key))
 
     async with bus, trio.open_nursery() as nursery:
-        for key, in_thread in zip("abcd", [in_foreign_thread, trio.to_thread.run_sync] * 2):
-            nursery.start_soon(in_thread, publish_all, key)
+        for key in "ab":
+            nursery.start_soon(in_foreign_thread, publish_all, key)
+        for key in "cd":
+            nursery.start_soon(trio.to_thread.run_sync, publish_all, key)
     assert seen == {key: list(range(25)) for key in "abcd"}
 
 

@@ -429,3 +429,23 @@ def test_a_replay_is_cancelled_cleanly_at_every_step():
         assert (record.finished, record.accepted) in (([], letters), (letters, []))
 
     assert at_every_step(make, scenario, check_letters) > 10
+
+
+async def test_an_event_accepted_while_parked_workers_are_being_cancelled_is_left_and_counted(
+    autojump_clock,
+):
+    seen = []
+    bus = EventBus(workers=2)
+
+    @bus.subscribe(Noted)
+    async def note(event):
+        seen.append(event.number)
+
+    with trio.CancelScope() as scope:
+        async with bus:
+            await wait_all_tasks_blocked()
+            scope.cancel()  # the workers wait no more, and have not run since to know it
+            bus.publish_nowait(Noted(1, "a"))
+            bus.publish_nowait(Noted(2, "a"))
+    statistics = bus.statistics()
+    assert (seen, statistics.published, statistics.queued, statistics.in_flight) == ([], 2, 2, 0)

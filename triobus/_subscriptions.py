@@ -110,8 +110,8 @@ class Group:
 
         Without a handler it is a decorator, which returns the function unchanged. `types` is an
         event class or a tuple of them; each stands for its subclasses too, and `DomainEvent` for
-        everything. An `async def` handler runs in the bus's nursery, a plain `def` in a worker
-        thread.
+        everything. An `async def` handler runs in a task of the bus, in whose context a context
+        variable that it sets stays set; a plain `def` runs in a worker thread.
 
         - `name`: unique in the group; by default the handler's qualified name.
         - `priority`: inside a delivery higher ones run first, equal ones as they were subscribed.

@@ -409,7 +409,6 @@ class EventBus:
                 "would block: use 'await bus.publish(event)' there"
             )
         try:
-            trio.from_thread.check_cancelled()
             token = None if trio.from_thread.run_sync(self._is_own_run) else self._token
         except RuntimeError:
             token = self._token

@@ -5,7 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import attrs
 import trio
@@ -42,6 +42,7 @@ logger = logging.getLogger("triobus")
 E = TypeVar("E", bound=DomainEvent)
 Ordering = Literal["aggregate", "none"]
 Start = Literal["now", "beginning"]
+State = Literal["new", "running", "draining", "stopped"]
 
 
 @attrs.frozen(kw_only=True)
@@ -81,11 +82,11 @@ class EventBus:
         if store is not None:
             raise InvalidOption(f"store={store!r}: give None; there is no store but memory yet")
         self._on_failure: OnFailure = on_failure
-        _checks.choice("on_failure", on_failure, ("dead-letter", "raise"))
+        _checks.choice("on_failure", on_failure, get_args(OnFailure))
         self._intake = Intake()
         self._box = DeadLetterBox()
         self._watches: set[Any] = set()
-        self._state: Literal["new", "running", "draining", "stopped"] = "new"
+        self._state: State = "new"
         self._started_at = 0.0
         self._stopped_at = 0.0
         self._quiet: trio.Event | None = None
@@ -123,8 +124,8 @@ class EventBus:
         _checks.name("name", name)
         _checks.whole_number("workers", workers, least=1)
         _checks.capacity("buffer", buffer, least=0)
-        _checks.choice("ordering", ordering, ("aggregate", "none"))
-        _checks.choice("start", start, ("now", "beginning"))
+        _checks.choice("ordering", ordering, get_args(Ordering))
+        _checks.choice("start", start, get_args(Start))
         if name in self._intake.shells:
             raise DuplicateName(f"the bus already has a group {name!r}: choose another name")
         self._check_not_stopped(f"group({name!r})")
@@ -153,8 +154,7 @@ class EventBus:
             raise BusAlreadyStarted(
                 "this bus has been started before, and a bus runs once: make a new EventBus"
             )
-        self._state = "running"
-        self._intake.is_open = True
+        self._become("running")
         self._clock = trio.lowlevel.current_clock()
         self._started_at = self._clock.current_time()
         self._token = trio.lowlevel.current_trio_token()
@@ -238,8 +238,7 @@ class EventBus:
 
     async def _wind_down(self, *, drain: bool, timeout: float | None) -> None:
         await checkpoint_if_cancelled()
-        self._state = "draining"
-        self._intake.is_open = False
+        self._become("draining")
         self._intake.refuse_all()
         try:
             if drain:
@@ -251,6 +250,10 @@ class EventBus:
             self._cancel()
         await self._until_quiet(lambda: not self._worker_count)
         self._close()
+
+    def _become(self, state: State) -> None:
+        self._state = state
+        self._intake.is_open = state == "running"
 
     def _cancel(self) -> None:
         self._is_cancelled = True
@@ -280,8 +283,7 @@ class EventBus:
         """End everything that waits for the bus. Does nothing the second time."""
         if self._state == "stopped":
             return
-        self._state = "stopped"
-        self._intake.is_open = False
+        self._become("stopped")
         if self._clock is not None:
             self._stopped_at = self._clock.current_time()
         self._nursery = None
@@ -501,8 +503,7 @@ class EventBus:
         before such an event.
         """
         self._check_not_stopped("wait_for()")
-        if where is not None and not callable(where):
-            raise InvalidOption(f"where={where!r}: give a function that takes the event")
+        _checks.predicate("where", where)
         waiter = Waiter(event_types(type_), where)
         self._intake.add(waiter)
         try:

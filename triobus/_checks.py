@@ -44,6 +44,12 @@ def choice(option: str, value: str, choices: tuple[str, ...]) -> str:
     return value
 
 
+def predicate(option: str, value: object) -> None:
+    """Raise `InvalidOption` unless `value` is None or can be called with an event."""
+    if value is not None and not callable(value):
+        raise InvalidOption(f"{option}={value!r}: give a function that takes the event")
+
+
 def name(option: str, value: object) -> str:
     """Return `value` if it is a string that is not empty, else raise `InvalidOption`."""
     if not isinstance(value, str) or not value:

@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Iterable
 from datetime import datetime
+from typing import Any
 
 import attrs
 
@@ -108,9 +109,7 @@ class DeadLetterBox:
             attempts=attempts,
             first_failed_at=now,
             last_failed_at=now,
-            error_type=type(error).__name__,
-            message=error_message(error),
-            traceback=_error_traceback(error),
+            **_described(error),
         )
         self._letters[letter.id] = letter
         self._by_lane.setdefault(_lane(letter), {})[letter.id] = None
@@ -124,9 +123,7 @@ class DeadLetterBox:
                 letter,
                 attempts=letter.attempts + attempts,
                 last_failed_at=now,
-                error_type=type(error).__name__,
-                message=error_message(error),
-                traceback=_error_traceback(error),
+                **_described(error),
             )
 
     def remove(self, letter_id: int) -> None:
@@ -139,7 +136,16 @@ class DeadLetterBox:
                 del self._by_lane[_lane(letter)]
 
 
-def error_message(error: BaseException) -> str:
+def _described(error: Exception) -> dict[str, Any]:
+    """Return the fields of a letter that tell about the error."""
+    return {
+        "error_type": type(error).__name__,
+        "message": _message(error),
+        "traceback": _traceback(error),
+    }
+
+
+def _message(error: Exception) -> str:
     """Return what an error says, cut, even if its `__str__` raises."""
     try:
         message = str(error)
@@ -152,7 +158,7 @@ def _lane(letter: DeadLetter) -> tuple[str, str, str | None]:
     return letter.group, letter.subscription, letter.event.aggregate_id
 
 
-def _error_traceback(error: BaseException) -> str:
+def _traceback(error: Exception) -> str:
     lines = traceback.TracebackException.from_exception(error).format()
     text = "".join(_shortened(line) for line in lines)
     return text.encode("utf-8", "backslashreplace")[-_TRACEBACK_LENGTH:].decode("utf-8", "ignore")

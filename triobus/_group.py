@@ -153,13 +153,11 @@ class GroupShell:
 
         With a buffer of 0 there is room for an event when a worker is free to take it.
         """
-        limit = self.buffer or self.parked + self.looking
-        return limit > 0 and self.lanes.held <= self.held_for(count)
+        return self._limit > 0 and self.lanes.held <= self.held_for(count)
 
     def held_for(self, count: int) -> float:
         """Return how few deliveries must be held for `count` more to fit."""
-        limit = self.buffer or self.parked + self.looking
-        return limit - min(count, limit)
+        return self._limit - min(count, self._limit)
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Run the workers and the retry timer in `nursery`; all are running when this returns."""
@@ -214,6 +212,10 @@ class GroupShell:
             p99=percentile(self._durations, 0.99),
         )
 
+    @property
+    def _limit(self) -> float:
+        return self.buffer or self.parked + self.looking
+
     def _tasks(self) -> list[Callable[..., Awaitable[None]]]:
         """Return what to run, each with a scope that `cancel` knows before it has begun."""
         runs = [self._run_timer, *[self._run_worker] * self._workers]
@@ -233,7 +235,8 @@ class GroupShell:
                 with self._timer:
                     await trio.sleep_forever()
                 self.lanes.release(trio.current_time())
-                self._timer = trio.CancelScope(deadline=self.lanes.next_due() or math.inf)
+                due = self.lanes.next_due()
+                self._timer = trio.CancelScope(deadline=math.inf if due is None else due)
                 self.wake()
 
     async def _run_worker(

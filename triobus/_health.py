@@ -27,7 +27,7 @@ class Health:
 def memory_mb() -> float | None:
     """Return the resident memory of this process in MiB, or None without psutil."""
     try:
-        import psutil
+        import psutil  # optional, and only wanted here
     except ImportError:
         logger.debug("memory_mb is None, for psutil is not installed: pip install triobus[metrics]")
         return None

@@ -60,7 +60,7 @@ class Batch:
         self.keys = [event.aggregate_id for event in self.events]
         if not set(map(type, self.keys)) <= _KEY_TYPES:
             for event, key in zip(self.events, self.keys, strict=True):
-                check_aggregate_id(event, key)
+                _check_aggregate_id(event, key)
 
     def runs(self) -> Iterator[tuple[Sequence[DomainEvent], Sequence[str | None]]]:
         """Yield the events with their keys, in order, cut where the type changes."""
@@ -128,7 +128,7 @@ class OutcomeWatch:
         )
 
 
-def check_aggregate_id(event: DomainEvent, key: object) -> None:
+def _check_aggregate_id(event: DomainEvent, key: object) -> None:
     """Raise `InvalidEvent` unless `key` can be an ordering key."""
     if key is not None and not isinstance(key, str):
         raise InvalidEvent(

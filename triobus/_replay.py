@@ -103,9 +103,9 @@ class DeadLetters:
 
     def _target(self, letter: DeadLetter) -> tuple[GroupShell, Subscription]:
         shell = self._shells[letter.group]
-        for subscription in shell.group.subscriptions:
-            if subscription.name == letter.subscription:
-                return shell, subscription
+        subscription = shell.group.get(letter.subscription)
+        if subscription is not None:
+            return shell, subscription
         names = ", ".join(repr(s.name) for s in shell.group.subscriptions) or "none"
         raise UnknownSubscription(
             f"dead letter {letter.id} belongs to {letter.subscription!r} in group "

@@ -137,8 +137,7 @@ class Group:
             timeout = _checks.number("timeout", timeout, least=0)
         if type(hold) is not bool:
             raise InvalidOption(f"hold={hold!r}: give True or False")
-        if where is not None and not callable(where):
-            raise InvalidOption(f"where={where!r}: give a function that takes the event")
+        _checks.predicate("where", where)
 
         def add(handler: Handler) -> Subscription:
             subscription = Subscription(
@@ -165,6 +164,10 @@ class Group:
     def subscriptions(self) -> tuple[Subscription, ...]:
         """The subscriptions, in the order in which they were made."""
         return tuple(self._by_name.values())
+
+    def get(self, name: str) -> Subscription | None:
+        """Return the subscription of that name, or None."""
+        return self._by_name.get(name)
 
     def plan_for(self, event_type: type[DomainEvent]) -> tuple[Subscription, ...]:
         """Return the subscriptions that want the type, in the order in which they are called."""

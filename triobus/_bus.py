@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
@@ -16,7 +17,7 @@ from trio.lowlevel import (
 )
 
 from triobus import _checks
-from triobus._dead_letters import DeadLetterBox
+from triobus._dead_letters import DeadLetterBox, Letters
 from triobus._delivery import Carriage, Lanes
 from triobus._errors import (
     BusAlreadyStarted,
@@ -33,16 +34,19 @@ from triobus._health import Health, memory_mb
 from triobus._intake import Intake, describe_full
 from triobus._listeners import Listener, Waiter
 from triobus._publishing import Batch, Outcome, OutcomeWatch
+from triobus._recorder import Recorder
 from triobus._replay import DeadLetters
 from triobus._statistics import BusStatistics, GroupStatistics
+from triobus._stored_listener import StoredListener
 from triobus._subscriptions import Group, event_types
+from triobus.stores import EventStore
 
 logger = logging.getLogger("triobus")
 
 E = TypeVar("E", bound=DomainEvent)
 Ordering = Literal["aggregate", "none"]
 Start = Literal["now", "beginning"]
-State = Literal["new", "running", "draining", "stopped"]
+State = Literal["new", "starting", "running", "draining", "stopped"]
 
 
 @attrs.frozen(kw_only=True)
@@ -61,10 +65,13 @@ class EventBus:
     Subscribe handlers, then run it as `async with bus:` or `await nursery.start(bus.run)`. It runs
     once. All its tasks live in a nursery that ends with the block, or with `run`.
 
+    - `store`: where events, progress and dead letters are kept, so that they outlive the program;
+      the bus opens it when it starts and closes it when it stops. None for a bus in memory.
     - `workers`: how many deliveries of the group "default" are carried at a time, each for another
       aggregate; 1 gives total order, in which only a retry is overtaken.
-    - `buffer`: how many events that group holds beyond those that workers have; publishers wait for
-      room. `math.inf` for no limit; 0 for none beyond what a free worker takes.
+    - `buffer`: how many events that group holds beyond those that workers have. Publishers wait for
+      room; with a store they do not, and the rest stays on disk. `math.inf` for no limit; 0 for
+      none beyond what a free worker takes (1 with a store).
     - `on_failure`: what an event becomes whose handler failed for good: a "dead-letter", or with
       "raise" the error leaves through the nursery and ends the bus.
 
@@ -73,24 +80,31 @@ class EventBus:
 
     def __init__(
         self,
-        store: None = None,
+        store: EventStore | None = None,
         *,
         workers: int = 4,
         buffer: float = 1000,
         on_failure: OnFailure = "dead-letter",
     ) -> None:
-        if store is not None:
-            raise InvalidOption(f"store={store!r}: give None; there is no store but memory yet")
+        if store is not None and not isinstance(store, EventStore):
+            raise InvalidOption(
+                f"store={store!r}: give an EventStore, such as SqliteEventStore('orders.db'), or "
+                "None for a bus in memory"
+            )
         self._on_failure: OnFailure = on_failure
         _checks.choice("on_failure", on_failure, get_args(OnFailure))
         self._intake = Intake()
-        self._box = DeadLetterBox()
+        self._recorder = None if store is None else Recorder(store, self._intake.tell)
+        self._letters: Letters = (
+            DeadLetterBox() if self._recorder is None else self._recorder.letters
+        )
         self._watches: set[Any] = set()
         self._state: State = "new"
         self._started_at = 0.0
         self._stopped_at = 0.0
         self._quiet: trio.Event | None = None
         self._is_cancelled = False
+        self._recording = trio.CancelScope()
         self._ended = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
@@ -99,7 +113,7 @@ class EventBus:
         self._thread = 0
 
         self.dead_letters = DeadLetters(
-            self._box, self._intake.shells, self._watches, self._check_answerable
+            self._letters, self._intake.shells, self._watches, self._check_answerable
         )
         """What handlers have failed for good: `list`, `replay` and `discard`."""
         self.subscribe = self.group("default", workers=workers, buffer=buffer).subscribe
@@ -117,8 +131,9 @@ class EventBus:
         """Make a further group, with its own workers, order and buffer.
 
         `ordering="none"` lets the events of one aggregate be handled at the same time. `start` says
-        whether a new group begins with what is stored from the "beginning"; without a store there
-        is nothing before "now". Raises `InvalidOption` or `DuplicateName`, and `BusClosed` after
+        whether a group that the store does not know begins with what is stored from the
+        "beginning", or with what comes after its first subscription; one that it knows goes on
+        where it ended. Without a store there is nothing before "now". Raises `InvalidOption` or `DuplicateName`, and `BusClosed` after
         the stop.
         """
         _checks.name("name", name)
@@ -130,21 +145,28 @@ class EventBus:
             raise DuplicateName(f"the bus already has a group {name!r}: choose another name")
         self._check_not_stopped(f"group({name!r})")
         shell = GroupShell(
-            group=Group(name, trio.CapacityLimiter(workers), self._intake.forget_routes),
+            group=Group(name, trio.CapacityLimiter(workers), partial(self._resubscribed, name)),
             lanes=Lanes(is_ordered=ordering == "aggregate"),
-            buffer=buffer,
+            buffer=buffer if self._recorder is None else max(buffer, 1),
             workers=workers,
             on_failure=self._on_failure,
-            letters=self._box,
-            on_room=self._intake.admit,
+            letters=self._letters,
+            on_room=self._intake.admit if self._recorder is None else _notice_room,
             on_quiet=self._notice_quiet,
         )
         self._intake.shells[name] = shell
+        if self._recorder is not None:
+            self._recorder.add(shell, from_beginning=start == "beginning")
         if self._nursery is not None:
             shell.start_soon(self._nursery)
             if self._is_cancelled:
                 shell.cancel()
         return shell.group
+
+    def _resubscribed(self, name: str) -> None:
+        self._intake.forget_routes()
+        if self._recorder is not None:
+            self._recorder.notice_subscriptions(self._recorder.feeds[name])
 
     # Starting and stopping
 
@@ -154,6 +176,13 @@ class EventBus:
             raise BusAlreadyStarted(
                 "this bus has been started before, and a bus runs once: make a new EventBus"
             )
+        if self._recorder is not None:
+            self._become("starting")
+            try:
+                await self._recorder.attach()
+            except BaseException:
+                self._become("new")
+                raise
         self._become("running")
         self._clock = trio.lowlevel.current_clock()
         self._started_at = self._clock.current_time()
@@ -164,9 +193,14 @@ class EventBus:
         try:
             for shell in self._intake.shells.values():
                 await shell.start(nursery)
+            if self._recorder is not None:
+                await nursery.start(self._record)
         except BaseException as error:
             self._close()
-            await self._manager.__aexit__(type(error), error, error.__traceback__)
+            try:
+                await self._manager.__aexit__(type(error), error, error.__traceback__)
+            finally:
+                await self._detach()
             raise
         self._nursery = nursery
         return self
@@ -204,7 +238,10 @@ class EventBus:
                 raise BaseExceptionGroup("the block and its bus failed", [exc, error]) from None
             raise
         finally:
-            self._close()
+            try:
+                await self._detach()
+            finally:
+                self._close()
         if into_nursery is not None and into_nursery is not exc:
             raise into_nursery
 
@@ -249,7 +286,22 @@ class EventBus:
         finally:
             self._cancel()
         await self._until_quiet(lambda: not self._worker_count)
-        self._close()
+        try:
+            await self._detach()
+        finally:
+            self._close()
+
+    async def _detach(self) -> None:
+        """Record what is finished and let go of the store. Not to be cancelled."""
+        if self._recorder is not None:
+            await self._recorder.detach()
+
+    async def _record(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        assert self._recorder is not None
+        with self._recording:
+            await self._recorder.run(task_status=task_status)
 
     def _become(self, state: State) -> None:
         self._state = state
@@ -257,6 +309,7 @@ class EventBus:
 
     def _cancel(self) -> None:
         self._is_cancelled = True
+        self._recording.cancel()
         for shell in self._intake.shells.values():
             shell.wants_quiet = True
             shell.cancel()
@@ -271,7 +324,7 @@ class EventBus:
             await self._quiet.wait()
 
     def _notice_quiet(self) -> None:
-        if self._state == "draining" and not self._worker_count:
+        if self._state == "draining" and not self._worker_count and self._recorder is None:
             self._close()
         elif self._quiet is not None and not (self._worker_count and self._unsettled):
             for shell in self._intake.shells.values():
@@ -307,12 +360,12 @@ class EventBus:
         shells = self._intake.shells.items()
         return StopReport(
             settled={name: shell.lanes.finished for name, shell in shells},
-            left={name: shell.lanes.unsettled for name, shell in shells},
+            left={name: shell.unsettled for name, shell in shells},
         )
 
     @property
     def _unsettled(self) -> int:
-        return sum(shell.lanes.unsettled for shell in self._intake.shells.values())
+        return sum(shell.unsettled for shell in self._intake.shells.values())
 
     @property
     def _worker_count(self) -> int:
@@ -321,15 +374,30 @@ class EventBus:
     # Publishing
 
     @enable_ki_protection
-    async def publish(self, event: DomainEvent) -> Published:
+    async def publish(
+        self, event: DomainEvent, *, expected_sequence: int | None = None
+    ) -> Published:
         """Publish an event, and return once it is accepted.
 
-        Waits until all groups and listeners that want it have room; inside a handler of this bus it
-        does not, and the event inherits the correlation id of the handled one and has it as cause.
-        If it raises, `Cancelled` included, the event was not accepted and no handler sees it.
-        Raises `InvalidEvent`, and `BusClosed` when the bus is not running.
+        With a store it is accepted when it is stored; an event that the store has already is
+        accepted without being delivered again, and keeps its first position. `expected_sequence` is
+        the last sequence that its aggregate must have before, 0 for none. Without a store it waits
+        until all groups and listeners that want the event have room; inside a handler of this bus
+        it does not. There the event inherits the correlation id of the handled one and has it as
+        cause.
+
+        If it raises, `Cancelled` included, the event was not accepted and no handler sees it,
+        except for `OutcomeUnknown`. Raises `InvalidEvent`, `BusClosed` when the bus is not running,
+        and with a store `EventNotEncodable`, `SequenceConflict` and `StoreError`.
         """
         await checkpoint_if_cancelled()
+        if self._recorder is not None:
+            return (await self._publish_stored(Batch([event]), expected_sequence))[0]
+        if expected_sequence is not None:
+            raise InvalidOption(
+                f"expected_sequence={expected_sequence!r}: a bus without a store knows no "
+                "sequences; give it one: EventBus(store=...)"
+            )
         shells = self._intake.accept(event)
         if shells is None:
             await self._publish_batch(Batch([event]))
@@ -345,11 +413,13 @@ class EventBus:
     async def publish_many(self, events: Iterable[DomainEvent]) -> list[Published]:
         """Publish several events in their order, all or none of them.
 
-        Waits until all fit; more than a group's whole buffer are let in when it holds nothing else.
-        If it raises, none was accepted. Otherwise like `publish`.
+        Without a store it waits until all fit; more than a group's whole buffer are let in when it
+        holds nothing else. If it raises, none was accepted. Otherwise like `publish`.
         """
         batch = Batch(list(events))
         await checkpoint_if_cancelled()
+        if self._recorder is not None:
+            return await self._publish_stored(batch)
         await self._publish_batch(batch)
         return published(batch.events)
 
@@ -357,9 +427,14 @@ class EventBus:
     def publish_nowait(self, event: DomainEvent) -> Published:
         """Publish an event without waiting: raises `BusFull` when there is no room for it.
 
-        Call it in the thread of the bus; from others there is `publish_from_thread`. Otherwise like
-        `publish`.
+        Only without a store, which has to be waited for. Call it in the thread of the bus; from
+        others there is `publish_from_thread`. Otherwise like `publish`.
         """
+        if self._recorder is not None:
+            raise InvalidOption(
+                "publish_nowait() cannot wait for the store that this bus has: use "
+                "'await bus.publish(event)'"
+            )
         if self._state != "new" and threading.get_ident() != self._thread:
             raise InvalidOption(
                 "publish_nowait() was called in another thread than the bus runs in: "
@@ -392,8 +467,11 @@ class EventBus:
         await checkpoint_if_cancelled()
         self._watches.add(watch)
         try:
-            await self._publish_batch(batch)
-            return await watch.wait()
+            if self._recorder is None:
+                await self._publish_batch(batch)
+                return await watch.wait()
+            (published,) = await self._publish_stored(batch)
+            return await watch.wait(published.position)
         finally:
             self._watches.discard(watch)
 
@@ -443,6 +521,23 @@ class EventBus:
         if batch.is_refused:
             raise self._closed("publish()")
 
+    async def _publish_stored(
+        self, batch: Batch, expected_sequence: int | None = None
+    ) -> list[Published]:
+        """Store a batch; the recorder hands it over."""
+        assert self._recorder is not None
+        self._take_cause(batch)
+        if not batch.events:
+            await cancel_shielded_checkpoint()
+            return []
+        store = self._recorder.store
+        placements = await store.journal.submit(store.entry(batch, expected_sequence))
+        new = tuple.__new__
+        return [
+            new(Published, (event.event_id, place.position))
+            for event, place in zip(batch.events, placements, strict=True)
+        ]
+
     def _take_cause(self, batch: Batch) -> bool:
         """Give the batch its cause; return whether it comes from a handler of this bus."""
         cause = carried()
@@ -461,14 +556,17 @@ class EventBus:
     # Waiting and listening
 
     async def wait_idle(self) -> None:
-        """Wait until nothing is queued, running or waiting for a retry.
+        """Wait until nothing is queued, running or waiting for a retry, and all that is recorded.
 
-        Raises `BusClosed` if the bus stopped and left something, and `WouldDeadlock` inside a
-        handler of the same bus.
+        Raises `BusClosed` if the bus stopped and left something, `WouldDeadlock` inside a handler
+        of the same bus, and `StoreError` if what is finished could not be recorded yet.
         """
         self._check_waitable("wait_idle()")
         await trio.lowlevel.checkpoint()
         await self._until_quiet(lambda: not self._unsettled)
+        while self._recorder is not None and self._recorder.is_pending:
+            await self._recorder.flush()
+            await self._until_quiet(lambda: not self._unsettled)
         if self._unsettled:
             raise BusClosed(
                 f"the bus stopped with {self._unsettled} deliveries left, which will not be made"
@@ -482,13 +580,16 @@ class EventBus:
 
         `async for event in events` then gives every event of the types (without types: every event)
         that is accepted from here on, in that order. It has no retries and no statistics. Up to
-        `buffer` events are held for it; after that publishers wait, as they do for a group. The
-        iteration ends when the bus has stopped.
+        `buffer` events are held for it; after that publishers wait, as they do for a group, and
+        with a store it reads the rest from there. The iteration ends when the bus has stopped.
         """
         found = event_types(types or DomainEvent)
         _checks.capacity("buffer", buffer, least=1)
         self._check_not_stopped("listen()")
-        listener = Listener(found, buffer, self._intake.admit)
+        if self._recorder is None:
+            listener = Listener(found, buffer, self._intake.admit)
+        else:
+            listener = StoredListener(found, buffer, self._intake.admit, self._recorder.store)
         self._intake.add(listener)
         try:
             await trio.lowlevel.checkpoint()
@@ -543,14 +644,20 @@ class EventBus:
             reasons.append(str(self._closed("the bus")))
         shells = self._intake.shells.values()
         reasons.extend(describe_full(shell) for shell in shells if shell.waiting)
-        if len(self._box):
-            reasons.append(f"dead letters wait to be replayed or discarded: {len(self._box)}.")
-        if self._box.dropped:
-            reasons.append(f"dead letters were dropped to make room: {self._box.dropped}.")
+        if len(self._letters):
+            reasons.append(f"dead letters wait to be replayed or discarded: {len(self._letters)}.")
+        if self._letters.dropped:
+            reasons.append(f"dead letters were dropped to make room: {self._letters.dropped}.")
+        if self._recorder is not None:
+            if self._recorder.failure is not None:
+                reasons.append(f"the last commit failed: {self._recorder.failure}.")
+            warning = self._recorder.store.warning
+            if warning is not None:
+                reasons.append(warning)
         statistics = self.statistics()
         degraded: Literal["degraded", "healthy"] = "degraded" if reasons else "healthy"
         return Health(
-            status="stopped" if self._state in ("new", "stopped") else degraded,
+            status="stopped" if self._state in ("new", "starting", "stopped") else degraded,
             reasons=tuple(reasons),
             queue_size=statistics.queued,
             worker_count=statistics.worker_count,
@@ -574,7 +681,7 @@ class EventBus:
 
     def _check_answerable(self, call: str) -> None:
         self._check_waitable(call)
-        if self._state == "new":
+        if self._state in ("new", "starting"):
             raise self._closed(call)
         self._check_not_stopped(call)
 
@@ -584,6 +691,7 @@ class EventBus:
 
     def _closed(self, call: str) -> BusClosed:
         reason = {
+            "starting": "it has not been started yet: wait until 'async with bus:' has begun",
             "new": "it has not been started: use it inside 'async with bus:' or after "
             "'await nursery.start(bus.run)'",
             "running": "it is running",
@@ -591,6 +699,12 @@ class EventBus:
             "stopped": "it has stopped, and a bus runs once: make a new EventBus",
         }[self._state]
         return BusClosed(f"{call}: the bus is not open, for {reason}")
+
+
+def _notice_room(shell: GroupShell) -> None:
+    """Let a group's feed read on; in a bus with a store nobody else waits for room."""
+    if shell.ledger is not None:
+        shell.ledger.notice_room()
 
 
 def _is_cancellation(error: BaseException) -> bool:

@@ -54,4 +54,6 @@ def name(option: str, value: object) -> str:
     """Return `value` if it is a string that is not empty, else raise `InvalidOption`."""
     if not isinstance(value, str) or not value:
         raise InvalidOption(f"{option}={value!r}: give a string that is not empty")
+    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise InvalidOption(f"{option}={value!r}: it has half of a surrogate pair; take that out")
     return value

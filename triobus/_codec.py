@@ -1,25 +1,49 @@
-"""Events from JSON: one object a text, checked field by field before an event is made of it.
+"""Events to JSON and back, checked field by field before an event is made of it.
+
+The command line reads events by `EventDecoder`, one object a text:
 
     {"type": "price.closed", "data": {"symbol": "IBM", "close": "100.52"}}
 
+A store keeps them by `EventCodec`, where one object has all fields:
+
+    {"symbol":"IBM","close":"100.52","event_id":"...","occurred_at":"...Z",...,"metadata":{}}
+
 msgspec checks and converts each field by its declared type. The event is then made by calling its
-class, because msgspec's own way to an attrs class would pass over converters and validators.
+class, because msgspec's own way to an attrs class would pass over converters. Where a class has
+none, and what comes out is written in the same bytes again, that way is the shorter one.
 """
 
+import dataclasses
+import math
+import re
 import reprlib
 import typing
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from operator import attrgetter
+from typing import Annotated, Any
+from uuid import UUID
 
 import attrs
 import msgspec
 
-from triobus._errors import EventNotDecodable
-from triobus._events import DomainEvent, event_classes
+from triobus._errors import EventNotDecodable, EventNotEncodable, InvalidOption
+from triobus._events import _NO_METADATA, DomainEvent, _FrozenDict, event_classes
+from triobus._upcasters import chain, name_of
 
 _EXCERPT_LENGTH = 60
 _REASON_LENGTH = 300
+_TYPES_SHOWN = 20
 _BOM = b"\xef\xbb\xbf"
+
+_METADATA_KEYS = 64
+_METADATA_LENGTH = 1024
+"""How many characters a key or a value of the metadata may have."""
+_EXPONENT = 6144
+"""The greatest exponent of IEEE 754's decimal128. With a thousand million, which a dozen characters
+are enough to write, the first `int()` of the number would fill the memory."""
+_DEPTH_SEARCHED = 500
 
 
 @attrs.frozen
@@ -44,6 +68,18 @@ _TOP = {
     "aggregate": _Field.of(str | None, is_required=False),
     "metadata": _Field.of(dict[str, str], is_required=False, name="a JSON object of strings"),
 }
+_STORED = {
+    # Another id or time at each reading would be another event, so these have to be there.
+    "event_id": _Field.of(UUID, is_required=True),
+    "occurred_at": _Field.of(
+        Annotated[datetime, msgspec.Meta(tz=True)], is_required=True, name="a time with its zone"
+    ),
+    "metadata": _TOP["metadata"],
+}
+_BASE_FIELDS = attrs.fields_dict(DomainEvent)
+_ANYTHING = _Field.of(Any, is_required=False)
+_encode = msgspec.json.Encoder().encode
+_has_great_exponent = re.compile(rb"E[+-]\d{4}").search
 
 
 @attrs.define(eq=False)
@@ -57,20 +93,12 @@ class EventDecoder:
 
     def decode(self, text: bytes) -> DomainEvent:
         """Return the event that a JSON text describes; raises `EventNotDecodable`."""
-        if text.startswith(_BOM):
-            raise EventNotDecodable("the text begins with a byte order mark: give UTF-8 without it")
-        try:
-            text.decode()
-        except UnicodeDecodeError as error:
-            raise EventNotDecodable(
-                f"the text is not UTF-8: byte {error.start} is 0x{text[error.start]:02x}"
-            ) from None
-        top = _read_object(_read(_OBJECT, text, ""), _TOP, "", "an event in JSON")
+        top = _read_object(_members_of(text), _TOP, "", "an event in JSON")
         cls, fields = self._find(top["type"])
         values = _read_object(top["data"], fields, "data", cls.__qualname__)
         if "metadata" in top:
             values["metadata"] = top["metadata"]
-        event, aggregate_id = _make(cls, values)
+        event, aggregate_id = _make(cls, values, "data")
         if "aggregate" in top and top["aggregate"] != aggregate_id:
             raise EventNotDecodable(
                 f"aggregate: expected {_shown(aggregate_id)}, which is the event's aggregate_id, "
@@ -84,26 +112,513 @@ class EventDecoder:
             return known
         classes = list(self._classes())
         found = [cls for cls in classes if cls.event_type == event_type]
-        if not found:
-            types = ", ".join(sorted({repr(cls.event_type) for cls in classes})) or "none"
-            raise EventNotDecodable(
-                f"type: {_shown(event_type)} is unknown; the known types are: {types}"
-            )
-        if len(found) > 1:
-            names = " and ".join(sorted(f"{cls.__module__}.{cls.__qualname__}" for cls in found))
-            raise EventNotDecodable(
-                f"type: {_shown(event_type)} is the type of {names}: give one of them another "
-                "event_type"
-            )
-        known = self._known[event_type] = (found[0], _fields_of(found[0]))
+        cls = _only(event_type, found, classes, "give one of them another event_type")
+        fields = _fields_of(cls)
+        del fields["metadata"]  # it has a place of its own beside "data"
+        known = self._known[event_type] = (cls, fields)
         return known
 
 
-def _fields_of(cls: type[DomainEvent]) -> dict[str, _Field]:
-    """Return what "data" may hold for a class, by the names that its `__init__` takes.
+@attrs.define
+class _Plan:
+    """How the events of one class are written and read."""
 
-    `metadata` has a place of its own beside "data".
+    cls: type[DomainEvent]
+    version: int
+    fields: Mapping[str, _Field]
+    """What JSON has, by the names that `__init__` takes."""
+    names: Mapping[str, str]
+    """The attributes that these names are the arguments of."""
+    values: Callable[[DomainEvent], tuple[Any, ...]]
+    """All that has to come back. Not by `==`, from which a class may except fields."""
+    shortcut: msgspec.json.Decoder[DomainEvent] | None
+    """Makes an event at once, where that comes to the same as calling the class."""
+
+    @classmethod
+    def of(cls, event_class: type[DomainEvent]) -> "_Plan":
+        """Raises `EventNotDecodable` if events of this class cannot be kept."""
+        version = event_class.schema_version
+        if type(version) is not int or version < 1:
+            raise EventNotDecodable(
+                f"{event_class.__qualname__}.schema_version is {_shown(version)}: give a whole "
+                "number of 1 or more"
+            )
+        if fault := _fault_of_text(event_class.event_type):
+            raise EventNotDecodable(
+                f"{event_class.__qualname__}.event_type is {_shown(event_class.event_type)}, "
+                f"{fault}"
+            )
+        fields = attrs.fields(event_class)
+        return cls(
+            cls=event_class,
+            version=version,
+            fields=_fields_of(event_class) | _STORED,
+            names={field.alias or field.name: field.name for field in fields if field.init},
+            values=attrgetter(*(field.name for field in fields if field.init or field.eq)),
+            shortcut=(
+                msgspec.json.Decoder(event_class)
+                if all(map(_is_plain, fields)) and _is_made_plainly(event_class)
+                else None
+            ),
+        )
+
+    def write(self, event: DomainEvent) -> bytes:
+        if self.shortcut is not None:
+            return _encode(event)
+        return _encode({name: getattr(event, field) for name, field in self.names.items()})
+
+    def read(self, members: Mapping[str, msgspec.Raw]) -> DomainEvent:
+        """Return the event of a JSON object, or say what is wrong with it."""
+        values = _read_object(members, self.fields, "", self.cls.__qualname__)
+        if fault := _fault_of_metadata(values.get("metadata", {})):
+            raise EventNotDecodable(fault)
+        for name, value in values.items():
+            for path, leaf in _leaves(_member("", name), value):
+                if isinstance(leaf, Decimal) and (fault := _fault_of_decimal(leaf)):
+                    raise EventNotDecodable(f"{path}: found {_shown(leaf)}, {fault}")
+        return _make(self.cls, values, "")[0]
+
+    def read_at_once(self, data: bytes) -> DomainEvent | None:
+        """Return the event if its JSON is as `write` would write it, else None.
+
+        So there is nothing missing, surplus or double in it.
+        """
+        if self.shortcut is None or b"NaN" in data or _has_great_exponent(data):
+            return None
+        try:
+            event = self.shortcut.decode(data)
+            if event.occurred_at.tzinfo is not UTC:
+                return None
+            metadata: Mapping[str, str] = _NO_METADATA
+            if event.metadata:
+                metadata = _FrozenDict(event.metadata)
+                if _fault_of_metadata(metadata):
+                    return None
+            object.__setattr__(event, "metadata", metadata)
+            aggregate_id = event.aggregate_id
+            if aggregate_id is not None and not isinstance(aggregate_id, str):
+                return None
+            return event if _encode(event) == data else None
+        except Exception:  # noqa: BLE001  # `read` meets it again, and says what and where it is
+            return None
+
+
+class EventCodec:
+    """Makes JSON of events, for a store to keep, and events of what is kept.
+
+    An event that would not come back equal is refused when it is written, and so are numbers of
+    more than 4,300 digits, a Decimal beyond the range of decimal128, NUL in any string, and metadata
+    of more than 64 keys, or of more than 1,024 characters in a key or value. What is read may come
+    from anywhere: nothing is imported or evaluated, and whatever it is, it becomes an event or
+    `EventNotDecodable`. Of a key that a JSON object has twice, the last one counts.
+
+    `types` are classes that are meant where several have the same event type. `max_event_bytes` is
+    how long the JSON of an event may be when it is written.
     """
+
+    def __init__(
+        self, types: Iterable[type[DomainEvent]] = (), max_event_bytes: int = 1_048_576
+    ) -> None:
+        self._types = _by_event_type(types)
+        self._max_event_bytes = max_event_bytes
+        self._plans: dict[type[DomainEvent], _Plan] = {}
+        self._plans_by_type: dict[str, _Plan] = {}
+
+    def encode(self, event: DomainEvent) -> bytes:
+        """Return an event as one JSON object; raises `EventNotEncodable`."""
+        plan = self._plans.get(type(event)) or self._new_plan(type(event))
+        error: Exception | None = None
+        try:
+            aggregate_id = event.aggregate_id
+            data = plan.write(event)
+            if plan.shortcut is not None:
+                again = plan.shortcut.decode(data)
+            else:
+                again = plan.read(_members_of(data))
+            if (
+                plan.values(again) == plan.values(event)
+                and len(data) <= self._max_event_bytes
+                and (aggregate_id is None or not _fault_of_text(aggregate_id))
+                and not (event.metadata and _fault_of_metadata(event.metadata))
+                # Text may look like these, so a look at the values themselves decides.
+                and not (_has_great_exponent(data) and _fault_of_leaves(plan, event))
+                and not (b"\\u0000" in data and _fault_of_leaves(plan, event))
+            ):
+                return data
+        except Exception as caught:  # noqa: BLE001  # all that user code raises; it is the cause
+            error = caught
+        try:
+            reason = _why_not(plan, event, self._max_event_bytes)
+        except Exception as caught:  # noqa: BLE001  # as above: the search runs user code too
+            error = error or caught
+            reason = f"{plan.cls.__qualname__}: {_said(error)}"
+        raise EventNotEncodable(reason) from error
+
+    def decode(self, event_type: str, schema_version: int, data: bytes) -> DomainEvent:
+        """Return the event that `encode` made JSON of; raises `EventNotDecodable`.
+
+        Data of an older version of the class goes through its upcasters.
+        """
+        try:
+            plan = self._plans_by_type.get(event_type)
+            if plan is None:
+                plan = self._find(event_type)
+            if schema_version == plan.version:
+                event = plan.read_at_once(data)
+                if event is not None:
+                    return event
+            return plan.read(_upcast(plan, schema_version, _members_of(data)))
+        except EventNotDecodable as error:
+            raise EventNotDecodable(f"event {_shown(event_type)}: {error}") from error.__cause__
+
+    def classes(self, event_type: str) -> list[type[DomainEvent]]:
+        """Return the classes that events of a type may be of: none, one, or several.
+
+        With more than one the events cannot be read, until one of the classes is in `types`.
+        """
+        meant = self._types.get(event_type)
+        if meant is not None:
+            return [meant]
+        return [cls for cls in event_classes() if cls.event_type == event_type]
+
+    def _find(self, event_type: str) -> _Plan:
+        cls = _only(
+            event_type,
+            self.classes(event_type),
+            event_classes(),
+            "give one of them another event_type, or the store the one that is meant, in "
+            "types=[...]",
+        )
+        plan = self._plans_by_type[event_type] = self._plans.get(cls) or _Plan.of(cls)
+        return plan
+
+    def _new_plan(self, cls: type[DomainEvent]) -> _Plan:
+        if not issubclass(cls, DomainEvent):
+            raise EventNotEncodable(f"a {cls.__qualname__} is no event: give a DomainEvent")
+        if cls is DomainEvent or "__attrs_attrs__" not in cls.__dict__:
+            raise EventNotEncodable(
+                f"{cls.__qualname__} is no event class that can be found again: derive one from "
+                "DomainEvent, and decorate it with @attrs.frozen"
+            )
+        meant = self._types.get(cls.event_type, cls)
+        if meant is not cls:
+            raise EventNotEncodable(
+                f"{_full_name(cls)} would come back as {_full_name(meant)}, which is given in "
+                f"types=[...] and has the same event_type, {cls.event_type!r}"
+            )
+        try:
+            plan = _Plan.of(cls)
+        except EventNotDecodable as error:
+            raise EventNotEncodable(str(error)) from error.__cause__
+        self._plans[cls] = plan
+        return plan
+
+
+def _by_event_type(types: Iterable[type[DomainEvent]]) -> dict[str, type[DomainEvent]]:
+    known: dict[str, type[DomainEvent]] = {}
+    if isinstance(types, (str, type)) or not isinstance(types, Iterable):
+        raise InvalidOption(f"types={_shown(types)}: give a list of event classes")
+    for cls in types:
+        if not isinstance(cls, type) or cls not in event_classes():
+            raise InvalidOption(
+                f"types has {_shown(cls)}: give classes derived from DomainEvent and decorated "
+                "with @attrs.frozen"
+            )
+        same = known.setdefault(cls.event_type, cls)
+        if same is not cls:
+            raise InvalidOption(
+                f"types has {_full_name(same)} and {_full_name(cls)}, which have the same "
+                f"event_type, {cls.event_type!r}: give the one that is meant"
+            )
+    return known
+
+
+def _is_plain(field: "attrs.Attribute[Any]") -> bool:
+    """Tell whether msgspec reads and writes this field as its class would."""
+    base = _BASE_FIELDS.get(field.name)
+    converter = None if base is None else base.converter  # `read_at_once` does what these two do
+    return (
+        field.init
+        and field.alias == field.name
+        and not field.name.startswith("_")
+        and field.converter is converter
+        and (base is None or field.type == base.type)
+    )
+
+
+def _is_made_plainly(cls: type[DomainEvent]) -> bool:
+    """Tell whether nothing is done for a new object that msgspec would leave undone."""
+    return (
+        cls.__new__ is object.__new__
+        and not hasattr(cls, "__attrs_init__")  # the class has an `__init__` of its own
+        and "_attrs_cached_hash" not in getattr(cls.__hash__, "__code__", _is_plain).co_names
+    )
+
+
+def _upcast(
+    plan: _Plan, version: int, members: Mapping[str, msgspec.Raw]
+) -> Mapping[str, msgspec.Raw]:
+    """Return the members of an event in JSON as those of the version that its class has."""
+    event_type, wanted = plan.cls.event_type, plan.version
+    if type(version) is not int or version < 1:
+        raise EventNotDecodable(f"version {_shown(version)} is no whole number of 1 or more")
+    if version > wanted:
+        raise EventNotDecodable(
+            f"version {version} is newer than {plan.cls.__qualname__}, which is of version "
+            f"{wanted}: a newer program has written it"
+        )
+    if version == wanted:
+        return members
+    upcasters = chain(event_type, version, wanted)
+    base = {name: raw for name, raw in members.items() if name in _BASE_FIELDS}
+    own: Any = {
+        name: _read(_ANYTHING, raw, _member("", name))
+        for name, raw in members.items()
+        if name not in base
+    }
+    for step, upcaster in enumerate(upcasters, version):
+        who = f"the upcaster {name_of(upcaster)}, from version {step},"
+        try:
+            own = upcaster(own)
+        except Exception as error:
+            raise EventNotDecodable(f"{who} raised {_said(error)}") from error
+        if not isinstance(own, dict):
+            raise EventNotDecodable(
+                f"{who} returned {_shown(own)}: let it return the data of version {step + 1}, a "
+                "dict"
+            )
+        if taken := [name for name in _BASE_FIELDS if name in own]:
+            raise EventNotDecodable(
+                f"{who} returned a member {taken[0]!r}: let it leave the fields of DomainEvent alone"
+            )
+    try:
+        return _members_of(_encode(own)) | base
+    except Exception as error:
+        raise EventNotDecodable(
+            f"what {name_of(upcasters[-1])} returned cannot be read as JSON: {_said(error)}"
+        ) from error
+
+
+def _why_not(plan: _Plan, event: DomainEvent, max_event_bytes: int) -> str:
+    """Return why an event cannot be kept, beginning with the path of what is wrong.
+
+    Slow: it goes through the event value by value.
+    """
+    owner = plan.cls.__qualname__
+    try:
+        aggregate_id = event.aggregate_id
+    except Exception as error:  # noqa: BLE001  # a property of the user's may raise anything
+        return f"{owner}.aggregate_id raised {_said(error)}"
+    if aggregate_id is not None and (fault := _fault_of_text(aggregate_id)):
+        return f"{owner}.aggregate_id is {_shown(aggregate_id)}, {fault}"
+    fault = _fault_of_leaves(plan, event) or _fault_of_metadata(event.metadata, owner)
+    if fault:
+        return fault
+    members = {}
+    for name, attribute in plan.names.items():
+        value, path = getattr(event, attribute), f"{owner}.{attribute}"
+        try:
+            members[name] = msgspec.Raw(_encode(value))
+            _read(plan.fields[name], members[name], path)
+        except RecursionError:
+            return f"{path}: it is nested too deeply, or contains itself: give plain data"
+        except EventNotDecodable as error:
+            return f"{error}: give a value of the type that the field is declared with"
+        except Exception as error:  # noqa: BLE001  # also what user code raises below the field
+            return f"{path}: {_said(error)}: give what JSON has, such as str, int or Decimal"
+    size = len(plan.write(event))
+    if size > max_event_bytes:
+        return (
+            f"{owner}: its JSON has {size:,} bytes, more than max_event_bytes={max_event_bytes:,}: "
+            "keep large data elsewhere, or give the store a greater max_event_bytes"
+        )
+    try:
+        again = plan.read(members)
+    except EventNotDecodable as error:
+        return f"{owner}: it would not be read again: {error}"
+    for field in attrs.fields(plan.cls):
+        if field.init or field.eq:
+            given, back = getattr(event, field.name), getattr(again, field.name)
+            if not _are_equal(given, back):
+                return _difference(f"{owner}.{field.name}", given, back)
+    return f"{owner}: it would not come back as it is: give what JSON has, such as str or int"
+
+
+def _difference(path: str, given: Any, back: Any) -> str:
+    """Return what a value would come back as, and where in it the difference is."""
+    while True:
+        for (part, inner), (_, inner_back) in _pairs_of_parts(given, back):
+            if not _are_equal(inner, inner_back):
+                path, given, back = path + part, inner, inner_back
+                break
+        else:
+            break
+    try:
+        given == back  # noqa: B015  # to see what it raises
+    except Exception as error:  # noqa: BLE001  # whatever the `__eq__` of the user's raises
+        return f"{path}: comparing {_shown(given)} with what it comes back as raised {_said(error)}"
+    kinds = type(given).__qualname__, type(back).__qualname__
+    return (
+        f"{path}: {_shown(given)} ({kinds[0]}) would come back as {_shown(back)} ({kinds[1]}): "
+        "declare the field with its type, or give what JSON has"
+    )
+
+
+def _are_equal(given: Any, back: Any) -> bool:
+    try:
+        return bool(given == back)
+    except Exception:  # noqa: BLE001  # `_difference` says what was raised
+        return False
+
+
+def _pairs_of_parts(given: Any, back: Any) -> Iterable[tuple[tuple[str, Any], tuple[str, Any]]]:
+    if type(given) is not type(back) or isinstance(given, (set, frozenset)):
+        return ()
+    parts, parts_back = list(_parts(given)), list(_parts(back))
+    return zip(parts, parts_back, strict=True) if len(parts) == len(parts_back) else ()
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what is directly inside a value, each part with the end of its path."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield f"[{_shown(key)}]", item
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield f"[{index}]", item
+    elif isinstance(value, (set, frozenset)):
+        for item in value:
+            yield "", item
+    elif attrs.has(type(value)):
+        for field in attrs.fields(type(value)):
+            yield f".{field.name}", getattr(value, field.name)
+    elif dataclasses.is_dataclass(value):
+        for data_field in dataclasses.fields(value):
+            yield f".{data_field.name}", getattr(value, data_field.name)
+    elif isinstance(value, msgspec.Struct):
+        for name in value.__struct_fields__:
+            yield f".{name}", getattr(value, name)
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield a value and all that is inside it, in order, each once; keys too."""
+    waiting = [(path, value, 0)]
+    seen: set[int] = set()
+    while waiting:
+        path, value, depth = waiting.pop()
+        yield path, value
+        if isinstance(value, (str, int, float, Decimal)) or id(value) in seen:
+            continue
+        if depth >= _DEPTH_SEARCHED:
+            continue
+        seen.add(id(value))
+        inner = [(path + part, item, depth + 1) for part, item in _parts(value)]
+        if isinstance(value, dict):
+            inner += [(f"{path}[{_shown(key)}]", key, depth + 1) for key in value]
+        waiting += reversed(inner)
+
+
+def _fault_of_leaves(plan: _Plan, event: DomainEvent) -> str:
+    for attribute in plan.names.values():
+        path = f"{plan.cls.__qualname__}.{attribute}"
+        for where, leaf in _leaves(path, getattr(event, attribute)):
+            if fault := _fault_of(leaf):
+                return f"{where}: found {_shown(leaf)}, {fault}"
+    return ""
+
+
+def _fault_of(value: Any) -> str:
+    """Return what is wrong with a value by itself, with what to do; "" if nothing is."""
+    if isinstance(value, str):
+        return _fault_of_text(value)
+    if isinstance(value, Decimal):
+        return _fault_of_decimal(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return "and JSON has no such number: give a finite one, or None"
+    if isinstance(value, int):
+        try:
+            _encode(value)
+        except ValueError:
+            return "a number of more digits than can be read again: give it as a str"
+    return ""
+
+
+def _fault_of_text(text: object) -> str:
+    if not isinstance(text, str):
+        return f"a {type(text).__qualname__}: give a str, or None"
+    if "\0" in text:
+        return "which contains NUL: remove it"
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return "which contains half of a surrogate pair and is no text: replace it"
+    return ""
+
+
+def _fault_of_decimal(number: Decimal) -> str:
+    if number.is_nan():
+        return "which equals nothing, not even itself: give a number, or None"
+    exponent = number.as_tuple().exponent
+    if isinstance(exponent, int) and (exponent > _EXPONENT or number.adjusted() < -_EXPONENT):
+        return f"and its exponent is beyond {_EXPONENT:,}: give a number within the range"
+    return ""
+
+
+def _fault_of_metadata(metadata: Mapping[str, str], owner: str = "") -> str:
+    path = f"{owner}.metadata" if owner else "metadata"
+    if len(metadata) > _METADATA_KEYS:
+        return f"{path}: found {len(metadata):,} keys: give at most {_METADATA_KEYS}"
+    for key, value in metadata.items():
+        for what, text in (("key", key), ("value", value)):
+            if len(text) > _METADATA_LENGTH:
+                return (
+                    f"{path}[{_shown(key)}]: found a {what} of {len(text):,} characters: give at "
+                    f"most {_METADATA_LENGTH:,}"
+                )
+    return ""
+
+
+def _members_of(text: bytes) -> dict[str, msgspec.Raw]:
+    """Return the members of a JSON object, each as it is written."""
+    if text.startswith(_BOM):
+        raise EventNotDecodable("the text begins with a byte order mark: give UTF-8 without it")
+    try:
+        text.decode()
+    except UnicodeDecodeError as error:
+        raise EventNotDecodable(
+            f"the text is not UTF-8: byte {error.start} is 0x{text[error.start]:02x}"
+        ) from None
+    members: dict[str, msgspec.Raw] = _read(_OBJECT, text, "")
+    return members
+
+
+def _only(
+    event_type: str,
+    found: list[type[DomainEvent]],
+    loaded: Iterable[type[DomainEvent]],
+    advice: str,
+) -> type[DomainEvent]:
+    """Return the one class that an event type has."""
+    if not found:
+        known = sorted({_shown(cls.event_type) for cls in loaded})
+        types = ", ".join(known[:_TYPES_SHOWN]) or "none"
+        more = f" and {len(known) - _TYPES_SHOWN:,} more" if len(known) > _TYPES_SHOWN else ""
+        raise EventNotDecodable(
+            f"type: {_shown(event_type)} is unknown; the known types are: {types}{more}"
+        )
+    if len(found) > 1:
+        names = " and ".join(sorted(map(_full_name, found)))
+        raise EventNotDecodable(f"type: {_shown(event_type)} is the type of {names}: {advice}")
+    return found[0]
+
+
+def _full_name(cls: type[DomainEvent]) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _fields_of(cls: type[DomainEvent]) -> dict[str, _Field]:
+    """Return the fields of a class by the names that its `__init__` takes."""
     try:
         hints = typing.get_type_hints(cls, include_extras=True)
         return {
@@ -111,9 +626,9 @@ def _fields_of(cls: type[DomainEvent]) -> dict[str, _Field]:
                 hints.get(field.name, Any), is_required=field.default is attrs.NOTHING
             )
             for field in attrs.fields(cls)
-            if field.init and field.name != "metadata"
+            if field.init
         }
-    except (NameError, TypeError) as error:
+    except Exception as error:  # a type that is given as text can be any text
         raise EventNotDecodable(
             f"type: {cls.event_type!r} cannot be read from JSON, for a field of "
             f"{cls.__qualname__} has a type that cannot: {_plain(str(error))}"
@@ -160,21 +675,22 @@ def _read(field: _Field, raw: bytes | msgspec.Raw, path: str) -> Any:
         raise EventNotDecodable(f"{_prefix(path)}not JSON: {_plain(reason)}") from None
 
 
-def _make(cls: type[DomainEvent], values: dict[str, Any]) -> tuple[DomainEvent, str | None]:
+def _make(
+    cls: type[DomainEvent], values: dict[str, Any], path: str
+) -> tuple[DomainEvent, str | None]:
     """Return the event with its aggregate id."""
     try:
         event = cls(**values)
         aggregate_id = event.aggregate_id
     except Exception as error:
-        # Converters, validators and properties of the user's class may raise anything. Those of
-        # attrs put the message first and objects behind it.
-        message = error.args[0] if error.args else ""
+        # Converters, validators and properties of the user's class may raise anything.
         raise EventNotDecodable(
-            f"data: {cls.__qualname__} refuses it: {type(error).__name__}: {_plain(str(message))}"
+            f"{_prefix(path)}{cls.__qualname__} refuses it: {_said(error)}"
         ) from error
     if aggregate_id is not None and not isinstance(aggregate_id, str):
         raise EventNotDecodable(
-            f"data: {cls.__qualname__}.aggregate_id is {_shown(aggregate_id)}, not a string"
+            f"{_prefix(path)}{cls.__qualname__}.aggregate_id is {_shown(aggregate_id)}, not a "
+            "string"
         )
     return event, aggregate_id
 
@@ -199,7 +715,20 @@ def _excerpt(raw: bytes | msgspec.Raw) -> str:
 def _shown(value: object) -> str:
     shorten = reprlib.Repr()
     shorten.maxstring = shorten.maxother = _EXCERPT_LENGTH
-    return shorten.repr(value)
+    try:
+        return _plain(shorten.repr(value))
+    except Exception:  # noqa: BLE001  # a `__repr__` may raise anything, and so does a huge int's
+        return f"a {type(value).__qualname__}"
+
+
+def _said(error: Exception) -> str:
+    """Return the type of an error and what it says, if it can say anything."""
+    try:
+        # attrs puts the message first and objects behind it.
+        message = str(error.args[0] if error.args else error)
+    except Exception:  # noqa: BLE001  # a `__str__` may raise anything
+        message = ""
+    return f"{type(error).__name__}: {_plain(message)}" if message else type(error).__name__
 
 
 def _plain(text: str) -> str:

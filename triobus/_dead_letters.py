@@ -1,13 +1,14 @@
 """Dead letters in memory: what was given up, kept until it is replayed or discarded."""
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
+from uuid import UUID
 
 import attrs
 
-from triobus._errors import UnknownDeadLetter
+from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent
 
 KEPT = 1000
@@ -23,8 +24,16 @@ class DeadLetter:
 
     id: int
     """What `replay` and `discard` take; later letters have higher ones."""
-    event: DomainEvent
-    """The event as it was delivered."""
+    event: DomainEvent | None
+    """The event as it was delivered; None for one in a store that cannot be made from its JSON."""
+    event_id: UUID
+    """Its id."""
+    event_type: str
+    """Its type."""
+    aggregate_id: str | None
+    """What it is about."""
+    position: int | None
+    """Its place in the store's log; None without a store."""
     group: str
     """The name of the group."""
     subscription: str
@@ -43,14 +52,75 @@ class DeadLetter:
     """The traceback without local variables; the last 16 KiB of it."""
 
 
+@attrs.frozen
+class Undelivered:
+    """A dead letter with what its handler is to get."""
+
+    letter: DeadLetter
+    event: Any
+    """The event, or what stands for it."""
+    error: EventNotDecodable | None = None
+    """Why it cannot be made from its JSON, if it cannot."""
+
+
+class Letters(Protocol):
+    """The dead letters of a bus, wherever they are kept, and which aggregates they hold back."""
+
+    replaying: set[int]
+    """The ids of the letters that are on their way to their handlers again."""
+    dropped: int
+    """How many letters had to make room for newer ones."""
+
+    def __len__(self) -> int: ...
+
+    def __contains__(self, letter_id: int) -> bool: ...
+
+    def ids(self, group: str | None = None, aggregate_id: str | None = None) -> Iterable[int]:
+        """Yield the ids of the letters of a group, an aggregate, both or all; the oldest first."""
+
+    def in_order(self, ids: Iterable[int]) -> Sequence[int]:
+        """Return ids in the order in which their events were published."""
+
+    def owner(self, letter_id: int) -> tuple[str, str]:
+        """Return the names of group and subscription of a letter."""
+
+    def first_of(self, group: str, subscription: str, aggregate_id: str | None) -> int | None:
+        """Return the id of the oldest letter of an aggregate for a subscription, or None."""
+
+    def add(
+        self,
+        event: Any,
+        position: int | None,
+        group: str,
+        subscription: str,
+        attempts: int,
+        error: Exception,
+        now: datetime,
+    ) -> int:
+        """Keep a new letter, and return its id."""
+
+    def add_failure(self, letter_id: int, attempts: int, error: Exception, now: datetime) -> None:
+        """Note that a replay failed again, unless the letter was removed meanwhile."""
+
+    def remove(self, letter_id: int) -> None:
+        """Forget a letter, unless that was done before."""
+
+    def end_replay(self, letter_id: int) -> None:
+        """A letter is on its way no more, whatever became of it."""
+
+    async def load(self, ids: Sequence[int]) -> Sequence[Undelivered]:
+        """Return the letters that are still there of some."""
+
+    async def flush(self) -> None:
+        """Wait until what was done to the letters lasts."""
+
+
 @attrs.define(eq=False)
 class DeadLetterBox:
-    """The dead letters of a bus, and which aggregates they hold back."""
+    """The dead letters of a bus without a store; `Letters` says what it does."""
 
     replaying: set[int] = attrs.field(factory=set)
-    """The ids of the letters that are on their way to their handlers again."""
     dropped: int = 0
-    """How many letters had to make room for newer ones."""
     _last_id: int = 0
     _letters: dict[int, DeadLetter] = attrs.field(factory=dict)
     _by_lane: dict[tuple[str, str, str | None], dict[int, None]] = attrs.field(factory=dict)
@@ -61,26 +131,32 @@ class DeadLetterBox:
     def __contains__(self, letter_id: int) -> bool:
         return letter_id in self._letters
 
-    def find(
-        self, group: str | None = None, aggregate_id: str | None = None
-    ) -> Iterable[DeadLetter]:
-        """Yield the letters of a group, an aggregate, both or all; the oldest first."""
+    def ids(self, group: str | None = None, aggregate_id: str | None = None) -> Iterable[int]:
+        """Yield the ids of the letters of a group, an aggregate, both or all; the oldest first."""
         for letter in self._letters.values():
-            if group is not None and letter.group != group:
-                continue
-            if aggregate_id is not None and letter.event.aggregate_id != aggregate_id:
-                continue
-            yield letter
+            if group in (None, letter.group) and aggregate_id in (None, letter.aggregate_id):
+                yield letter.id
 
-    def get(self, letter_id: int) -> DeadLetter:
-        """Return a letter by its id, else raise `UnknownDeadLetter`."""
-        try:
-            return self._letters[letter_id]
-        except KeyError:
-            raise UnknownDeadLetter(
-                f"there is no dead letter {letter_id!r}: it never was, or it has been replayed, "
-                f"discarded or dropped; dead_letters.list() shows the {len(self)} there are"
-            ) from None
+    def in_order(self, ids: Iterable[int]) -> Sequence[int]:
+        """Return ids in the order in which their events became dead letters."""
+        return sorted(ids)
+
+    def owner(self, letter_id: int) -> tuple[str, str]:
+        """Return the names of group and subscription of a letter."""
+        letter = self._letters[letter_id]
+        return letter.group, letter.subscription
+
+    async def load(self, ids: Sequence[int]) -> Sequence[Undelivered]:
+        """Return the letters that are still there of some."""
+        letters = [self._letters[letter_id] for letter_id in ids if letter_id in self._letters]
+        return [Undelivered(letter, letter.event) for letter in letters]
+
+    async def flush(self) -> None:
+        """Nothing: it lasts as long as the bus."""
+
+    def end_replay(self, letter_id: int) -> None:
+        """A letter is on its way no more, whatever became of it."""
+        self.replaying.discard(letter_id)
 
     def first_of(self, group: str, subscription: str, aggregate_id: str | None) -> int | None:
         """Return the id of the oldest letter of an aggregate for a subscription, or None."""
@@ -89,14 +165,15 @@ class DeadLetterBox:
 
     def add(
         self,
-        event: DomainEvent,
+        event: Any,
+        position: int | None,
         group: str,
         subscription: str,
         attempts: int,
         error: Exception,
         now: datetime,
-    ) -> DeadLetter:
-        """Keep a new letter, dropping the oldest when there are too many."""
+    ) -> int:
+        """Keep a new letter, dropping the oldest when there are too many; return its id."""
         if len(self._letters) >= KEPT:
             self.remove(next(iter(self._letters)))
             self.dropped += 1
@@ -104,16 +181,20 @@ class DeadLetterBox:
         letter = DeadLetter(
             id=self._last_id,
             event=event,
+            event_id=event.event_id,
+            event_type=event.event_type,
+            aggregate_id=event.aggregate_id,
+            position=position,
             group=group,
             subscription=subscription,
             attempts=attempts,
             first_failed_at=now,
             last_failed_at=now,
-            **_described(error),
+            **described(error),
         )
         self._letters[letter.id] = letter
         self._by_lane.setdefault(_lane(letter), {})[letter.id] = None
-        return letter
+        return letter.id
 
     def add_failure(self, letter_id: int, attempts: int, error: Exception, now: datetime) -> None:
         """Note that a replay failed again, unless the letter was removed meanwhile."""
@@ -123,7 +204,7 @@ class DeadLetterBox:
                 letter,
                 attempts=letter.attempts + attempts,
                 last_failed_at=now,
-                **_described(error),
+                **described(error),
             )
 
     def remove(self, letter_id: int) -> None:
@@ -136,10 +217,10 @@ class DeadLetterBox:
                 del self._by_lane[_lane(letter)]
 
 
-def _described(error: Exception) -> dict[str, Any]:
+def described(error: Exception) -> dict[str, Any]:
     """Return the fields of a letter that tell about the error."""
     return {
-        "error_type": type(error).__name__,
+        "error_type": _text(type(error).__name__),
         "message": _message(error),
         "traceback": _traceback(error),
     }
@@ -151,11 +232,16 @@ def _message(error: Exception) -> str:
         message = str(error)
     except Exception:  # noqa: BLE001  # a user's __str__ may raise anything
         return f"<str() of this {type(error).__name__} raised an error itself>"
-    return message[:_MESSAGE_LENGTH]
+    return _text(message[:_MESSAGE_LENGTH])
+
+
+def _text(text: str) -> str:
+    """Return a text that can be stored, whatever is in it."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _lane(letter: DeadLetter) -> tuple[str, str, str | None]:
-    return letter.group, letter.subscription, letter.event.aggregate_id
+    return letter.group, letter.subscription, letter.aggregate_id
 
 
 def _traceback(error: Exception) -> str:

@@ -26,6 +26,13 @@ class InvalidEvent(TriobusError, TypeError, ValueError):
 class EventNotDecodable(TriobusError, ValueError):
     """A JSON text is no event of a loaded class; the message says where and what was expected."""
 
+    position: int | None = None
+    """Its place in the store's log, if it was read from there."""
+
+
+class EventNotEncodable(TriobusError, ValueError):
+    """An event would not come back from JSON as it is; the message names the field and why."""
+
 
 class DuplicateName(TriobusError, ValueError):
     """A group of the bus, or a subscription of the group, already has this name."""
@@ -65,3 +72,79 @@ class UnknownDeadLetter(TriobusError, LookupError):
 
 class UnknownSubscription(TriobusError, LookupError):
     """A dead letter's subscription is gone, so the letter cannot be replayed."""
+
+
+class StoreError(TriobusError):
+    """The root of everything that a store raises; the message names the store and what to do."""
+
+
+class StoreNotFound(StoreError, FileNotFoundError):
+    """The store's directory does not exist, or a store that is only to be read does not."""
+
+
+class InvalidStorePath(StoreError, ValueError):
+    """The path cannot be that of a store: a directory, a device, a dangling link, no path at all."""
+
+
+class StoreReadOnly(StoreError):
+    """The store cannot be written: its file, directory or file system is read-only."""
+
+
+class NotAStore(StoreError):
+    """The file is no database, another application's, or has another schema than a store's."""
+
+
+class StoreTooNew(StoreError):
+    """A newer version of triobus has written the store."""
+
+
+class StoreCorrupt(StoreError):
+    """The store is damaged; nothing of the damaged part is ever taken for an event."""
+
+    position: int | None = None
+    """The first position that is not whole, if it is known."""
+
+
+class StoreFull(StoreError):
+    """The disk is full. What was to be stored is not; once there is room it can be."""
+
+
+class StoreIOError(StoreError):
+    """The disk refused to read or write. What was to be stored is not."""
+
+
+class StoreInUse(StoreError, trio.BusyResourceError):
+    """Another bus or writer has the store."""
+
+    pid: int | None = None
+    """The process that has it, if that is known."""
+
+
+class StoreReplaced(StoreError):
+    """The store's file was removed or replaced while it was open; it must be opened again."""
+
+
+class StoreForked(StoreError):
+    """A store was used in a forked child of the process that opened it."""
+
+
+class StoreClosed(StoreError, trio.ClosedResourceError):
+    """The store is not open: use it inside `async with store:`."""
+
+
+class OutcomeUnknown(StoreError):
+    """A commit failed, and the disk refuses what would make that certain.
+
+    Publishing the same event again is safe. The store refuses everything until it is opened again.
+    """
+
+
+class SequenceConflict(StoreError):
+    """The aggregate has another sequence than was expected; nothing was stored."""
+
+    def __init__(self, message: str, *, expected: int, found: int) -> None:
+        super().__init__(message)
+        self.expected = expected
+        """The sequence that the caller expected the aggregate to have; 0 for no events."""
+        self.found = found
+        """The sequence that it has."""

@@ -22,13 +22,13 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from triobus._dead_letters import DeadLetterBox
+from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes
 from triobus._errors import HeldBack, NoDelivery
 from triobus._events import DomainEvent
@@ -40,6 +40,39 @@ from triobus._threads import is_virtual
 logger = logging.getLogger("triobus")
 
 OnFailure = Literal["dead-letter", "raise"]
+
+
+class Ledger(Protocol):
+    """What records how far the group has come, if there is a store."""
+
+    @property
+    def unread(self) -> int:
+        """Events for the group that it has not been given yet."""
+
+    @property
+    def lag(self) -> int:
+        """Events that are not settled."""
+
+    def settle(self, carriage: Carriage, /) -> None:
+        """A delivery is finished."""
+
+    def note_attempts(self, carriage: Carriage, index: int, attempts: int, delay: float, /) -> None:
+        """A delivery has come to a subscription of its plan, and waits for its next attempt."""
+
+    def notice_idle(self) -> None:
+        """A worker finds nothing ready."""
+
+    def notice_room(self) -> None:
+        """There is as much room as was waited for."""
+
+    async def run(
+        self,
+        scope: trio.CancelScope,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Give the group its events, until the scope is cancelled."""
+
 
 _DELIVERIES_PER_TURN = 256
 """How many deliveries a worker carries before it lets other tasks run, if no handler does."""
@@ -82,7 +115,7 @@ def current_delivery() -> Delivery:
         raise NoDelivery("current_delivery() was called outside a handler: there is no delivery")
     return Delivery(
         event=carriage.event,
-        position=None,
+        position=carriage.position,
         group=carriage.subscription.group,
         subscription=carriage.subscription.name,
         attempt=carriage.attempt,
@@ -116,7 +149,7 @@ class GroupShell:
     buffer: float
     _workers: int
     _on_failure: OnFailure
-    _letters: DeadLetterBox
+    _letters: Letters
     _on_room: Callable[["GroupShell"], None]
     """Called when a worker begins a delivery and publishers wait."""
     _on_quiet: Callable[[], None]
@@ -126,6 +159,8 @@ class GroupShell:
     """The publishers that wait for room here, as the bus keeps them."""
     admits_at: float = attrs.field(default=-1, init=False)
     """How few deliveries may be held for the first of them to fit; -1 when none waits."""
+    ledger: Ledger | None = attrs.field(default=None, init=False)
+    """What the store is told through."""
     wants_quiet: bool = attrs.field(default=False, init=False)
     looking: int = attrs.field(default=0, init=False)
     """Workers that are about to look for a delivery; they need no wake-up."""
@@ -136,6 +171,7 @@ class GroupShell:
     """Deliveries on their way to a parked worker: still queued, for nobody has begun them."""
     _send: trio.MemorySendChannel[Carriage] = attrs.field(init=False)
     _receive: trio.MemoryReceiveChannel[Carriage] = attrs.field(init=False)
+    _hands: list[_Hands] = attrs.field(factory=list, init=False)
     _scopes: list[trio.CancelScope] = attrs.field(factory=list, init=False)
     _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _durations: deque[float] = attrs.field(
@@ -207,10 +243,35 @@ class GroupShell:
             worker_count=self.worker_count,
             busy_workers=lanes.in_flight if self.worker_count else 0,
             subscription_count=len(self.group.subscriptions),
-            lag=lanes.unsettled,
+            lag=lanes.unsettled if self.ledger is None else self.ledger.lag,
             p50=percentile(self._durations, 0.5),
             p99=percentile(self._durations, 0.99),
         )
+
+    @property
+    def unsettled(self) -> int:
+        """How many events the group still has to deal with."""
+        return self.lanes.unsettled + (0 if self.ledger is None else self.ledger.unread)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a worker has nothing to do."""
+        return bool(self.parked or self.looking)
+
+    def spill(self) -> list[Carriage]:
+        """Give up what lines up behind busy and waiting deliveries, and return it."""
+        return self.lanes.spill([h.carriage for h in self._hands if h.carriage is not None])
+
+    def postpone(self, carriage: Carriage, attempt: int, due: float | None) -> None:
+        """Let a delivery that has just been added go on after `attempt`, at `due`."""
+        self.lanes.postpone(carriage, attempt, due)
+        if due is not None:
+            self._timer.deadline = min(self._timer.deadline, due)
+
+    def notice_quiet(self) -> None:
+        """Tell whoever waits for it that nothing is left to do, if that is so."""
+        if self.wants_quiet and not (self.worker_count and self.unsettled):
+            self._on_quiet()
 
     @property
     def _limit(self) -> float:
@@ -218,7 +279,10 @@ class GroupShell:
 
     def _tasks(self) -> list[Callable[..., Awaitable[None]]]:
         """Return what to run, each with a scope that `cancel` knows before it has begun."""
-        runs = [self._run_timer, *[self._run_worker] * self._workers]
+        runs: list[Callable[..., Awaitable[None]]] = [self._run_timer]
+        if self.ledger is not None:
+            runs.append(self.ledger.run)
+        runs.extend([self._run_worker] * self._workers)
         self._scopes = [trio.CancelScope() for _ in runs]
         return [partial(run, scope) for run, scope in zip(runs, self._scopes, strict=True)]
 
@@ -252,17 +316,19 @@ class GroupShell:
                 await self._work()
             finally:
                 self.worker_count -= 1
-                self._notice_quiet()
+                self.notice_quiet()
 
     async def _work(self) -> None:
         """Take deliveries through their handlers, one after the other, for ever."""
         # One long function with its attributes in locals: a call more costs a tenth of the speed.
         lanes = self.lanes
-        take, advance, checkpoint = lanes.take, lanes.advance, trio.lowlevel.checkpoint
+        take, checkpoint = lanes.take, trio.lowlevel.checkpoint
+        advance = lanes.advance if self.ledger is None else self._advance
         durations = self._durations
         trio_clock = trio.lowlevel.current_clock()
         clock = trio_clock.current_time if is_virtual(trio_clock) else time.perf_counter
         hands = _Hands(trio.lowlevel.current_task())
+        self._hands.append(hands)
         _hands.set(hands)
         turn = 0
         started = turn_ends = -math.inf
@@ -272,6 +338,8 @@ class GroupShell:
                 self.looking += 1
                 if self.waiting:
                     self._on_room(self)
+                if self.ledger is not None:
+                    self.ledger.notice_idle()
                 try:
                     await checkpoint()
                     carriage = take()
@@ -324,7 +392,16 @@ class GroupShell:
             durations.append(ended - started)
             started = ended
             if self.wants_quiet:
-                self._notice_quiet()
+                self.notice_quiet()
+
+    @enable_ki_protection
+    def _advance(self, carriage: Carriage) -> bool:
+        """Go on as `Lanes.advance` does; what is finished is recorded."""
+        assert self.ledger is not None
+        is_finished = self.lanes.advance(carriage)
+        if is_finished:
+            self.ledger.settle(carriage)
+        return is_finished
 
     async def _park(self) -> Carriage:
         """Wait to be handed a delivery, and return it."""
@@ -351,8 +428,11 @@ class GroupShell:
         self._failed_attempts += 1
         due = None
         if subscription.is_active:
-            due = self.lanes.fail(carriage, error, trio.current_time())
+            now = trio.current_time()
+            due = self.lanes.fail(carriage, error, now)
         if due is not None:
+            if self.ledger is not None and carriage.letter_id is None:
+                self.ledger.note_attempts(carriage, carriage.index, carriage.attempt, due - now)
             self._timer.deadline = min(self._timer.deadline, due)
             logger.info(
                 "%r in group %r failed at attempt %d: %s",
@@ -397,17 +477,26 @@ class GroupShell:
             self._letters.add_failure(carriage.letter_id, attempts, error, now)
         else:
             self._dead_lettered += 1
-            letter = self._letters.add(
-                carriage.event, self.group.name, subscription.name, attempts, error, now
+            letter_id = self._letters.add(
+                carriage.event,
+                carriage.position,
+                self.group.name,
+                subscription.name,
+                attempts,
+                error,
+                now,
             )
+            is_last = carriage.index + 1 == len(carriage.plan)
+            if self.ledger is not None and not is_last:
+                self.ledger.note_attempts(carriage, carriage.index + 1, 0, 0)
             logger.error(
                 "dead letter %d: event %s, %r in group %r, after %d attempts: %s",
-                letter.id,
+                letter_id,
                 carriage.event.event_id,
                 subscription.name,
                 self.group.name,
                 attempts,
-                letter.error_type,
+                type(error).__name__,
             )
         if carriage.watch is not None:
             carriage.watch.failed(subscription, error)
@@ -442,7 +531,3 @@ class GroupShell:
             self._letters.remove(carriage.letter_id)
         if carriage.watch is not None and result is not NOT_MATCHED:
             carriage.watch.handled(subscription, result)
-
-    def _notice_quiet(self) -> None:
-        if self.wants_quiet and not (self.worker_count and self.lanes.unsettled):
-            self._on_quiet()

@@ -141,10 +141,19 @@ class Intake:
         for shell in touched:
             shell.wake()
 
-    def _tell(self, route: _Route, events: Sequence[DomainEvent]) -> None:
-        for event in events:
+    def tell(self, batch: Batch, first: int) -> None:
+        """Give listeners and waiters what is stored from position `first`; groups have it."""
+        self.published += len(batch.events)
+        for events, _ in batch.runs():
+            route = self._route(type(events[0]))
+            if not route.is_plain:
+                self._tell(route, events, first)
+            first += len(events)
+
+    def _tell(self, route: _Route, events: Sequence[DomainEvent], first: int | None = None) -> None:
+        for index, event in enumerate(events):
             for listener in route.listeners:
-                listener.offer(event)
+                listener.offer(event, None if first is None else first + index)
             for waiter in route.waiters:
                 if waiter in self.waiters and waiter.offer(event):
                     self.remove(waiter)

@@ -58,8 +58,8 @@ class Listener:
         """Return how few events must be held for `count` more to fit."""
         return self.buffer - min(count, self.buffer)
 
-    def offer(self, event: DomainEvent) -> None:
-        """Add an event, room or not."""
+    def offer(self, event: DomainEvent, position: int | None = None) -> None:
+        """Add an event, room or not; a store has it at `position`."""
         self.held += 1
         self._send.send_nowait(event)
 

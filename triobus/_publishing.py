@@ -81,7 +81,7 @@ class OutcomeWatch:
 
     _event: DomainEvent
     _pending: int = 0
-    _names: dict[Subscription, str] = attrs.field(factory=dict)
+    _names: dict[tuple[str, str], str] = attrs.field(factory=dict)
     _results: dict[str, Any] = attrs.field(factory=dict)
     _errors: dict[str, Exception] = attrs.field(factory=dict)
     _done: trio.Event = attrs.field(factory=trio.Event)
@@ -93,15 +93,20 @@ class OutcomeWatch:
         for subscription in (subscription for plan in plans for subscription in plan):
             name = subscription.name
             is_taken = name in self._names.values()
-            self._names[subscription] = f"{subscription.group}/{name}" if is_taken else name
+            key = subscription.group, name
+            self._names[key] = "/".join(key) if is_taken else name
 
     def handled(self, subscription: Subscription, result: object) -> None:
         """Note a result."""
-        self._results[self._names[subscription]] = result
+        self._results[self._name(subscription)] = result
 
     def failed(self, subscription: Subscription, error: Exception) -> None:
         """Note an error."""
-        self._errors[self._names[subscription]] = error
+        self._errors[self._name(subscription)] = error
+
+    def _name(self, subscription: Subscription) -> str:
+        # An event that is read back goes to those who are there then.
+        return self._names.get((subscription.group, subscription.name), subscription.name)
 
     def finished(self) -> None:
         """Count a finished delivery."""
@@ -114,8 +119,8 @@ class OutcomeWatch:
         self._is_cut_off = True
         self._done.set()
 
-    async def wait(self) -> Outcome:
-        """Wait for all deliveries and return the outcome."""
+    async def wait(self, position: int | None = None) -> Outcome:
+        """Wait for all deliveries and return the outcome of the event at `position`."""
         if self._pending:
             await self._done.wait()
             if self._is_cut_off:
@@ -124,7 +129,10 @@ class OutcomeWatch:
                     "its handlers had finished"
                 )
         return Outcome(
-            event_id=self._event.event_id, position=None, results=self._results, errors=self._errors
+            event_id=self._event.event_id,
+            position=position,
+            results=self._results,
+            errors=self._errors,
         )
 
 

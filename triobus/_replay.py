@@ -1,6 +1,7 @@
 """The dead letters as a bus shows them: list, replay, discard."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -8,22 +9,25 @@ import attrs
 import trio
 
 from triobus import _checks
-from triobus._dead_letters import DeadLetter, DeadLetterBox
-from triobus._errors import BusClosed, InvalidOption, UnknownSubscription
+from triobus._dead_letters import DeadLetter, Letters
+from triobus._errors import BusClosed, InvalidOption, UnknownDeadLetter, UnknownSubscription
 from triobus._group import GroupShell
 from triobus._subscriptions import Subscription
+from triobus._unreadable import stand_in
 
-Letters = list[DeadLetter]  # inside the class, `list` is a method
+Listed = list[DeadLetter]  # inside the class, `list` is a method
+
+_REPLAYED_AT_ONCE = 100
 
 
 @attrs.define(eq=False)
 class DeadLetters:
     """What handlers of a bus have failed for good; `bus.dead_letters`.
 
-    Without a store it is in memory and keeps the newest 1,000.
+    With a store they last; without one they are in memory, the newest 1,000.
     """
 
-    _box: DeadLetterBox
+    _letters: Letters
     _shells: Mapping[str, GroupShell]
     _watches: set[Any]
     """Who is told when the bus ends."""
@@ -32,85 +36,139 @@ class DeadLetters:
     @property
     def dropped(self) -> int:
         """How many dead letters had to make room for newer ones, and are lost."""
-        return self._box.dropped
+        return self._letters.dropped
 
     async def list(
         self,
         group: str | None = None,
         aggregate_id: str | None = None,
         limit: int = 100,
-    ) -> Letters:
-        """Return the oldest `limit` dead letters, of one group or aggregate if that is given."""
+    ) -> Listed:
+        """Return the oldest `limit` dead letters, of one group or aggregate if that is given.
+
+        Raises `StoreError` where they are in a store that cannot be read.
+        """
         _checks.whole_number("limit", limit, least=0)
         await trio.lowlevel.checkpoint()
-        return Letters(islice(self._box.find(group, aggregate_id), limit))
+        ids = [*islice(self._letters.ids(group, aggregate_id), limit)]
+        return [undelivered.letter for undelivered in await self._letters.load(ids)]
 
     async def replay(
         self, ids: int | Iterable[int] | None = None, *, group: str | None = None
     ) -> int:
         """Deliver dead letters again, to the handlers that failed and no others.
 
-        Give their ids, or the group of which all are meant. They go in the order in which they
-        became dead letters, behind what is queued for their aggregates, and with the full number of
-        attempts. Return, when all are done, how many were handled: those are dead letters no more;
-        one that failed again stays, with its attempts and error brought up to date. Letters that
-        are being replayed already are left alone.
+        Give their ids, or the group of which all are meant. They go in the order of their events'
+        positions (without a store in which they became dead letters), behind what is queued for
+        their aggregates, and with the full number of attempts. Return, when all are done, how many
+        were handled: those are dead letters no more; one that failed again stays, with its attempts
+        and error brought up to date. Letters that are being replayed already are left alone.
 
         Cancelled, it stops waiting, and what was begun goes on. Raises `UnknownDeadLetter` or
         `UnknownSubscription` before anything is replayed, `BusClosed` if the bus is not running or
-        stops meanwhile, and `WouldDeadlock` inside a handler of the same bus.
+        stops meanwhile, `WouldDeadlock` inside a handler of the same bus, and `StoreError`.
         """
         self._check_running("dead_letters.replay()")
         await trio.lowlevel.checkpoint_if_cancelled()
-        chosen = self._chosen(ids, group)
-        letters = [letter for letter in chosen if letter.id not in self._box.replaying]
-        targets = [self._target(letter) for letter in letters]
-        replay = _Replay(len(letters))
-        for letter, (shell, subscription) in zip(letters, targets, strict=True):
-            self._box.replaying.add(letter.id)
-            watch = _ReplayWatch(replay, self._box, letter.id)
-            key = letter.event.aggregate_id
-            shell.lanes.add(letter.event, key, (subscription,), watch, letter.id)
-            shell.wake()
+        letters = self._letters
+        chosen = [i for i in self._chosen(ids, group) if i not in letters.replaying]
+        targets = {letter_id: self._target(letter_id) for letter_id in chosen}
+        left = deque(letters.in_order(chosen))
+        letters.replaying.update(left)
+        replay = _Replay(len(left))
         self._watches.add(replay)
         try:
-            return await replay.wait()
+            while left:
+                begun = [left.popleft() for _ in range(min(len(left), _REPLAYED_AT_ONCE))]
+                await self._begin(replay, begun, targets)
+                await replay.wait_until(len(left))
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return replay.count
         finally:
             self._watches.discard(replay)
+            for letter_id in left:
+                letters.end_replay(letter_id)
+
+    async def _begin(
+        self,
+        replay: "_Replay",
+        ids: Sequence[int],
+        targets: Mapping[int, tuple[GroupShell, Subscription]],
+    ) -> None:
+        """Put some letters into their lanes."""
+        try:
+            found = await self._letters.load(ids)
+        except BaseException:
+            for letter_id in ids:
+                self._letters.end_replay(letter_id)
+            raise
+        for letter_id in set(ids) - {undelivered.letter.id for undelivered in found}:
+            _ReplayWatch(replay, self._letters, letter_id).finished()  # discarded meanwhile
+        for undelivered in found:
+            letter, error = undelivered.letter, undelivered.error
+            shell, subscription = targets[letter.id]
+            if error is not None:
+                subscription = stand_in(subscription, error)
+            watch = _ReplayWatch(replay, self._letters, letter.id)
+            shell.lanes.add(
+                undelivered.event,
+                letter.aggregate_id,
+                (subscription,),
+                watch,
+                letter.id,
+                letter.position,
+            )
+            shell.wake()
 
     async def discard(self, ids: int | Iterable[int]) -> int:
         """Forget dead letters by their ids, and return how many.
 
-        Raises `UnknownDeadLetter` if one is not there, and then none is forgotten.
+        Raises `UnknownDeadLetter` if one is not there, and then none is forgotten, and `StoreError`
+        if it could not be stored yet that they are forgotten.
         """
-        letters = self._chosen(ids, None)
+        chosen = self._chosen(ids, None)
         await trio.lowlevel.checkpoint_if_cancelled()
-        for letter in letters:
-            self._box.remove(letter.id)
+        for letter_id in chosen:
+            self._letters.remove(letter_id)
         await trio.lowlevel.cancel_shielded_checkpoint()
-        return len(letters)
+        await self._letters.flush()
+        return len(chosen)
 
-    def _chosen(self, ids: int | Iterable[int] | None, group: str | None) -> Letters:
+    def _chosen(self, ids: int | Iterable[int] | None, group: str | None) -> Sequence[int]:
         if (ids is None) == (group is None):
             raise InvalidOption("give either the ids of dead letters or group=..., and not both")
         if ids is None:
             if group not in self._shells:
                 names = ", ".join(map(repr, self._shells))
                 raise InvalidOption(f"group={group!r}: the bus has no such group; it has: {names}")
-            return Letters(self._box.find(group))
-        chosen = {ids} if isinstance(ids, int) else set(ids)
-        return [self._box.get(letter_id) for letter_id in sorted(chosen)]
+            return [*self._letters.ids(group)]
+        chosen = sorted({ids} if isinstance(ids, int) else set(ids))
+        for letter_id in chosen:
+            if letter_id not in self._letters:
+                raise UnknownDeadLetter(
+                    f"there is no dead letter {letter_id!r}: it never was, or it has been replayed, "
+                    f"discarded or dropped; dead_letters.list() shows the {len(self._letters)} "
+                    "there are"
+                )
+        return chosen
 
-    def _target(self, letter: DeadLetter) -> tuple[GroupShell, Subscription]:
-        shell = self._shells[letter.group]
-        subscription = shell.group.get(letter.subscription)
+    def _target(self, letter_id: int) -> tuple[GroupShell, Subscription]:
+        group, name = self._letters.owner(letter_id)
+        shell = self._shells.get(group)
+        if shell is None:
+            names = ", ".join(map(repr, self._shells))
+            raise UnknownSubscription(
+                f"dead letter {letter_id} belongs to {name!r} in group {group!r}, and the bus has "
+                f"no such group now; it has: {names}. Make the group again, or discard the letter"
+            )
+        subscription = shell.group.get(name)
         if subscription is not None:
             return shell, subscription
         names = ", ".join(repr(s.name) for s in shell.group.subscriptions) or "none"
         raise UnknownSubscription(
-            f"dead letter {letter.id} belongs to {letter.subscription!r} in group "
-            f"{letter.group!r}, which has no such subscription now; it has: {names}. Subscribe "
-            "under that name again, or discard the letter"
+            f"dead letter {letter_id} belongs to {name!r} in group {group!r}, which has no such "
+            f"subscription now; it has: {names}. Subscribe under that name again, or discard the "
+            "letter"
         )
 
 
@@ -121,6 +179,8 @@ class _Replay:
     pending: int
     count: int = 0
     is_cut_off: bool = False
+    left: int = 0
+    """At how many pending ones `done` is set."""
     done: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     def cut_off(self) -> None:
@@ -128,18 +188,16 @@ class _Replay:
         self.is_cut_off = True
         self.done.set()
 
-    async def wait(self) -> int:
-        """Wait until all are finished, and return how many were handled."""
-        if not self.pending:
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return self.count
-        await self.done.wait()
+    async def wait_until(self, left: int) -> None:
+        """Wait until no more than `left` are pending."""
+        while self.pending > left and not self.is_cut_off:
+            self.left, self.done = left, trio.Event()
+            await self.done.wait()
         if self.is_cut_off:
             raise BusClosed(
                 f"the bus stopped before {self.pending} of the dead letters had been replayed; "
                 "they are kept"
             )
-        return self.count
 
 
 @attrs.define(eq=False)
@@ -147,7 +205,7 @@ class _ReplayWatch:
     """Watches the delivery of one dead letter."""
 
     _replay: _Replay
-    _box: DeadLetterBox
+    _letters: Letters
     _letter_id: int
 
     def handled(self, _subscription: Subscription, _result: object) -> None:
@@ -159,7 +217,7 @@ class _ReplayWatch:
 
     def finished(self) -> None:
         """Let it be replayed again, and end the wait for the last one."""
-        self._box.replaying.discard(self._letter_id)
+        self._letters.end_replay(self._letter_id)
         self._replay.pending -= 1
-        if not self._replay.pending:
+        if self._replay.pending <= self._replay.left:
             self._replay.done.set()

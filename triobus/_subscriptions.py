@@ -1,6 +1,6 @@
 """Subscriptions and groups: which handlers an event goes to, and in which order."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import TypeVar, overload
 
 import attrs
@@ -171,8 +171,12 @@ class Group:
 
     def plan_for(self, event_type: type[DomainEvent]) -> tuple[Subscription, ...]:
         """Return the subscriptions that want the type, in the order in which they are called."""
-        wanted = [s for s in self._by_name.values() if issubclass(event_type, s.types)]
-        return tuple(sorted(wanted, key=lambda s: -s.priority))
+        return self.in_order({s for s in self._by_name.values() if issubclass(event_type, s.types)})
+
+    def in_order(self, wanted: Set[Subscription]) -> tuple[Subscription, ...]:
+        """Return the subscriptions in the order in which they are called."""
+        chosen = [s for s in self._by_name.values() if s in wanted]
+        return tuple(sorted(chosen, key=lambda s: -s.priority))
 
     def _add(self, subscription: Subscription) -> None:
         if subscription.name in self._by_name:

@@ -7,13 +7,17 @@ cushion of infinity is never over, so that the task sleeps until it is cancelled
 none of this happens.
 """
 
+import queue
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import attrs
+import outcome
 import trio
+from trio.lowlevel import enable_ki_protection
 
 T = TypeVar("T")
 
@@ -44,6 +48,68 @@ async def run_in_thread(
         return await trio.to_thread.run_sync(
             function, *args, limiter=limiter, abandon_on_cancel=abandon_on_cancel
         )
+
+
+@attrs.define(eq=False)
+class Worker:
+    """A thread that makes one call after the other, from `start` to `stop`.
+
+    A call takes half of the time that it does with a thread of Trio's pool, which counts for calls
+    that are made one after the other thousands of times a second.
+    """
+
+    name: str
+    _calls: "queue.SimpleQueue[_Call | None]" = attrs.field(factory=queue.SimpleQueue, init=False)
+    _thread: threading.Thread | None = attrs.field(default=None, init=False)
+
+    def start(self) -> None:
+        """Start the thread. It ends with the interpreter, should nobody stop it."""
+        self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, which has nothing left to do."""
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join()
+            self._thread = None
+
+    @enable_ki_protection
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Call `function(*args)` in the thread and return its result; no virtual time passes.
+
+        Cancellation waits for the call to end, and then has no effect.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
+        with clock_held():
+            self._calls.put(_Call(function, args, task, token))
+            result: T = await trio.lowlevel.wait_task_rescheduled(_decline)
+        return result
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call.make()
+
+
+@attrs.frozen(eq=False)
+class _Call:
+    """One call on its way to a worker and back."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    task: trio.lowlevel.Task
+    token: trio.lowlevel.TrioToken
+
+    def make(self) -> None:
+        """Make the call, and wake the task that waits for it with what came of it."""
+        result = outcome.capture(self.function, *self.args)
+        with suppress(trio.RunFinishedError):  # nobody is there any more to be told
+            self.token.run_sync_soon(trio.lowlevel.reschedule, self.task, result)
+
+
+def _decline(_: object) -> trio.lowlevel.Abort:
+    return trio.lowlevel.Abort.FAILED
 
 
 @contextmanager

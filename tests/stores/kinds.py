@@ -1,0 +1,26 @@
+"""The stores whose promises are tested. A further one is added to `KINDS` in one line."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from triobus import EventStore, MemoryEventStore, SqliteEventStore
+
+Reopened = Callable[[], EventStore]
+"""Returns a store with what was in it before, as a program does that starts again."""
+
+
+def _kept(store: EventStore) -> Reopened:
+    return lambda: store
+
+
+KINDS: dict[str, Callable[..., Reopened]] = {
+    "sqlite": lambda path, **options: partial(SqliteEventStore, path / "events.db", **options),
+    "memory": lambda path, **options: _kept(MemoryEventStore(**options)),
+}
+
+
+def reopened(kind: str, path: Path, **options: Any) -> Reopened:
+    """Return what opens a store of that kind, again and again."""
+    return KINDS[kind](path, **options)

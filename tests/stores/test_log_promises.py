@@ -1,0 +1,335 @@
+"""What every store promises to somebody who uses it without a bus."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+import trio
+import trio.testing
+
+from tests.events import Noted, Other, SpecialNoted
+from tests.stores.kinds import reopened
+from triobus import InvalidEvent, InvalidOption, SequenceConflict, StoreClosed
+
+
+async def numbers(stream):
+    return [stored.event.number async for stored in stream]
+
+
+async def test_appended_events_get_positions_without_gaps_and_sequences_per_aggregate(new_store):
+    async with new_store() as store:
+        stored = await store.append([Noted(1, "a"), Noted(2, "b"), Noted(3, "a"), Noted(4)])
+        more = await store.append([Noted(5, "b")])
+    assert [(s.position, s.sequence) for s in [*stored, *more]] == [
+        (1, 1),
+        (2, 1),
+        (3, 2),
+        (4, None),
+        (5, 2),
+    ]
+    assert [s.event.number for s in stored] == [1, 2, 3, 4]
+
+
+async def test_events_come_back_equal_in_order_after_the_store_was_closed(new_store):
+    events = [Noted(n, "a", metadata={"who": "me"}) for n in range(3)]
+    async with new_store() as store:
+        await store.append(events)
+    async with new_store() as store:
+        found = [stored async for stored in store.read()]
+    assert [stored.event for stored in found] == events
+    assert [dict(stored.event.metadata) for stored in found] == [{"who": "me"}] * 3
+    assert [stored.position for stored in found] == [1, 2, 3]
+    now = datetime.now(UTC)
+    assert all(now - timedelta(minutes=1) < s.recorded_at <= now for s in found)
+
+
+async def test_reading_goes_by_position_aggregate_type_and_limit(new_store):
+    async with new_store() as store:
+        await store.append(
+            [Noted(1, "a"), Other(number=2), SpecialNoted(3, "a"), Noted(4, "b"), Noted(5, "a")]
+        )
+        assert await numbers(store.read(after=2)) == [3, 4, 5]
+        assert await numbers(store.read(aggregate_id="a")) == [1, 3, 5]
+        assert await numbers(store.read(after=1, aggregate_id="a", limit=1)) == [3]
+        assert await numbers(store.read(types=Noted)) == [1, 3, 4, 5]
+        assert await numbers(store.read(types=(SpecialNoted, Other))) == [2, 3]
+        assert await numbers(store.read(types="noted")) == [1, 4, 5]
+        assert await numbers(store.read(types=Noted, aggregate_id="a", after=1)) == [3, 5]
+        assert await numbers(store.read(limit=2)) == [1, 2]
+        assert await numbers(store.read(limit=0)) == []
+        assert await numbers(store.read(after=5)) == []
+        assert await numbers(store.read(aggregate_id="nobody")) == []
+
+
+async def test_reading_in_batches_sees_everything_once(new_store):
+    async with new_store() as store:
+        await store.append([Noted(n, "ab"[n % 2]) for n in range(2500)])
+        assert await numbers(store.read()) == list(range(2500))
+        assert await numbers(store.read(aggregate_id="b")) == list(range(1, 2500, 2))
+        assert await numbers(store.read(limit=1100)) == list(range(1100))
+
+
+async def test_reading_may_be_left_at_any_time(new_store):
+    async with new_store() as store:
+        await store.append([Noted(n) for n in range(1000)])
+        async for stored in store.read():
+            if stored.position == 3:
+                break
+        await store.append([Noted(1000)])
+        assert len(await numbers(store.read())) == 1001
+
+
+async def test_get_finds_an_event_by_its_id(new_store):
+    event = Noted(1, "a")
+    async with new_store() as store:
+        (stored,) = await store.append([event])
+        found = await store.get(event.event_id)
+        assert found == stored
+        assert await store.get(uuid4()) is None
+
+
+async def test_a_wrong_expected_sequence_stores_nothing_and_tells_both(new_store):
+    async with new_store() as store:
+        await store.append([Noted(1, "a")], expected_sequence=0)
+        await store.append([Noted(2, "a"), Noted(3, "a")], expected_sequence=1)
+        with pytest.raises(SequenceConflict, match="'a'.* 1 and has 3") as caught:
+            await store.append([Noted(4, "a"), Noted(5, "a")], expected_sequence=1)
+        assert (caught.value.expected, caught.value.found) == (1, 3)
+        assert await numbers(store.read()) == [1, 2, 3]
+        (stored,) = await store.append([Noted(6, "a")], expected_sequence=3)
+        assert (stored.position, stored.sequence) == (4, 4)
+
+
+async def test_of_two_that_expect_the_same_sequence_at_once_one_wins(new_store):
+    results = []
+    async with new_store() as store:
+
+        async def append(number):
+            try:
+                await store.append([Noted(number, "a")], expected_sequence=0)
+                results.append("stored")
+            except SequenceConflict as error:
+                results.append(error.found)
+
+        async with trio.open_nursery() as nursery:
+            for number in range(5):
+                nursery.start_soon(append, number)
+        assert sorted(map(str, results)) == ["1", "1", "1", "1", "stored"]
+        assert (await store.statistics()).events == 1
+
+
+async def test_the_same_event_is_stored_once_and_keeps_its_first_position(new_store):
+    first, second = Noted(1, "a"), Noted(2, "a")
+    async with new_store() as store:
+        await store.append([first])
+        again = await store.append([first, second, second])
+        assert [(s.position, s.sequence) for s in again] == [(1, 1), (2, 2), (2, 2)]
+    async with new_store() as store:
+        assert (await store.append([second]))[0].position == 2
+        assert await numbers(store.read()) == [1, 2]
+
+
+async def test_a_repeated_append_with_its_expected_sequence_is_no_conflict(new_store):
+    events = [Noted(1, "a"), Noted(2, "a")]
+    async with new_store() as store:
+        await store.append(events, expected_sequence=0)
+        again = await store.append(events, expected_sequence=0)
+        assert [s.position for s in again] == [1, 2]
+        with pytest.raises(SequenceConflict):
+            await store.append([*events, Noted(3, "a")], expected_sequence=0)
+        assert await numbers(store.read()) == [1, 2]
+
+
+async def test_appends_of_many_tasks_share_commits_and_keep_their_batches_together(new_store):
+    async with new_store() as store:
+        commits = []
+        commit = store.journal._commit
+
+        async def counted(transaction):
+            commits.append(len(transaction.appends))
+            return await commit(transaction)
+
+        store.journal._commit = counted
+
+        async def append(first):
+            await store.append([Noted(first), Noted(first + 1)])
+
+        async with trio.open_nursery() as nursery:
+            for first in range(0, 100, 2):
+                nursery.start_soon(append, first)
+        found = await numbers(store.read())
+        assert sorted(found) == list(range(100))
+        assert all(second == first + 1 for first, second in zip(found[::2], found[1::2]))
+        assert sum(commits) == 50
+        assert len(commits) < 4
+
+
+async def test_statistics_tell_what_is_in_it(new_store):
+    async with new_store() as store:
+        empty = await store.statistics()
+        assert (empty.events, empty.aggregates, dict(empty.types)) == (0, 0, {})
+        assert (empty.first_recorded_at, empty.last_recorded_at) == (None, None)
+        await store.append([Noted(1, "a"), Noted(2, "b"), Other(number=3), Noted(4)])
+        found = await store.statistics()
+    assert (found.events, found.aggregates) == (4, 2)
+    assert dict(found.types) == {"Other": 1, "noted": 3}
+    assert found.first_recorded_at <= found.last_recorded_at
+    assert found.size_bytes > 100
+    assert dict(found.groups) == {}
+
+
+async def test_a_store_that_is_not_open_says_so(new_store):
+    store = new_store()
+    for _ in range(2):
+        with pytest.raises(StoreClosed, match="async with"):
+            await store.append([Noted(1)])
+        with pytest.raises(trio.ClosedResourceError):
+            await store.get(uuid4())
+        with pytest.raises(StoreClosed):
+            await numbers(store.read())
+        with pytest.raises(StoreClosed):
+            await store.statistics()
+        async with store:
+            await store.append([])
+
+
+async def test_a_store_may_be_opened_inside_itself(new_store):
+    store = new_store()
+    async with store:
+        async with store:
+            await store.append([Noted(1)])
+        assert await numbers(store.read()) == [1]
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda store: store.append(["no event"]), InvalidEvent),
+        (lambda store: store.append([Noted(1)], expected_sequence=0), InvalidOption),
+        (
+            lambda store: store.append([Noted(1, "a"), Noted(2, "b")], expected_sequence=0),
+            InvalidOption,
+        ),
+        (lambda store: store.append([Noted(1, "a")], expected_sequence=-1), InvalidOption),
+        (lambda store: store.append([Noted(1, "a")], expected_sequence=True), InvalidOption),
+        (lambda store: store.get("not a uuid"), InvalidOption),
+    ],
+)
+async def test_bad_input_is_refused_where_it_enters_and_nothing_is_stored(new_store, call, error):
+    async with new_store() as store:
+        with pytest.raises(error):
+            await call(store)
+        assert (await store.statistics()).events == 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"after": -1}, {"limit": -1}, {"types": int}, {"types": (Noted, 3)}]
+)
+async def test_bad_options_of_read_are_refused_at_the_call(new_store, options):
+    async with new_store() as store:
+        with pytest.raises(InvalidOption):
+            store.read(**options)
+
+
+async def test_everything_that_is_awaited_is_a_checkpoint(new_store):
+    async with new_store() as store:
+        with trio.testing.assert_checkpoints():
+            await store.append([Noted(1)])
+        with trio.testing.assert_checkpoints():
+            await store.append([])
+        with trio.testing.assert_checkpoints():
+            await store.get(uuid4())
+        with trio.testing.assert_checkpoints():
+            await store.statistics()
+        with trio.testing.assert_checkpoints():
+            await numbers(store.read(limit=0))
+        with trio.testing.assert_checkpoints():
+            async with new_store():
+                pass
+
+
+async def test_cancelled_before_it_began_an_append_stores_nothing(new_store):
+    async with new_store() as store:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await store.append([Noted(1)])
+        assert scope.cancelled_caught
+        assert (await store.statistics()).events == 0
+
+
+async def test_an_append_that_waits_for_a_commit_can_be_cancelled_and_one_in_it_completes(
+    new_store,
+):
+    stored = []
+    async with new_store() as store:
+        gate, in_commit = trio.Event(), trio.Event()
+        commit = store.journal._commit
+
+        async def slow(transaction):
+            in_commit.set()
+            await gate.wait()
+            return await commit(transaction)
+
+        store.journal._commit = slow
+
+        async def append(number, scope):
+            with scope:
+                await store.append([Noted(number)])
+                stored.append(number)
+
+        first, second, third = trio.CancelScope(), trio.CancelScope(), trio.CancelScope()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(append, 1, first)
+            await in_commit.wait()
+            nursery.start_soon(append, 2, second)
+            nursery.start_soon(append, 3, third)
+            await trio.testing.wait_all_tasks_blocked()
+            first.cancel()
+            second.cancel()
+            await trio.testing.wait_all_tasks_blocked()
+            gate.set()
+        assert stored == [1, 3]
+        assert (first.cancelled_caught, second.cancelled_caught) == (False, True)
+        assert await numbers(store.read()) == [1, 3]
+
+
+async def test_a_failing_commit_fails_its_own_appends_and_no_others(new_store):
+    outcomes = {}
+    async with new_store() as store:
+        await store.claim()
+        commit = store.journal._commit
+        fail = True
+
+        async def failing(transaction):
+            nonlocal fail
+            if fail:
+                fail = False
+                raise StoreClosed("the disk was pulled out")
+            return await commit(transaction)
+
+        store.journal._commit = failing
+
+        async def append(number):
+            try:
+                await store.append([Noted(number)])
+                outcomes[number] = "stored"
+            except StoreClosed:
+                outcomes[number] = "failed"
+
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(append, number)
+        assert set(outcomes.values()) == {"failed"}
+        await append(3)
+        assert outcomes[3] == "stored"
+        assert await numbers(store.read()) == [3]
+
+
+async def test_an_event_that_is_too_large_is_refused(kind, tmp_path):
+    from triobus import EventNotEncodable
+
+    async with reopened(kind, tmp_path, max_event_bytes=1000)() as store:
+        with pytest.raises(EventNotEncodable, match="1,000"):
+            await store.append([Noted(1), Noted(2, "x" * 1000)])
+        await store.append([Noted(3)])
+        assert await numbers(store.read()) == [3]

@@ -1,0 +1,115 @@
+"""The core of a group's progress through a log: an offset, and what is finished above it. Pure data.
+
+1. Everything up to the offset is finished: handled, dead-lettered, or wanted by no subscription.
+2. Above it the finished positions are kept as ranges that neither touch nor overlap, so that one
+   aggregate which waits for hours costs one range, however much is finished behind it.
+3. Finishing the position after the offset moves the offset, over the ranges that it meets.
+4. What has changed since it was last taken is known, so that each commit writes only that; changes
+   whose commit failed are given back and taken again.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable
+
+import attrs
+
+
+@attrs.frozen
+class ProgressChange:
+    """What a store has to write for a group to be as far as its progress."""
+
+    offset: int
+    """Everything up to it is finished."""
+    ranges: tuple[tuple[int, int | None], ...] = ()
+    """First and last position of finished ranges that are new or longer; a last of None means that
+    the range which began there is no more."""
+
+
+@attrs.define(eq=False)
+class Progress:
+    """How far one group has come. Positions are finished in any order, each of them once."""
+
+    offset: int = 0
+    is_changed: bool = False
+    """Whether `take_change` has something to tell."""
+    _firsts: list[int] = attrs.field(factory=list)
+    _lasts: list[int] = attrs.field(factory=list)
+    _touched: set[int] = attrs.field(factory=set)
+    _stored: set[int] = attrs.field(factory=set)
+
+    @classmethod
+    def stored(cls, offset: int, ranges: Iterable[tuple[int, int]]) -> "Progress":
+        """Return a progress as a store has it."""
+        progress = cls(offset)
+        for first, last in sorted(ranges):
+            progress._stored.add(first)
+            if last > offset:
+                progress.finish(max(first, offset + 1), last)
+        progress.is_changed = False
+        return progress
+
+    @property
+    def finished(self) -> int:
+        """How many positions above the offset are finished."""
+        return sum(self._lasts) - sum(self._firsts) + len(self._firsts)
+
+    @property
+    def ranges(self) -> tuple[tuple[int, int], ...]:
+        """First and last position of the finished ranges above the offset."""
+        return tuple(zip(self._firsts, self._lasts, strict=True))
+
+    def is_finished(self, position: int) -> bool:
+        """Whether a position is finished."""
+        if position <= self.offset:
+            return True
+        index = bisect_right(self._firsts, position) - 1
+        return index >= 0 and position <= self._lasts[index]
+
+    def finish(self, first: int, last: int | None = None) -> None:
+        """Finish one position, or all from `first` to `last`."""
+        if last is None:
+            last = first
+        self.is_changed = True
+        firsts, lasts = self._firsts, self._lasts
+        if first == self.offset + 1:
+            if firsts and firsts[0] == last + 1:
+                self._touched.add(firsts.pop(0))
+                last = lasts.pop(0)
+            self.offset = last
+            return
+        index = bisect_right(firsts, first)
+        if index < len(firsts) and firsts[index] == last + 1:
+            self._touched.add(firsts.pop(index))
+            last = lasts.pop(index)
+        if index and lasts[index - 1] == first - 1:
+            lasts[index - 1] = last
+            self._touched.add(firsts[index - 1])
+        else:
+            firsts.insert(index, first)
+            lasts.insert(index, last)
+            self._touched.add(first)
+
+    def take_change(self) -> ProgressChange:
+        """Return what has changed since the last time."""
+        lasts = dict(zip(self._firsts, self._lasts, strict=True)) if self._touched else {}
+        ranges = tuple(
+            (first, lasts.get(first))
+            for first in self._touched
+            if first in lasts or first in self._stored
+        )
+        self._touched = set()
+        self.is_changed = False
+        return ProgressChange(self.offset, ranges)
+
+    def give_back(self, change: ProgressChange) -> None:
+        """Take a change back, because it could not be written."""
+        self._touched.update(first for first, _ in change.ranges)
+        self.is_changed = True
+
+    def note_stored(self, change: ProgressChange) -> None:
+        """Know that a change has been written."""
+        for first, last in change.ranges:
+            if last is None:
+                self._stored.discard(first)
+            else:
+                self._stored.add(first)

@@ -1,0 +1,225 @@
+"""What a store adds to a bus: events go through its journal, and progress is recorded beside them.
+
+Whoever publishes takes along what the groups have finished. When nobody does, the recorder's task
+comes; it waits for two turns of the scheduler, in which the next publisher may come, so that one
+task that publishes and one that handles make one commit an event together.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from triobus._errors import StoreError, StoreInUse
+from triobus._events import DomainEvent
+from triobus._feed import Feed
+from triobus._group import GroupShell
+from triobus._publishing import Batch
+from triobus._stored_letters import StoredLetters
+from triobus.stores import EventStore
+from triobus.stores._journal import Entry
+from triobus.stores._values import Changes, GroupRecord, Placement
+
+logger = logging.getLogger("triobus")
+
+
+@attrs.define(eq=False)
+class Recorder:
+    """The use that one bus makes of a store."""
+
+    store: EventStore
+    _tell: Callable[[Batch, int], None]
+    """Called with new events for those who listen."""
+    letters: StoredLetters = attrs.field(init=False)
+    feeds: dict[str, Feed] = attrs.field(factory=dict, init=False)
+    """By the name of the group."""
+    last: int = attrs.field(default=0, init=False)
+    """The position of the last event."""
+    failure: StoreError | None = attrs.field(default=None, init=False)
+    """Why the last commit failed, if it did."""
+    is_attached: bool = attrs.field(default=False, init=False)
+    _stored: dict[str, GroupRecord] = attrs.field(factory=dict, init=False)
+    _task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _is_wanted: bool = attrs.field(default=False, init=False)
+    _is_storing: bool = attrs.field(default=False, init=False)
+    """Whether what was collected is on its way."""
+
+    def __attrs_post_init__(self) -> None:
+        self.letters = StoredLetters(self.store, self.note_change, self.flush)
+
+    # Starting and stopping
+
+    async def attach(self) -> None:
+        """Open the store, become its only writer and take up what is in it. Raises `StoreError`."""
+        await self.store.__aenter__()
+        try:
+            if self.store.journal.observer is not None:
+                raise StoreInUse(
+                    f"{self.store!r} is used by another bus of this program: give each bus a store "
+                    "of its own"
+                )
+            await self.store.claim()
+            self.last = await self.store.last_position()
+            self.letters.restore(await self.store.letter_keys())
+            self._stored = {record.name: record for record in await self.store.groups()}
+            if self.store.journal.observer is not None:
+                raise StoreInUse(f"{self.store!r} was given to two buses that start at once")
+        except BaseException:
+            await self.store.__aexit__(None, None, None)
+            raise
+        self.store.journal.observer = self
+        self.is_attached = True
+        for feed in self.feeds.values():
+            self._take_up(feed)
+
+    async def detach(self) -> None:
+        """Record what is finished, and close the store. Not to be cancelled; raises `StoreError`.
+
+        Does nothing the second time.
+        """
+        if not self.is_attached:
+            return
+        self.is_attached = False
+        with trio.CancelScope(shield=True):
+            try:
+                # Also when nothing has changed, for it ends behind all who are publishing.
+                await self.store.journal.flush()
+            finally:
+                self.store.journal.observer = None
+                await self.store.__aexit__(None, None, None)
+
+    def add(self, shell: GroupShell, *, from_beginning: bool) -> Feed:
+        """Bring the store's log to a group."""
+        feed = Feed(shell, self.store, self.note_change, from_beginning=from_beginning)
+        shell.ledger = feed
+        self.feeds[shell.group.name] = feed
+        if self.is_attached:
+            self._take_up(feed)
+        return feed
+
+    def _take_up(self, feed: Feed) -> None:
+        feed.last = self.last
+        record = self._stored.get(feed.shell.group.name)
+        if record is not None:
+            feed.restore(record)
+        self.notice_subscriptions(feed)
+
+    def notice_subscriptions(self, feed: Feed) -> None:
+        """Somebody has come or gone in a group."""
+        feed.forget_plans()
+        if self.is_attached:
+            feed.activate()
+
+    # Recording
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether there is something to be recorded."""
+        return self.letters.is_changed or any(feed.is_changed for feed in self.feeds.values())
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether there is, or it is on its way, and it still can be recorded."""
+        return self.is_attached and (self._is_storing or self.is_changed)
+
+    def note_change(self) -> None:
+        """There is something to be recorded: by whoever publishes next, or by the recorder."""
+        self._is_wanted = True
+        if self._task is not None:
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task)
+
+    @enable_ki_protection
+    async def run(
+        self,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Record what nobody takes along."""
+        task_status.started()
+        while True:
+            if not self._is_wanted:
+                await self._sleep()
+            # A failure is not tried again until something happens that may go better.
+            self._is_wanted = False
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+            if self.is_changed:
+                try:
+                    await self.store.journal.flush()
+                except StoreError as error:
+                    logger.error(
+                        "what is finished could not be recorded yet: %s", error
+                    )  # no traceback: the message says all
+
+    async def flush(self) -> None:
+        """Wait until everything that is finished is recorded. Raises `StoreError`."""
+        await trio.lowlevel.checkpoint()
+        while self.is_pending:
+            await self.store.journal.flush()
+
+    async def _sleep(self) -> None:
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    # What the journal asks
+
+    def collect(self) -> Changes:
+        """Return what the groups have come to since the last time."""
+        self._is_storing = self.is_changed
+        groups = {name: feed.take_change() for name, feed in self.feeds.items() if feed.is_changed}
+        return Changes(groups, self.letters.take_change() if self.letters.is_changed else {})
+
+    def recorded(self, changes: Changes) -> None:
+        """What was collected is stored."""
+        self.failure = None
+        self._is_storing = False
+        for name, change in changes.groups.items():
+            self.feeds[name].progress.note_stored(change.progress)
+
+    def give_back(self, changes: Changes, error: BaseException) -> None:
+        """What was collected is not stored, because of an error."""
+        self._is_storing = False
+        if isinstance(error, StoreError):
+            self.failure = error
+        for name, change in changes.groups.items():
+            self.feeds[name].give_back(change)
+        self.letters.give_back(dict(changes.letters))
+
+    def committed(self, entries: Sequence[Entry]) -> None:
+        """Events have found their places in the log: hand them over to the groups."""
+        for entry in entries:
+            placements, batch = entry.placements, entry.batch
+            if not all([placement.is_new for placement in placements]):
+                batch, placements = _new_only(batch, placements)
+            if not placements:
+                continue
+            first, self.last = placements[0].position, placements[-1].position
+            watch = batch.watch
+            if watch is not None:
+                watch.expect(self._plans(type(batch.events[0])))
+            for feed in self.feeds.values():
+                feed.last = self.last
+                if feed.is_active:
+                    feed.offer(batch.runs(), first, watch)
+            self._tell(batch, first)
+
+    def _plans(self, cls: type[DomainEvent]) -> list[Any]:
+        plans = (feed.shell.group.plan_for(cls) for feed in self.feeds.values() if feed.is_active)
+        return [plan for plan in plans if plan]
+
+
+def _new_only(batch: Batch, placements: Iterable[Placement]) -> tuple[Batch, list[Placement]]:
+    """Return a batch without what the log had already, and that has been handed over before."""
+    pairs = zip(batch.events, placements, strict=True)
+    new = [(event, place) for event, place in pairs if place.is_new]
+    fresh = Batch([event for event, _ in new], batch.watch)
+    return fresh, [place for _, place in new]

@@ -1,0 +1,176 @@
+"""The dead letters of a bus that are kept in its store; what they are about is in the log."""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import attrs
+
+from triobus._dead_letters import DeadLetter, Undelivered, described
+from triobus._errors import EventNotDecodable
+from triobus._unreadable import unreadable
+from triobus.stores import EventStore
+from triobus.stores._values import LetterKey, LetterRecord, Record
+
+
+@attrs.define(eq=False)
+class StoredLetters:
+    """The dead letters of a store; `Letters` says what it does.
+
+    In memory are their ids and whose they are, about 300 bytes a letter, and what is to be stored.
+    """
+
+    _store: EventStore
+    _on_change: Callable[[], None]
+    _flush: Callable[[], Awaitable[None]]
+    replaying: set[int] = attrs.field(factory=set)
+    dropped: int = 0
+    _last_id: int = 0
+    _keys: dict[int, LetterKey] = attrs.field(factory=dict)
+    _by_lane: dict[tuple[str, str, str | None], dict[int, None]] = attrs.field(factory=dict)
+    _changed: dict[int, LetterRecord | None] = attrs.field(factory=dict)
+    _loaded: dict[int, LetterRecord] = attrs.field(factory=dict)
+    """Those that are being replayed."""
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def __contains__(self, letter_id: int) -> bool:
+        return letter_id in self._keys
+
+    # Being stored
+
+    def restore(self, keys: Iterable[LetterKey]) -> None:
+        """Take up what a store has."""
+        for key in keys:
+            self._add_key(key)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether there is something to be stored."""
+        return bool(self._changed)
+
+    def take_change(self) -> dict[int, LetterRecord | None]:
+        """Return what has changed since the last time."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def give_back(self, changed: dict[int, LetterRecord | None]) -> None:
+        """Take a change back, because it could not be stored."""
+        self._changed = {**changed, **self._changed}
+
+    async def flush(self) -> None:
+        """Wait until what was done to the letters is stored."""
+        await self._flush()
+
+    # Being used
+
+    def ids(self, group: str | None = None, aggregate_id: str | None = None) -> Iterable[int]:
+        """Yield the ids of the letters of a group, an aggregate, both or all; the oldest first."""
+        for key in list(self._keys.values()):
+            if group in (None, key.group) and aggregate_id in (None, key.aggregate_id):
+                yield key.id
+
+    def in_order(self, ids: Iterable[int]) -> Sequence[int]:
+        """Return ids in the order of their events' positions."""
+        return sorted(ids, key=lambda letter_id: (self._keys[letter_id].position, letter_id))
+
+    def owner(self, letter_id: int) -> tuple[str, str]:
+        """Return the names of group and subscription of a letter."""
+        key = self._keys[letter_id]
+        return key.group, key.subscription
+
+    def first_of(self, group: str, subscription: str, aggregate_id: str | None) -> int | None:
+        """Return the id of the oldest letter of an aggregate for a subscription, or None."""
+        lane = self._by_lane.get((group, subscription, aggregate_id))
+        return next(iter(lane)) if lane else None
+
+    def add(
+        self,
+        event: Any,
+        position: int | None,
+        group: str,
+        subscription: str,
+        attempts: int,
+        error: Exception,
+        now: datetime,
+    ) -> int:
+        """Keep a new letter, and return its id."""
+        assert position is not None
+        key = LetterKey(self._last_id + 1, position, group, subscription, event.aggregate_id)
+        self._add_key(key)
+        self._change(
+            LetterRecord(
+                **key._asdict(),
+                attempts=attempts,
+                first_failed_at=now,
+                last_failed_at=now,
+                **described(error),
+            )
+        )
+        return key.id
+
+    def add_failure(self, letter_id: int, attempts: int, error: Exception, now: datetime) -> None:
+        """Note that a replay failed again, unless the letter was removed meanwhile."""
+        if letter_id in self._keys:
+            record = self._loaded[letter_id]
+            attempts += record.attempts
+            self._change(
+                attrs.evolve(record, attempts=attempts, last_failed_at=now, **described(error))
+            )
+
+    def remove(self, letter_id: int) -> None:
+        """Forget a letter, unless that was done before."""
+        key = self._keys.pop(letter_id, None)
+        if key is not None:
+            lane = self._by_lane[_lane(key)]
+            del lane[letter_id]
+            if not lane:
+                del self._by_lane[_lane(key)]
+            self._changed[letter_id] = None
+            self._on_change()
+
+    def end_replay(self, letter_id: int) -> None:
+        """A letter is on its way no more, whatever became of it."""
+        self.replaying.discard(letter_id)
+        self._loaded.pop(letter_id, None)
+
+    async def load(self, ids: Sequence[int]) -> Sequence[Undelivered]:
+        """Return the letters that are still there of some. Raises `StoreError`."""
+        await self._flush()
+        found = []
+        for letter, record in await self._store.letters(ids):
+            if letter.id in self._keys:
+                if letter.id in self.replaying:
+                    self._loaded[letter.id] = letter
+                found.append(self._undelivered(letter, record))
+        return found
+
+    def _undelivered(self, letter: LetterRecord, record: Record) -> Undelivered:
+        event, failure = None, None
+        try:
+            event = self._store.decode(record)
+        except EventNotDecodable as error:
+            failure = error
+        fields = attrs.asdict(letter)
+        shown = DeadLetter(
+            event=event,
+            event_id=UUID(record.event_id),
+            event_type=record.event_type,
+            **fields,
+        )
+        return Undelivered(shown, event or unreadable(record), failure)
+
+    def _change(self, record: LetterRecord) -> None:
+        self._changed[record.id] = record
+        self._on_change()
+
+    def _add_key(self, key: LetterKey) -> None:
+        self._last_id = max(self._last_id, key.id)
+        self._keys[key.id] = key
+        self._by_lane.setdefault(_lane(key), {})[key.id] = None
+
+
+def _lane(key: LetterKey) -> tuple[str, str, str | None]:
+    return key.group, key.subscription, key.aggregate_id

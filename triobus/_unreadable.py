@@ -1,0 +1,38 @@
+"""Events that cannot be made from their JSON: they go the way of all events, and fail at its end."""
+
+from uuid import UUID
+
+import attrs
+import trio
+
+from triobus._errors import EventNotDecodable
+from triobus._retry import Retry
+from triobus._subscriptions import Subscription
+from triobus.stores._values import Record
+
+
+@attrs.frozen(eq=False)
+class Unreadable:
+    """Stands for such an event on its way."""
+
+    event_id: UUID
+    event_type: str
+    aggregate_id: str | None
+
+
+def unreadable(record: Record) -> Unreadable:
+    """Return what stands for the event of a record."""
+    return Unreadable(UUID(record.event_id), record.event_type, record.aggregate_id)
+
+
+def stand_in(subscription: Subscription, error: EventNotDecodable) -> Subscription:
+    """Return a subscription that refuses the event in the place of one that cannot be given it.
+
+    It has the name of that one, and so does the dead letter.
+    """
+
+    async def refuse(_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    return attrs.evolve(subscription, invoke=refuse, retry=Retry(attempts=1), where=None)

@@ -1,0 +1,895 @@
+"""The SQLite file of a store: blocking functions, which `sqlite.py` calls in a worker thread.
+
+One connection reads, writes and checkpoints. It is a reader until `claim`, and reading needs none,
+so that others may look at a store while a bus has it. What it reads is not believed: everything of
+the log is compared with its checksum before it goes anywhere.
+"""
+
+import os
+import sqlite3
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+import msgspec
+
+from triobus._errors import (
+    NotAStore,
+    OutcomeUnknown,
+    StoreClosed,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreInUse,
+    StoreIOError,
+    StoreReadOnly,
+)
+from triobus._progress import ProgressChange
+from triobus.stores import _file, _schema
+from triobus.stores._values import (
+    Append,
+    Attempts,
+    Changes,
+    GroupRecord,
+    LetterKey,
+    LetterRecord,
+    Placement,
+    Record,
+    StoredGroup,
+    StoreStatistics,
+    Transaction,
+    conflict,
+)
+
+MEMORY = ":memory:"
+
+_BUSY_SECONDS = 1.0
+"""How long SQLite waits for a lock that is not ours; a checkpoint of another process is shorter."""
+_BYTES_A_BATCH = 4 * 2**20
+"""After how many bytes of events a batch ends that is read."""
+_FRAMES_BEFORE_CHECKPOINT = 1000
+"""How many pages, about, go into the write-ahead log before a checkpoint takes them to the file."""
+_PAGES_A_COMMIT = 8
+_BYTES_A_PAGE = 3000
+_INEXACT_NS = 50_000_000
+_SEQUENCES_KEPT = 10_000
+_CERTAIN = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY", "SQLITE_CONSTRAINT")
+"""How a commit fails of which nothing can be in the file."""
+
+_INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = (
+    "position, event_id, event_type, schema_version, aggregate_id, sequence, recorded_at, data, "
+    "checksum, (SELECT checksum FROM events AS before WHERE before.position = events.position - 1)"
+)
+_LETTER_COLUMNS = (
+    "id, position, group_name, subscription, aggregate_id, attempts, first_failed_at, "
+    "last_failed_at, error_type, message, traceback"
+)
+
+
+@attrs.define(eq=False)
+class Database:
+    """The open file of one store."""
+
+    path: str
+    """As the user gave it."""
+    synchronous: str
+    max_event_bytes: int
+    is_read_only: bool
+    warning: str | None = None
+    """What somebody should look at, though everything works."""
+    _connection: sqlite3.Connection | None = None
+    _at: _file.StoreFile | None = None
+    _claim: _file.Claim | None = None
+    _pid: int = 0
+    is_writer: bool = False
+    _was_unclean: bool = False
+    _broken: StoreError | None = None
+    _wal: tuple[int, int] | None = None
+    _settled_at: int | None = None
+    """When the directory was changed last, if that was long before it was looked at."""
+    _frames: float = 0
+    _position: int = 0
+    _checksum: int = 0
+    _sequences: dict[str, int] = attrs.field(factory=dict)
+
+    # Opening and closing
+
+    def open(self) -> None:
+        """Open the file for reading; make it if there is none."""
+        self._pid = os.getpid()
+        self._broken = self.warning = self._wal = self._settled_at = None
+        try:
+            if self.path == MEMORY:
+                self._connect(MEMORY, uri=False)
+            elif self.is_read_only:
+                self._at = _file.existing(self.path)
+                self._connect_to_file()
+            else:
+                self._at = _file.open_or_create(self.path)
+                self._connect_to_file()
+            with self._explained("be opened"):
+                self._prepare()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def close(self) -> None:
+        """Leave a file that is whole and alone, with no other beside it."""
+        connection = self._connection
+        try:
+            is_ours = connection is not None and os.getpid() == self._pid
+            if is_ours and self.is_writer and self._at is not None and self._broken is None:
+                self._checkpoint("TRUNCATE")
+        finally:
+            self._let_go()
+
+    def claim(self) -> None:
+        """Become the only writer. Raises `StoreInUse`, `StoreReadOnly` or `StoreCorrupt`."""
+        connection = self._ready()
+        if self.is_writer:
+            return
+        if self.is_read_only:
+            raise StoreReadOnly(
+                f"{self._shown} was opened with read_only=True: open it without to write"
+            )
+        if self._at is not None:
+            self._claim = _file.Claim.take(self._at)
+        try:
+            with self._explained("be claimed"):
+                self._begin_to_write(connection)
+        except BaseException:
+            self._release()
+            raise
+
+    def _connect_to_file(self) -> None:
+        assert self._at is not None
+        self._was_unclean = _file.wal_identity(self._at.path) is not None
+        name = quote(os.fsencode(self._at.path))
+        is_writable = os.access(self._at.path, os.W_OK) and os.access(
+            os.path.dirname(self._at.path), os.W_OK
+        )
+        # A reader of mode=ro leaves -wal and -shm behind; one that could write does not.
+        self._connect(f"file:{name}?mode={'rw' if is_writable else 'ro'}", uri=True)
+
+    def _connect(self, target: str, *, uri: bool) -> None:
+        with self._explained("be opened"):
+            connection = sqlite3.connect(
+                target,
+                uri=uri,
+                timeout=_BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,  # whichever thread is free, but one at a time
+            )
+            self._connection = connection
+            connection.text_factory = bytes
+            limit = max(16 * 2**20, 2 * self.max_event_bytes)
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
+            for pragma in (
+                "trusted_schema = OFF",
+                "cell_size_check = ON",
+                "mmap_size = 0",
+                "wal_autocheckpoint = 0",
+                f"synchronous = {self.synchronous}",
+            ):
+                connection.execute(f"PRAGMA {pragma}").fetchall()
+
+    def _prepare(self) -> None:
+        """See that it is a store, or make it one, and be a reader."""
+        connection = self._ready()
+        version = _schema.version_of(connection, self._shown)
+        if version < len(_schema.MIGRATIONS) and not self.is_read_only:
+            # Making a store is writing, and two may want to at once.
+            claim = None if self._at is None else _file.Claim.take(self._at)
+            try:
+                self._make(connection)
+            finally:
+                if claim is not None:
+                    claim.release()
+        elif version == 0:
+            raise NotAStore(f"{self._shown} is empty: there is nothing to read in it")
+        (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
+        if mode != (b"memory" if self._at is None else b"wal") and mode not in ("wal", "memory"):
+            raise NotAStore(
+                f"{self._shown} has journal mode {mode!r} and not WAL: somebody has changed it; "
+                "restore the file from a backup"
+            )
+        (level,) = connection.execute("PRAGMA synchronous").fetchone()
+        if level != {"full": 2, "normal": 1}[self.synchronous]:
+            raise StoreIOError(f"{self._shown}: SQLite did not take synchronous={self.synchronous}")
+        connection.execute("PRAGMA query_only = ON")
+
+    def _make(self, connection: sqlite3.Connection) -> None:
+        if self._at is not None:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            _schema.migrate(connection, _schema.version_of(connection, self._shown))
+            connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+        self._checkpoint("TRUNCATE")
+
+    def _begin_to_write(self, connection: sqlite3.Connection) -> None:
+        if self._was_unclean:
+            # What a crash has left may be damaged where no event that is read would show it.
+            problems = connection.execute("PRAGMA quick_check(1)").fetchall()
+            if problems != [(b"ok",)]:
+                said = problems[0][0].decode("utf-8", "replace")
+                raise StoreCorrupt(f"{self._shown} is damaged: {said}. {_RESTORE}")
+        self._position, self._checksum = self._head(connection)
+        self._sequences.clear()
+        connection.execute("PRAGMA query_only = OFF")
+        self.is_writer = True
+        self._frames = _FRAMES_BEFORE_CHECKPOINT if self._was_unclean else 0
+
+    def _head(self, connection: sqlite3.Connection) -> tuple[int, int]:
+        """Return position and checksum of the last event, after a look whether it is there."""
+        (position, checksum) = connection.execute(
+            "SELECT last_position, last_checksum FROM log"
+        ).fetchone() or (-1, 0)
+        last = connection.execute(
+            "SELECT position, checksum FROM events ORDER BY position DESC LIMIT 1"
+        ).fetchone() or (0, 0)
+        if (position, checksum) != last:
+            raise self._corrupt(
+                min(max(position, 0), last[0]) + 1,
+                f"the log should end at position {position} and ends at {last[0]}"
+                if position != last[0]
+                else "its last event has another checksum than the log says",
+            )
+        return position, checksum
+
+    def _let_go(self) -> None:
+        connection, self._connection = self._connection, None
+        try:
+            if connection is not None and os.getpid() == self._pid:
+                connection.close()
+        finally:
+            self._release()
+            self._at = None
+
+    def _release(self) -> None:
+        self.is_writer = False
+        claim, self._claim = self._claim, None
+        if claim is not None:
+            claim.release()
+
+    def check_open(self) -> None:
+        """Raise `StoreClosed`, or `StoreForked` in a child of the process that has opened it."""
+        if self._connection is None:
+            raise StoreClosed(
+                f"{self._shown} is not open: use it inside 'async with store:', or in a bus that "
+                "is running"
+            )
+        _file.check_same_process(self._pid, self.path)
+
+    def _ready(self) -> sqlite3.Connection:
+        self.check_open()
+        assert self._connection is not None
+        if self._broken is not None:
+            raise self._broken
+        return self._connection
+
+    # Writing
+
+    def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+        """Store a transaction, and return what became of each of its appends."""
+        connection = self._ready()
+        if not self.is_writer:
+            self.claim()
+        with self._explained("be written"):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                written = self._write(connection, transaction)
+            except BaseException:
+                self._roll_back()
+                raise
+            self._finish_commit(connection)
+        self._check_unchanged()
+        self._position, self._checksum = written.position, written.checksum
+        if len(self._sequences) > _SEQUENCES_KEPT:
+            self._sequences.clear()
+        self._sequences.update(written.sequences)
+        self._frames += _PAGES_A_COMMIT + written.bytes / _BYTES_A_PAGE
+        if self._frames >= _FRAMES_BEFORE_CHECKPOINT and self._at is not None:
+            self._checkpoint("PASSIVE")
+        return written.results
+
+    def _write(self, connection: sqlite3.Connection, transaction: Transaction) -> "_Written":
+        now = datetime.now(UTC)
+        written = self._arranged(connection, transaction.appends, now, is_known=None)
+        if written.rows:
+            try:
+                connection.executemany(_INSERT, written.rows)
+            except sqlite3.IntegrityError:
+                # Some of them are there already. That is rare, so it is looked for only now.
+                connection.execute("ROLLBACK")
+                connection.execute("BEGIN IMMEDIATE")
+                find = self._finder(connection)
+                written = self._arranged(connection, transaction.appends, now, is_known=find)
+                connection.executemany(_INSERT, written.rows)
+            connection.execute(
+                "UPDATE log SET last_position = ?, last_checksum = ?",
+                (written.position, written.checksum),
+            )
+        _write_changes(connection, transaction.changes)
+        return written
+
+    def _arranged(
+        self,
+        connection: sqlite3.Connection,
+        appends: Sequence[Append],
+        now: datetime,
+        is_known: "Callable[[str], Placement | None] | None",
+    ) -> "_Written":
+        """Give each event its place, without writing anything."""
+        written = _Written(self._position, self._checksum)
+        rows, sequences = written.rows, written.sequences
+        recorded = now.isoformat()
+        position, checksum = self._position, self._checksum
+        new, crc = tuple.__new__, zlib.crc32
+        seen: dict[str, Placement] = {}
+        for records, expected in appends:
+            known: list[Placement | None] = [None] * len(records)
+            if is_known is not None:
+                ids = [str(record.event_id) for record in records]
+                known = [seen.get(event_id) or is_known(event_id) for event_id in ids]
+            if expected is not None and records and not all(known):
+                aggregate_id = records[0].aggregate_id
+                assert aggregate_id is not None
+                found = self._sequence(connection, sequences, aggregate_id)
+                if found == expected or is_known is not None:
+                    pass
+                elif self._any_known(connection, records):
+                    is_known = self._finder(connection)
+                    return self._arranged(connection, appends, now, is_known)
+                if found != expected:
+                    written.results.append(conflict(aggregate_id, expected, found))
+                    continue
+            places: list[Placement] = []
+            for record, place in zip(records, known, strict=True):
+                event_id, event_type, version, aggregate_id, data = record
+                text_id = str(event_id)
+                if is_known is not None:
+                    place = place or seen.get(text_id)
+                if place is not None:
+                    places.append(place)
+                    continue
+                position += 1
+                sequence = None
+                if aggregate_id is not None:
+                    sequence = self._sequence(connection, sequences, aggregate_id) + 1
+                    sequences[aggregate_id] = sequence
+                head = (
+                    f"{position}\0{text_id}\0{event_type}\0{version}\0{aggregate_id or ''}\0"
+                    f"{'' if sequence is None else sequence}\0{recorded}\0"
+                )
+                checksum = crc(data, crc(head.encode(), checksum))
+                rows.append(
+                    (
+                        position,
+                        text_id,
+                        event_type,
+                        version,
+                        aggregate_id,
+                        sequence,
+                        recorded,
+                        data.decode(),
+                        checksum,
+                    )
+                )
+                written.bytes += len(data) + 200
+                places.append(new(Placement, (position, sequence, now, True)))
+                if is_known is not None:
+                    seen[text_id] = Placement(position, sequence, now, False)
+            written.results.append(places)
+        written.position, written.checksum = position, checksum
+        return written
+
+    def _sequence(
+        self, connection: sqlite3.Connection, fresh: dict[str, int], aggregate_id: str
+    ) -> int:
+        """Return the last sequence of an aggregate, 0 if there is none."""
+        found = fresh.get(aggregate_id)
+        if found is None:
+            found = self._sequences.get(aggregate_id)
+        if found is None:
+            row = connection.execute(
+                "SELECT sequence FROM events WHERE aggregate_id = ? ORDER BY position DESC LIMIT 1",
+                (aggregate_id,),
+            ).fetchone()
+            found = fresh[aggregate_id] = 0 if row is None else int(row[0])
+        return found
+
+    def _finder(self, connection: sqlite3.Connection) -> "Callable[[str], Placement | None]":
+        """Return a function that says where the log has an event."""
+
+        def find(event_id: str) -> Placement | None:
+            row = self._row(connection, event_id)
+            if row is None:
+                return None
+            record = self._record(row, row[9] or 0)
+            return Placement(record.position, record.sequence, record.recorded_at, False)
+
+        return find
+
+    def _any_known(self, connection: sqlite3.Connection, records: Sequence[Any]) -> bool:
+        return any(self._row(connection, str(record.event_id)) for record in records)
+
+    def _finish_commit(self, connection: sqlite3.Connection) -> None:
+        """Commit; if that fails, make certain that it has."""
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            if error.sqlite_errorname.startswith(_CERTAIN):
+                raise
+            # Such a commit can be in the file after a crash, unless a later one has taken its place
+            # there: one that says nothing does.
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("UPDATE log SET fences = fences + 1")
+                connection.execute("COMMIT")
+            except sqlite3.Error as fence_error:
+                self._broken = OutcomeUnknown(
+                    f"{self._shown}: a commit failed ({error}), and so did the one that would have "
+                    f"made that certain ({fence_error}). Open the store again, then publish the "
+                    "same events again: those that are stored are not stored twice"
+                )
+                raise self._broken from error
+            raise
+
+    def _roll_back(self) -> None:
+        if self._connection is not None and self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+
+    def _check_unchanged(self) -> None:
+        if self._at is None:
+            return
+        # The files are looked at only after something in their directory has come or gone: Linux
+        # makes a commit a third slower after somebody has looked at the log that it writes to.
+        changed_at = os.stat(os.path.dirname(self._at.path)).st_mtime_ns
+        if changed_at == self._settled_at:
+            return
+        looked_at = time.time_ns()
+        if self._wal is None:
+            self._wal = _file.wal_identity(self._at.path)
+        try:
+            _file.check_unchanged(self._at, self._wal)
+        except StoreError as error:
+            self._broken = error
+            raise
+        # The time of a directory is not exact: another change could have the same.
+        self._settled_at = changed_at if looked_at - changed_at > _INEXACT_NS else None
+
+    def _checkpoint(self, mode: str) -> None:
+        """Take what is in the write-ahead log to the file. What fails costs only room on disk."""
+        connection = self._ready()
+        try:
+            _, total, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+        except sqlite3.Error as error:
+            self._frames = _FRAMES_BEFORE_CHECKPOINT / 2
+            self.warning = f"{self._shown}: a checkpoint failed ({error}); it will be tried again."
+            return
+        self._frames = 0
+        self.warning = None
+        if moved < total:
+            self._frames = _FRAMES_BEFORE_CHECKPOINT / 2
+            self.warning = (
+                f"{self._shown}: a reader holds up the checkpoint at {moved} of {total} pages, and "
+                "the file '-wal' grows; end that reader."
+            )
+
+    # Reading
+
+    def fetch(
+        self,
+        after: int,
+        limit: int,
+        up_to: int | None = None,
+        aggregate_id: str | None = None,
+        types: Sequence[str] | None = None,
+    ) -> list[Record]:
+        """Return the first events behind a position; by bytes, fewer of them."""
+        terms, values = ["position > ?"], [after]  # type: tuple[list[str], list[Any]]
+        if up_to is not None:
+            terms.append("position <= ?")
+            values.append(up_to)
+        if aggregate_id is not None:
+            terms.append("aggregate_id = ?")
+            values.append(aggregate_id)
+        if types is not None:
+            terms.append(f"event_type IN ({', '.join('?' * len(types))})")
+            values.extend(types)
+        is_whole = aggregate_id is None and types is None
+        query = (
+            f"SELECT {_COLUMNS} FROM events WHERE {' AND '.join(terms)} ORDER BY position LIMIT ?"
+        )
+        connection = self._ready()
+        records: list[Record] = []
+        size = 0
+        with self._explained("be read"):
+            cursor = connection.execute(query, (*values, limit))
+            try:
+                for row in cursor:
+                    if is_whole and row[0] != after + 1:
+                        raise self._corrupt(after + 1, "the event is missing")
+                    after = row[0]
+                    records.append(self._record(row, row[9] or 0))
+                    size += len(row[7])
+                    if size >= _BYTES_A_BATCH:
+                        break
+            finally:
+                cursor.close()
+            if is_whole and not size:
+                (last,) = connection.execute("SELECT last_position FROM log").fetchone()
+                if after < (last if up_to is None else min(up_to, last)):
+                    raise self._corrupt(after + 1, "the event is missing")
+        return records
+
+    def find(self, event_id: str) -> Record | None:
+        """Return the event of an id."""
+        with self._explained("be read"):
+            row = self._row(self._ready(), event_id)
+        return None if row is None else self._record(row, row[9] or 0)
+
+    def last_position(self) -> int:
+        """Return the position of the last event."""
+        with self._explained("be read"):
+            return self._head(self._ready())[0]
+
+    def groups(self) -> list[GroupRecord]:
+        """Return the progress of all groups."""
+        connection = self._ready()
+        with self._explained("be read"), self._one_moment(connection):
+            finished: dict[bytes, list[tuple[int, int]]] = {}
+            for name, first, last in connection.execute("SELECT * FROM finished").fetchall():
+                finished.setdefault(name, []).append((first, last))
+            attempts: dict[bytes, list[Attempts]] = {}
+            for (
+                name,
+                position,
+                subscription,
+                attempts_made,
+                due_at,
+                delay,
+                done,
+            ) in connection.execute("SELECT * FROM attempts").fetchall():
+                names = tuple(msgspec.json.decode(done, type=list[str]))
+                attempts.setdefault(name, []).append(
+                    Attempts(position, subscription.decode(), attempts_made, due_at, delay, names)
+                )
+            return [
+                GroupRecord(
+                    name.decode(),
+                    offset,
+                    tuple(finished.get(name, ())),
+                    tuple(attempts.get(name, ())),
+                )
+                for name, offset in connection.execute("SELECT * FROM groups").fetchall()
+            ]
+
+    def letter_keys(self) -> list[LetterKey]:
+        """Return what identifies each dead letter."""
+        with self._explained("be read"):
+            return [
+                LetterKey(id_, position, group.decode(), subscription.decode(), _text(aggregate))
+                for id_, position, group, subscription, aggregate in self._ready()
+                .execute(
+                    "SELECT id, position, group_name, subscription, aggregate_id "
+                    "FROM dead_letters ORDER BY id"
+                )
+                .fetchall()
+            ]
+
+    def letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
+        """Return dead letters with their events; without those that are no more."""
+        connection = self._ready()
+        found = []
+        with self._explained("be read"):
+            for id_ in ids:
+                row = connection.execute(
+                    f"SELECT {_LETTER_COLUMNS} FROM dead_letters WHERE id = ?", (id_,)
+                ).fetchone()
+                if row is None:
+                    continue
+                event = connection.execute(
+                    f"SELECT {_COLUMNS} FROM events WHERE position = ?", (row[1],)
+                ).fetchone()
+                if event is None:
+                    raise self._corrupt(row[1], f"dead letter {id_} is about it, and it is missing")
+                found.append((self._letter(row), self._record(event, event[9] or 0)))
+        return found
+
+    def statistics(self) -> StoreStatistics:
+        """Return what the store holds."""
+        connection = self._ready()
+        with self._explained("be read"), self._one_moment(connection):
+
+            def one(query: str, *values: object) -> Any:
+                return connection.execute(query, values).fetchone()[0]
+
+            last = one("SELECT last_position FROM log")
+            edges = [
+                one("SELECT recorded_at FROM events WHERE position = ?", position)
+                for position in (1, last)
+                if last
+            ]
+            names = connection.execute("SELECT name, offset FROM groups ORDER BY name").fetchall()
+            return StoreStatistics(
+                events=last,
+                aggregates=one(
+                    "SELECT count(DISTINCT aggregate_id) FROM events WHERE aggregate_id IS NOT NULL"
+                ),
+                types={
+                    name.decode(): count
+                    for name, count in connection.execute(
+                        "SELECT event_type, count(*) FROM events GROUP BY event_type ORDER BY 1"
+                    ).fetchall()
+                },
+                first_recorded_at=_moment(edges[0]) if edges else None,
+                last_recorded_at=_moment(edges[-1]) if edges else None,
+                size_bytes=self._size(connection),
+                groups={
+                    name.decode(): StoredGroup(
+                        offset=offset,
+                        lag=last
+                        - offset
+                        - one(
+                            "SELECT coalesce(sum(last_position - first_position + 1), 0) "
+                            "FROM finished WHERE group_name = CAST(? AS TEXT)",
+                            name,
+                        ),
+                        dead_letters=one(
+                            "SELECT count(*) FROM dead_letters WHERE group_name = CAST(? AS TEXT)",
+                            name,
+                        ),
+                    )
+                    for name, offset in names
+                },
+            )
+
+    def check(self, after: int, limit: int) -> tuple[int, list[int]]:
+        """Compare a piece of the log with its checksums.
+
+        Returns the position up to which it has been looked at (`after` at the end) and those of the
+        events that are damaged or missing.
+        """
+        connection = self._ready()
+        damaged: list[int] = []
+        with self._explained("be read"):
+            last = connection.execute("SELECT last_position FROM log").fetchone()[0]
+            cursor = connection.execute(
+                f"SELECT {_COLUMNS} FROM events WHERE position > ? AND position <= ? "
+                "ORDER BY position",
+                (after, after + limit),
+            )
+            due = after + 1
+            try:
+                for row in cursor:
+                    damaged.extend(range(due, row[0]))
+                    due = row[0] + 1
+                    try:
+                        self._record(row, row[9] or 0)
+                    except StoreCorrupt:
+                        damaged.append(row[0])
+                    if row[0] > last:
+                        damaged.append(row[0])
+            finally:
+                cursor.close()
+            end = min(after + limit, last)
+            damaged.extend(range(due, end + 1))
+        return max(end, after), sorted(set(damaged))
+
+    def _row(self, connection: sqlite3.Connection, event_id: str) -> Any:
+        return connection.execute(
+            f"SELECT {_COLUMNS} FROM events WHERE event_id = ?", (event_id,)
+        ).fetchone()
+
+    def _record(self, row: Sequence[Any], before: int) -> Record:
+        """Return a row of the log, after comparing it with its checksum."""
+        (
+            position,
+            event_id,
+            event_type,
+            version,
+            aggregate,
+            sequence,
+            recorded,
+            data,
+            checksum,
+            _,
+        ) = row
+        head = b"%d\0%b\0%b\0%d\0%b\0%b\0%b\0" % (
+            position,
+            event_id,
+            event_type,
+            version,
+            aggregate or b"",
+            b"" if sequence is None else b"%d" % sequence,
+            recorded,
+        )
+        if zlib.crc32(data, zlib.crc32(head, before)) != checksum or (
+            (aggregate is None) != (sequence is None)
+        ):
+            raise self._corrupt(position, "the event or the one before it was changed")
+        try:
+            return tuple.__new__(
+                Record,
+                (
+                    position,
+                    event_id.decode(),
+                    event_type.decode(),
+                    version,
+                    None if aggregate is None else aggregate.decode(),
+                    sequence,
+                    datetime.fromisoformat(recorded.decode()),
+                    data,
+                ),
+            )
+        except ValueError as error:
+            raise self._corrupt(position, f"the row cannot be read: {error}") from None
+
+    def _letter(self, row: Sequence[Any]) -> LetterRecord:
+        id_, position, group, subscription, aggregate, attempts, *rest = row
+        first, last, error_type, message, traceback = rest
+        return LetterRecord(
+            id=id_,
+            position=position,
+            group=_text(group) or "",
+            subscription=_text(subscription) or "",
+            aggregate_id=_text(aggregate),
+            attempts=attempts,
+            first_failed_at=_moment(first),
+            last_failed_at=_moment(last),
+            error_type=_text(error_type) or "",
+            message=_text(message) or "",
+            traceback=_text(traceback) or "",
+        )
+
+    def _size(self, connection: sqlite3.Connection) -> int:
+        if self._at is None:
+            pages = connection.execute("PRAGMA page_count").fetchone()[0]
+            return int(pages * connection.execute("PRAGMA page_size").fetchone()[0])
+        paths = (self._at.path, self._at.path + "-wal")
+        return sum(os.stat(path).st_size for path in paths if os.path.exists(path))
+
+    @contextmanager
+    def _one_moment(self, connection: sqlite3.Connection) -> Iterator[None]:
+        """See the store at one moment, whoever writes meanwhile."""
+        connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._roll_back()
+
+    # Errors
+
+    @property
+    def _shown(self) -> str:
+        return "the store in memory" if self.path == MEMORY else f"store {self.path!r}"
+
+    def _corrupt(self, position: int, what: str) -> StoreCorrupt:
+        error = StoreCorrupt(
+            f"{self._shown} is damaged at position {position}: {what}. 'triobus verify' says what "
+            f"is whole. {_RESTORE}"
+        )
+        error.position = position
+        return error
+
+    @contextmanager
+    def _explained(self, action: str) -> Iterator[None]:
+        """Raise what SQLite says as an error of ours."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._explanation(error, action) from error
+        except (UnicodeDecodeError, msgspec.MsgspecError, ValueError, TypeError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreCorrupt(
+                f"{self._shown} is damaged: it has a row that cannot be read ({error}). {_RESTORE}"
+            ) from error
+
+    def _explanation(self, error: sqlite3.Error, action: str) -> StoreError:
+        name = getattr(error, "sqlite_errorname", "")
+        failed = f"{self._shown} could not {action}: {error}"
+        if name == "SQLITE_FULL":
+            return StoreFull(f"{failed}. Make room on the disk, and try it again")
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            return StoreInUse(
+                f"{failed}. Another program than triobus has locked it for more than "
+                f"{_BUSY_SECONDS:g} s: end that program"
+            )
+        if name.startswith("SQLITE_READONLY"):
+            return StoreReadOnly(f"{failed}. Make file and directory writable")
+        if name.startswith("SQLITE_NOTADB"):
+            return NotAStore(
+                f"{failed}. Give the path of a store, or one where there is no file yet"
+            )
+        if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_PROTOCOL")):
+            return StoreIOError(f"{failed} ({name}). Look at the disk and its limits")
+        return StoreCorrupt(f"{failed}. {_RESTORE}")
+
+
+_RESTORE = "Restore the file from a backup"
+
+
+@attrs.define(eq=False)
+class _Written:
+    """What a transaction has made of the log."""
+
+    position: int
+    checksum: int
+    rows: list[tuple[Any, ...]] = attrs.field(factory=list)
+    sequences: dict[str, int] = attrs.field(factory=dict)
+    results: list[list[Placement] | Exception] = attrs.field(factory=list)
+    bytes: int = 0
+
+
+def _write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
+    for name, group in changes.groups.items():
+        _write_progress(connection, name, group.progress)
+        gone = [(name, position) for position, row in group.attempts.items() if row is None]
+        if gone:
+            connection.executemany(
+                "DELETE FROM attempts WHERE group_name = ? AND position = ?", gone
+            )
+        rows = [
+            (name, *row[:-1], msgspec.json.encode(row.done).decode())
+            for row in group.attempts.values()
+            if row is not None
+        ]
+        if rows:
+            connection.executemany("INSERT OR REPLACE INTO attempts VALUES (?,?,?,?,?,?,?)", rows)
+    for id_, letter in changes.letters.items():
+        if letter is None:
+            connection.execute("DELETE FROM dead_letters WHERE id = ?", (id_,))
+        else:
+            connection.execute(
+                "INSERT OR REPLACE INTO dead_letters VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                (
+                    letter.id,
+                    letter.position,
+                    letter.group,
+                    letter.subscription,
+                    letter.aggregate_id,
+                    letter.attempts,
+                    letter.first_failed_at.isoformat(),
+                    letter.last_failed_at.isoformat(),
+                    letter.error_type,
+                    letter.message,
+                    letter.traceback,
+                ),
+            )
+
+
+def _write_progress(connection: sqlite3.Connection, name: str, change: ProgressChange) -> None:
+    connection.execute(
+        "INSERT INTO groups VALUES (?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET offset = excluded.offset",
+        (name, change.offset),
+    )
+    gone = [(name, first) for first, last in change.ranges if last is None]
+    if gone:
+        connection.executemany(
+            "DELETE FROM finished WHERE group_name = ? AND first_position = ?", gone
+        )
+    rows = [(name, first, last) for first, last in change.ranges if last is not None]
+    if rows:
+        connection.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?)", rows)
+
+
+def _moment(text: bytes) -> datetime:
+    return datetime.fromisoformat(text.decode())
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "replace")

@@ -1,0 +1,137 @@
+"""Group commit: what is to be stored while a commit is on its way shares the next transaction.
+
+There is no task for it. Of those that wait one leads: it takes everything that is there, stores it
+in one call and tells the others, the next of whom leads what has come meanwhile. What the groups of
+a bus have finished is taken along by whoever leads; only when nobody does, the bus itself comes.
+"""
+
+import copy
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+import attrs
+import trio
+from trio.lowlevel import Abort, cancel_shielded_checkpoint, enable_ki_protection
+
+from triobus._errors import StoreError
+from triobus._publishing import Batch
+from triobus.stores._values import Append, Changes, Placement, Transaction
+
+_NO_CHANGES = Changes()
+
+
+@attrs.define(eq=False)
+class Entry:
+    """Events on their way into the log."""
+
+    batch: Batch
+    append: Append | None
+    """None for one that only wants to know when what the groups have finished is stored."""
+    task: trio.lowlevel.Task | None = None
+    is_taken: bool = False
+    """Whether it is in the commit that is on its way, or in one that is over."""
+    is_leading: bool = False
+    placements: Sequence[Placement] = ()
+    error: BaseException | None = None
+
+
+class Observer(Protocol):
+    """A bus, as the journal sees it. None of it waits."""
+
+    def collect(self) -> Changes:
+        """Return what the groups have come to since the last time."""
+
+    def recorded(self, changes: Changes) -> None:
+        """What was collected is stored."""
+
+    def give_back(self, changes: Changes, error: BaseException) -> None:
+        """What was collected is not stored, because of an error."""
+
+    def committed(self, entries: Sequence[Entry]) -> None:
+        """Events have found their places in the log, in this order."""
+
+
+@attrs.define(eq=False)
+class Journal:
+    """Stores what comes from many tasks, in the order in which it comes."""
+
+    _commit: Callable[[Transaction], Awaitable[list[list[Placement] | Exception]]]
+    observer: Observer | None = None
+    """The bus that uses the store."""
+    is_busy: bool = False
+    """Whether somebody leads, who will take along what there is."""
+    _pending: dict[Entry, None] = attrs.field(factory=dict)
+
+    @enable_ki_protection
+    async def submit(self, entry: Entry) -> Sequence[Placement]:
+        """Store an entry's events, and return where they are.
+
+        Cancelled before the entry is in a commit, nothing is stored; after that it has no effect.
+        """
+        self._pending[entry] = None
+        if self.is_busy:
+            entry.task = trio.lowlevel.current_task()
+
+            def abort(_: object) -> Abort:
+                if entry.is_taken:
+                    return Abort.FAILED
+                del self._pending[entry]
+                return Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(abort)
+        else:
+            self.is_busy = entry.is_leading = True
+        if entry.is_leading:
+            await self._lead()
+        if entry.error is not None:
+            raise entry.error
+        return entry.placements
+
+    async def flush(self) -> None:
+        """Store what the groups have finished. Raises `StoreError`."""
+        await self.submit(Entry(Batch([]), None))
+
+    @enable_ki_protection
+    async def _lead(self) -> None:
+        # Whoever is about to come, because the last commit has let them go on, comes now.
+        await cancel_shielded_checkpoint()
+        entries = list(self._pending)
+        self._pending.clear()
+        for entry in entries:
+            entry.is_taken = True
+        changes = _NO_CHANGES if self.observer is None else self.observer.collect()
+        try:
+            await self._store(entries, changes)
+        except BaseException as error:  # noqa: BLE001  # each of them gets it
+            for entry in entries:
+                entry.error = copy.copy(error) if isinstance(error, StoreError) else error
+            if self.observer is not None:
+                self.observer.give_back(changes, error)
+        else:
+            if self.observer is not None:
+                self.observer.recorded(changes)
+                self.observer.committed([e for e in entries if e.append and e.error is None])
+        for entry in entries:
+            if not entry.is_leading:
+                assert entry.task is not None
+                trio.lowlevel.reschedule(entry.task)
+        self.is_busy = bool(self._pending)
+        if self._pending:
+            heir = next(iter(self._pending))
+            heir.is_leading = True
+            assert heir.task is not None
+            trio.lowlevel.reschedule(heir.task)
+
+    async def _store(self, entries: Sequence[Entry], changes: Changes) -> None:
+        """Commit, and tell every entry where its events are or why they are not."""
+        storing = [entry for entry in entries if entry.append is not None]
+        appends = [entry.append for entry in storing if entry.append is not None]
+        if not (appends or changes.groups or changes.letters):
+            return
+        with trio.CancelScope(shield=True):
+            results = await self._commit(Transaction(appends, changes))
+        for entry, result in zip(storing, results, strict=True):
+            if isinstance(result, Exception):
+                entry.error = result
+            else:
+                entry.placements = result

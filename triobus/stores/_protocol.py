@@ -1,0 +1,294 @@
+"""`EventStore`: what a bus needs of a store, and what every store gives its users.
+
+A new kind of store derives from `EventStore` and writes its abstract methods; none of them is about
+SQL, files or one process. What users call is made of them here.
+
+- Commits come one at a time; other calls may come meanwhile.
+- A call that is cancelled has had its effect or has had none, and then it says so by raising.
+- Positions grow, and are given in the order of a transaction's appends.
+"""
+
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+import attrs
+import trio
+from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
+
+from triobus import _checks
+from triobus._codec import EventCodec
+from triobus._errors import EventNotDecodable, InvalidOption
+from triobus._events import DomainEvent, event_classes
+from triobus._publishing import Batch
+from triobus.stores._journal import Entry, Journal
+from triobus.stores._values import (
+    Append,
+    GroupRecord,
+    LetterKey,
+    LetterRecord,
+    NewRecord,
+    Placement,
+    Record,
+    Stored,
+    StoreStatistics,
+    Transaction,
+)
+
+BATCH = 512
+"""How many events are read at a time, at most."""
+
+Types = type[DomainEvent] | str | tuple[type[DomainEvent] | str, ...]
+
+
+class EventStore(ABC):
+    """A log of events, and how far the groups of a bus have come in it.
+
+    Use it as `async with store:`; a bus does that with the store that it is given, and then one
+    that is open already stays open when the bus ends.
+    """
+
+    def __init__(
+        self, *, types: Iterable[type[DomainEvent]] = (), max_event_bytes: int = 1_048_576
+    ) -> None:
+        _checks.whole_number("max_event_bytes", max_event_bytes, least=1)
+        self.codec = EventCodec(types, max_event_bytes)
+        """Makes JSON of events and events of JSON."""
+        self.journal = Journal(self.commit)
+        """Through it everything is stored."""
+        self._users = 0
+        self._opening = trio.Lock()
+
+    # What a kind of store has to do
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Make the store ready to be read. Called once before anything else."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of everything. Shielded from cancellation by the caller."""
+
+    @abstractmethod
+    async def claim(self) -> None:
+        """Become the only writer until the store is closed; harmless when repeated.
+
+        Raises `StoreInUse` if there is another one.
+        """
+
+    @abstractmethod
+    async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+        """Store all of a transaction, so that it lasts, or raise and have stored none of it.
+
+        Returns for every append where its events are, or the `SequenceConflict` because of which
+        this one append was left out. An event whose id the log has already is not stored again; an
+        append of nothing but such events does not conflict. Not to be cancelled.
+        """
+
+    @abstractmethod
+    async def fetch(
+        self,
+        after: int,
+        limit: int,
+        up_to: int | None = None,
+        aggregate_id: str | None = None,
+        types: Sequence[str] | None = None,
+    ) -> list[Record]:
+        """Return the first events behind a position; fewer than `limit` only if there are no more.
+
+        Or if they are large: then at least one.
+        """
+
+    @abstractmethod
+    async def find(self, event_id: UUID) -> Record | None:
+        """Return an event by its id."""
+
+    @abstractmethod
+    async def last_position(self) -> int:
+        """Return the position of the last event; 0 if there is none."""
+
+    @abstractmethod
+    async def groups(self) -> list[GroupRecord]:
+        """Return the progress of every group."""
+
+    @abstractmethod
+    async def letter_keys(self) -> list[LetterKey]:
+        """Return what identifies each dead letter, by rising id."""
+
+    @abstractmethod
+    async def letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
+        """Return dead letters with their events, in the order of `ids`."""
+
+    @abstractmethod
+    async def statistics(self) -> StoreStatistics:
+        """Return what the store holds. Raises `StoreError`."""
+
+    @property
+    def warning(self) -> str | None:
+        """What somebody should look at, though the store works; None if there is nothing."""
+        return None
+
+    # What everybody does with it
+
+    async def __aenter__(self) -> Self:
+        """Open the store, unless it is open. Raises `StoreError`."""
+        async with self._opening:
+            if not self._users:
+                await self.open()
+            self._users += 1
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the store when the last one leaves that has opened it. Not to be cancelled."""
+        with trio.CancelScope(shield=True):
+            async with self._opening:
+                self._users -= 1
+                if not self._users:
+                    await self.close()
+
+    @enable_ki_protection
+    async def append(
+        self, events: Iterable[DomainEvent], *, expected_sequence: int | None = None
+    ) -> list[Stored]:
+        """Store events in their order, all or none, and return them with their places.
+
+        An event that the log already has is not stored again and keeps its first place. With
+        `expected_sequence` all must be of one aggregate, whose last sequence must be that (0 for
+        none). If it raises, `Cancelled` included, nothing was stored, except for `OutcomeUnknown`.
+        Raises `InvalidEvent`, `EventNotEncodable`, `SequenceConflict` and `StoreError`.
+        """
+        entry = self.entry(Batch(list(events)), expected_sequence)
+        await checkpoint_if_cancelled()
+        await self.claim()
+        placements = await self.journal.submit(entry)
+        return [
+            Stored(event, place.position, place.sequence, place.recorded_at)
+            for event, place in zip(entry.batch.events, placements, strict=True)
+        ]
+
+    def entry(self, batch: Batch, expected_sequence: int | None = None) -> Entry:
+        """Return a batch as the journal wants it. Raises as `append` does for bad events."""
+        if expected_sequence is not None:
+            _checks.whole_number("expected_sequence", expected_sequence, least=0)
+            keys = set(batch.keys)
+            if len(keys) != 1 or None in keys:
+                raise InvalidOption(
+                    f"expected_sequence={expected_sequence}: the events must be of one aggregate, "
+                    f"and these are of {len(keys - {None})}"
+                    + (", and some of none" if None in keys else "")
+                )
+        encode, new = self.codec.encode, tuple.__new__
+        records = [
+            new(
+                NewRecord,
+                (event.event_id, event.event_type, event.schema_version, key, encode(event)),
+            )
+            for event, key in zip(batch.events, batch.keys, strict=True)
+        ]
+        return Entry(batch, Append(records, expected_sequence))
+
+    def read(
+        self,
+        after: int = 0,
+        aggregate_id: str | None = None,
+        types: Types | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[Stored]:
+        """Iterate over the events behind a position: `async for stored in store.read(): ...`.
+
+        Only those of one aggregate if that is given, and of `types`, which are event classes, each
+        standing for its subclasses too, or names of event types. It ends at what is the end of the
+        log when it gets there. It reads in batches, and may be left at any time.
+
+        Raises `EventNotDecodable` at an event that cannot be made from its JSON (its `position` is
+        in the error, and reading may go on after it), and `StoreError`.
+        """
+        _checks.whole_number("after", after, least=0)
+        if limit is not None:
+            _checks.whole_number("limit", limit, least=0)
+        return _Reading(self, after, limit, aggregate_id, type_names(types))
+
+    async def get(self, event_id: UUID) -> Stored | None:
+        """Return the event of that id, or None if the store has none.
+
+        Raises `EventNotDecodable` and `StoreError`.
+        """
+        if not isinstance(event_id, UUID):
+            raise InvalidOption(f"event_id={event_id!r}: give a UUID, such as event.event_id")
+        record = await self.find(event_id)
+        return None if record is None else self.stored(record)
+
+    def stored(self, record: Record) -> Stored:
+        """Return a record with its event. Raises `EventNotDecodable` with its position."""
+        return Stored(self.decode(record), record.position, record.sequence, record.recorded_at)
+
+    def decode(self, record: Record) -> DomainEvent:
+        """Return the event of a record. Raises `EventNotDecodable` with its position."""
+        try:
+            return self.codec.decode(record.event_type, record.schema_version, record.data)
+        except EventNotDecodable as error:
+            failure = EventNotDecodable(f"position {record.position}: {error}")
+            failure.position = record.position
+            raise failure from error.__cause__
+
+
+@attrs.define(eq=False)
+class _Reading(AsyncIterator[Stored]):
+    """One way through a log. No generator, for Trio minds when one is left in the middle."""
+
+    _store: EventStore
+    _after: int
+    _left: int | None
+    _aggregate_id: str | None
+    _types: Sequence[str] | None
+    _records: deque[Record] = attrs.field(factory=deque, init=False)
+
+    async def __anext__(self) -> Stored:
+        if self._records:
+            await trio.lowlevel.checkpoint()
+        else:
+            limit = BATCH if self._left is None else min(self._left, BATCH)
+            if limit:
+                found = await self._store.fetch(
+                    self._after, limit, aggregate_id=self._aggregate_id, types=self._types
+                )
+                self._records.extend(found)
+            else:
+                await trio.lowlevel.checkpoint()
+            if not self._records:
+                raise StopAsyncIteration
+            self._after = self._records[-1].position
+            if self._left is not None:
+                self._left -= len(self._records)
+        return self._store.stored(self._records.popleft())
+
+
+def type_names(types: Any) -> list[str] | None:
+    """Return the names of event types, or None for all."""
+    if types is None:
+        return None
+    given = types if isinstance(types, tuple) else (types,)
+    names: dict[str, None] = {}
+    for type_ in given:
+        if isinstance(type_, str):
+            names[type_] = None
+        elif isinstance(type_, type) and issubclass(type_, DomainEvent):
+            if type_ is DomainEvent:
+                return None
+            names[type_.event_type] = None
+            names.update(
+                {cls.event_type: None for cls in event_classes() if issubclass(cls, type_)}
+            )
+        else:
+            raise InvalidOption(
+                f"types={types!r}: give an event class, the name of an event type, or a tuple"
+            )
+    return list(names)

@@ -1,0 +1,191 @@
+"""What goes into a store and comes out of it, as plain values."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID
+
+import attrs
+
+from triobus._errors import SequenceConflict
+from triobus._events import DomainEvent
+from triobus._progress import ProgressChange
+
+
+class NewRecord(NamedTuple):
+    """An event on its way into a log, in JSON."""
+
+    event_id: UUID
+    event_type: str
+    schema_version: int
+    aggregate_id: str | None
+    data: bytes
+
+
+class Record(NamedTuple):
+    """An event as a log has it."""
+
+    position: int
+    """Its place in the log, from 1, without gaps."""
+    event_id: str
+    event_type: str
+    schema_version: int
+    aggregate_id: str | None
+    sequence: int | None
+    """Its place in its aggregate, from 1; None without an aggregate."""
+    recorded_at: datetime
+    """When it was stored; UTC."""
+    data: bytes
+
+
+class Placement(NamedTuple):
+    """Where an event has found its place."""
+
+    position: int
+    sequence: int | None
+    recorded_at: datetime
+    is_new: bool
+    """False if the log already had the event, at this position."""
+
+
+@attrs.frozen
+class Stored:
+    """An event with its place in a store's log."""
+
+    event: DomainEvent
+    """The event itself."""
+    position: int
+    """Its place in the log, from 1."""
+    sequence: int | None
+    """Its place in its aggregate, from 1; None for an event without an aggregate."""
+    recorded_at: datetime
+    """When it was stored; UTC, by the clock of the machine."""
+
+
+class Append(NamedTuple):
+    """Events that go into the log together or not at all."""
+
+    records: Sequence[NewRecord]
+    expected_sequence: int | None = None
+    """The last sequence that their one aggregate must have before; 0 for no events at all."""
+
+
+class Attempts(NamedTuple):
+    """How far an event has come in a group that has not finished it."""
+
+    position: int
+    subscription: str
+    """Whose turn it is."""
+    attempts: int
+    """How many attempts that subscription has had."""
+    due_at: float
+    """When the next one is due, in seconds since 1970."""
+    delay: float
+    """How long the delay before it is: no restart waits longer."""
+    done: tuple[str, ...]
+    """The subscriptions that are done with the event."""
+
+
+@attrs.frozen(kw_only=True)
+class LetterRecord:
+    """A dead letter as a store keeps it; the event itself is in the log."""
+
+    id: int
+    position: int
+    group: str
+    subscription: str
+    aggregate_id: str | None
+    attempts: int
+    first_failed_at: datetime
+    last_failed_at: datetime
+    error_type: str
+    message: str
+    traceback: str
+
+
+class LetterKey(NamedTuple):
+    """What has to be known of every dead letter at any time."""
+
+    id: int
+    position: int
+    group: str
+    subscription: str
+    aggregate_id: str | None
+
+
+@attrs.frozen
+class GroupChange:
+    """What a group's progress has come to since the last transaction."""
+
+    progress: ProgressChange
+    attempts: Mapping[int, Attempts | None] = attrs.field(factory=dict)
+    """By position; None for an event that is finished."""
+
+
+@attrs.frozen
+class Changes:
+    """What the groups of a bus have come to since the last transaction."""
+
+    groups: Mapping[str, GroupChange] = attrs.field(factory=dict)
+    letters: Mapping[int, LetterRecord | None] = attrs.field(factory=dict)
+    """Dead letters that are new or have changed, by id; None for one that is no more."""
+
+
+@attrs.frozen
+class Transaction:
+    """What is stored together or not at all; but an append that conflicts fails alone."""
+
+    appends: Sequence[Append] = ()
+    changes: Changes = attrs.field(factory=Changes)
+
+
+@attrs.frozen
+class GroupRecord:
+    """A group's progress as a store has it."""
+
+    name: str
+    offset: int
+    ranges: tuple[tuple[int, int], ...]
+    attempts: tuple[Attempts, ...]
+
+
+@attrs.frozen(kw_only=True)
+class StoredGroup:
+    """A group's progress, in numbers."""
+
+    offset: int
+    """Everything up to this position is settled."""
+    lag: int
+    """Events in the log that are not settled for the group, or that it has yet to look at."""
+    dead_letters: int
+    """Dead letters of the group."""
+
+
+@attrs.frozen(kw_only=True)
+class StoreStatistics:
+    """What a store holds."""
+
+    events: int
+    """Events in the log."""
+    aggregates: int
+    """Different aggregates that they are about."""
+    types: Mapping[str, int]
+    """How many events there are of each type."""
+    first_recorded_at: datetime | None
+    """When the first event was stored; None without events."""
+    last_recorded_at: datetime | None
+    """When the last one was."""
+    size_bytes: int
+    """What the store takes on disk; for one in memory, the events in JSON."""
+    groups: Mapping[str, StoredGroup]
+    """Every group that has ever had a subscription, by name."""
+
+
+def conflict(aggregate_id: str, expected: int, found: int) -> SequenceConflict:
+    """Return the error of an append that expected another sequence."""
+    return SequenceConflict(
+        f"aggregate {aggregate_id!r} was expected to have sequence {expected} and has {found}: "
+        "read what came meanwhile, decide again and append with the sequence that it has then",
+        expected=expected,
+        found=found,
+    )

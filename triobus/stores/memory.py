@@ -1,0 +1,222 @@
+"""`MemoryEventStore`: a log of events that lasts as long as the object, for tests.
+
+It keeps the events in JSON, so that what comes out of it has gone the same way as through a file.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
+
+from triobus._errors import StoreClosed
+from triobus._events import DomainEvent
+from triobus.stores._protocol import EventStore
+from triobus.stores._values import (
+    Append,
+    Attempts,
+    Changes,
+    GroupRecord,
+    LetterKey,
+    LetterRecord,
+    Placement,
+    Record,
+    StoredGroup,
+    StoreStatistics,
+    Transaction,
+    conflict,
+)
+
+
+class MemoryEventStore(EventStore):
+    """A log of events in memory, from which a bus gets all that it does from a file.
+
+    What is in it stays when it is closed, so that a test can open it again as after a crash.
+    `types` and `max_event_bytes` are as with `SqliteEventStore`.
+    """
+
+    def __init__(
+        self, *, types: Iterable[type[DomainEvent]] = (), max_event_bytes: int = 1_048_576
+    ) -> None:
+        super().__init__(types=types, max_event_bytes=max_event_bytes)
+        self._is_open = False
+        self._log: list[Record] = []
+        self._by_id: dict[str, int] = {}
+        self._sequences: dict[str, int] = {}
+        self._offsets: dict[str, int] = {}
+        self._finished: dict[str, dict[int, int]] = {}
+        self._attempts: dict[str, dict[int, Attempts]] = {}
+        self._kept: dict[int, LetterRecord] = {}
+
+    def __repr__(self) -> str:
+        return f"MemoryEventStore(<{len(self._log)} events>)"
+
+    async def open(self) -> None:
+        """Let it be used."""
+        await cancel_shielded_checkpoint()
+        self._is_open = True
+
+    async def close(self) -> None:
+        """Let it be used no more; everything stays."""
+        await cancel_shielded_checkpoint()
+        self._is_open = False
+
+    async def claim(self) -> None:
+        """Nothing: there is one object, and a bus takes that."""
+        await self._checkpoint()
+
+    async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+        """Store a transaction; in memory that cannot fail."""
+        self._check_open()
+        await cancel_shielded_checkpoint()
+        now = datetime.now(UTC)
+        results = [self._append(append, now) for append in transaction.appends]
+        self._change(transaction.changes)
+        return results
+
+    def _append(self, append: Append, now: datetime) -> list[Placement] | Exception:
+        fresh = [record for record in append.records if str(record.event_id) not in self._by_id]
+        if append.expected_sequence is not None and fresh:
+            aggregate_id = fresh[0].aggregate_id
+            found = 0 if aggregate_id is None else self._sequences.get(aggregate_id, 0)
+            if found != append.expected_sequence:
+                return conflict(str(aggregate_id), append.expected_sequence, found)
+        placements = []
+        for record in append.records:
+            event_id = str(record.event_id)
+            position = self._by_id.get(event_id)
+            is_new = position is None
+            if position is None:
+                position = self._by_id[event_id] = len(self._log) + 1
+                sequence = None
+                if record.aggregate_id is not None:
+                    sequence = self._sequences.get(record.aggregate_id, 0) + 1
+                    self._sequences[record.aggregate_id] = sequence
+                kind, version, aggregate_id, data = record[1:]
+                self._log.append(
+                    Record(position, event_id, kind, version, aggregate_id, sequence, now, data)
+                )
+            stored = self._log[position - 1]
+            placements.append(Placement(position, stored.sequence, stored.recorded_at, is_new))
+        return placements
+
+    def _change(self, changes: Changes) -> None:
+        for name, group in changes.groups.items():
+            self._offsets[name] = group.progress.offset
+            finished = self._finished.setdefault(name, {})
+            for first, last in group.progress.ranges:
+                if last is None:
+                    finished.pop(first, None)
+                else:
+                    finished[first] = last
+            attempts = self._attempts.setdefault(name, {})
+            for position, row in group.attempts.items():
+                if row is None:
+                    attempts.pop(position, None)
+                else:
+                    attempts[position] = row
+        for id_, letter in changes.letters.items():
+            if letter is None:
+                self._kept.pop(id_, None)
+            else:
+                self._kept[id_] = letter
+
+    async def fetch(
+        self,
+        after: int,
+        limit: int,
+        up_to: int | None = None,
+        aggregate_id: str | None = None,
+        types: Sequence[str] | None = None,
+    ) -> list[Record]:
+        """Return the first events behind a position."""
+        await self._checkpoint()
+        found: list[Record] = []
+        for position in range(after, len(self._log) if up_to is None else up_to):
+            if len(found) >= limit:
+                break
+            record = self._log[position]
+            if aggregate_id in (None, record.aggregate_id) and (
+                types is None or record.event_type in types
+            ):
+                found.append(record)
+        return found
+
+    async def find(self, event_id: UUID) -> Record | None:
+        """Return an event by its id."""
+        await self._checkpoint()
+        position = self._by_id.get(str(event_id))
+        return None if position is None else self._log[position - 1]
+
+    async def last_position(self) -> int:
+        """Return the position of the last event."""
+        await self._checkpoint()
+        return len(self._log)
+
+    async def groups(self) -> list[GroupRecord]:
+        """Return the progress of all groups."""
+        await self._checkpoint()
+        return [
+            GroupRecord(
+                name,
+                offset,
+                tuple(self._finished[name].items()),
+                tuple(self._attempts[name].values()),
+            )
+            for name, offset in self._offsets.items()
+        ]
+
+    async def letter_keys(self) -> list[LetterKey]:
+        """Return what identifies each dead letter."""
+        await self._checkpoint()
+        return [
+            LetterKey(
+                letter.id,
+                letter.position,
+                letter.group,
+                letter.subscription,
+                letter.aggregate_id,
+            )
+            for letter in self._kept.values()
+        ]
+
+    async def letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
+        """Return dead letters with their events."""
+        await self._checkpoint()
+        letters = [self._kept[id_] for id_ in ids if id_ in self._kept]
+        return [(letter, self._log[letter.position - 1]) for letter in letters]
+
+    async def statistics(self) -> StoreStatistics:
+        """Return what the store holds."""
+        await self._checkpoint()
+        log = self._log
+        return StoreStatistics(
+            events=len(log),
+            aggregates=len(self._sequences),
+            types=dict(sorted(Counter(record.event_type for record in log).items())),
+            first_recorded_at=log[0].recorded_at if log else None,
+            last_recorded_at=log[-1].recorded_at if log else None,
+            size_bytes=sum(len(record.data) for record in log),
+            groups={
+                name: StoredGroup(
+                    offset=offset,
+                    lag=len(log)
+                    - offset
+                    - sum(last - first + 1 for first, last in self._finished[name].items()),
+                    dead_letters=sum(letter.group == name for letter in self._kept.values()),
+                )
+                for name, offset in sorted(self._offsets.items())
+            },
+        )
+
+    async def _checkpoint(self) -> None:
+        self._check_open()
+        await checkpoint()
+
+    def _check_open(self) -> None:
+        if not self._is_open:
+            raise StoreClosed(
+                "the store in memory is not open: use it inside 'async with store:', or in a bus "
+                "that is running"
+            )

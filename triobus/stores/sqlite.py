@@ -1,0 +1,174 @@
+"""`SqliteEventStore`: a log of events in one SQLite file.
+
+Everything in it can be read with the `sqlite3` shell, and nothing else should be done with it: what
+was changed is found by its checksum. Schema, version 1:
+
+    events        the log: position (1, 2, 3 ... without gaps), event_id, event_type,
+                  schema_version, aggregate_id and the sequence in it (both NULL for an event
+                  without an aggregate), recorded_at (ISO 8601, UTC), data (the event in JSON),
+                  checksum (crc32 of the other columns, joined by NUL, begun with the checksum of
+                  the event before: it finds accidents, not attackers)
+    log           one row: position and checksum of the last event; commits that were made only so
+                  that a failed one before cannot come back
+    groups        how far each group of a bus is: up to offset everything is settled
+    finished      ranges of positions above it that a group has finished
+    attempts      events of which a group has failed an attempt and not yet the last: whose turn it
+                  is, after how many attempts, when the next one is due (seconds since 1970), after
+                  which delay, and which subscriptions are done (JSON)
+    dead_letters  what handlers have failed for good, with the error
+
+    sqlite3 orders.db "SELECT position, data ->> 'order_id' FROM events ORDER BY position"
+
+The file is created for its owner alone. While it is open for writing, `-wal`, `-shm` and `-lock`
+are beside it; after the `async with` they are gone.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, TypeVar, get_args
+from uuid import UUID
+
+from triobus import _checks
+from triobus._events import DomainEvent
+from triobus._threads import Worker
+from triobus.stores._database import MEMORY, Database
+from triobus.stores._file import check_path
+from triobus.stores._protocol import EventStore
+from triobus.stores._values import (
+    GroupRecord,
+    LetterKey,
+    LetterRecord,
+    Placement,
+    Record,
+    StoreStatistics,
+    Transaction,
+)
+
+T = TypeVar("T")
+Synchronous = Literal["full", "normal"]
+
+_SCANNED_AT_ONCE = 10_000
+"""How many events are looked at in one go for some that are of wanted types."""
+
+
+class SqliteEventStore(EventStore):
+    """A log of events in an SQLite file, which outlives crashes; `":memory:"` for one in memory.
+
+    - `synchronous`: with "full" everything that was accepted is on disk; with "normal" it outlives
+      a killed process, and the last moments before a power cut may be lost.
+    - `max_event_bytes`: the largest event, in JSON, that is accepted.
+    - `types`: event classes that settle which one is meant where two have the same event type.
+    - `read_only`: open a store that exists only to look at it.
+
+    All work is done in a worker thread, one call at a time. Only one at a time may write, a bus or
+    whoever calls `append`; everybody may read. Raises `InvalidOption` and `InvalidStorePath`; the
+    file itself is looked at when the store is opened.
+    """
+
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        *,
+        synchronous: Synchronous = "full",
+        max_event_bytes: int = 1_048_576,
+        types: Iterable[type[DomainEvent]] = (),
+        read_only: bool = False,
+    ) -> None:
+        _checks.choice("synchronous", synchronous, get_args(Synchronous))
+        super().__init__(types=types, max_event_bytes=max_event_bytes)
+        self.path = MEMORY if path == MEMORY else check_path(path)
+        """The absolute path of the file."""
+        self._database = Database(self.path, synchronous, max_event_bytes, read_only)
+        self._worker = Worker(f"triobus store {self.path!r}")
+
+    def __repr__(self) -> str:
+        return f"SqliteEventStore({self.path!r})"
+
+    @property
+    def warning(self) -> str | None:
+        """What somebody should look at, though the store works; None if there is nothing."""
+        return self._database.warning
+
+    async def open(self) -> None:
+        """Open the file, or make it."""
+        self._worker.start()
+        try:
+            await self._worker.run(self._database.open)
+        except BaseException:
+            self._worker.stop()
+            raise
+
+    async def close(self) -> None:
+        """Close the file and take away what is beside it."""
+        self._database.check_open()
+        try:
+            await self._worker.run(self._database.close)
+        finally:
+            self._worker.stop()
+
+    async def claim(self) -> None:
+        """Become the only writer. Raises `StoreInUse` with the pid of another one."""
+        if not self._database.is_writer:
+            await self._run(self._database.claim)
+
+    async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+        """Store a transaction in one of SQLite's."""
+        return await self._run(self._database.commit, transaction)
+
+    async def fetch(
+        self,
+        after: int,
+        limit: int,
+        up_to: int | None = None,
+        aggregate_id: str | None = None,
+        types: Sequence[str] | None = None,
+    ) -> list[Record]:
+        """Return the first events behind a position."""
+        fetch = self._database.fetch
+        if types is None or aggregate_id is not None:
+            return await self._run(fetch, after, limit, up_to, aggregate_id, types)
+        # There is no index by type, and commits shall not wait until all of a log is looked at.
+        if up_to is None:
+            up_to = await self.last_position()
+        while True:
+            end = min(after + _SCANNED_AT_ONCE, up_to)
+            found = await self._run(fetch, after, limit, end, None, types)
+            if found or end >= up_to:
+                return found
+            after = end
+
+    async def find(self, event_id: UUID) -> Record | None:
+        """Return an event by its id."""
+        return await self._run(self._database.find, str(event_id))
+
+    async def last_position(self) -> int:
+        """Return the position of the last event."""
+        return await self._run(self._database.last_position)
+
+    async def groups(self) -> list[GroupRecord]:
+        """Return the progress of all groups."""
+        return await self._run(self._database.groups)
+
+    async def letter_keys(self) -> list[LetterKey]:
+        """Return what identifies each dead letter."""
+        return await self._run(self._database.letter_keys)
+
+    async def letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
+        """Return dead letters with their events."""
+        return await self._run(self._database.letters, ids)
+
+    async def statistics(self) -> StoreStatistics:
+        """Return what the store holds. It looks at every event."""
+        return await self._run(self._database.statistics)
+
+    async def check(self, after: int = 0, limit: int = 1000) -> tuple[int, list[int]]:
+        """Compare up to `limit` events behind a position with their checksums.
+
+        Returns the position that it came to (`after` itself at the end), and the positions of the
+        events that are damaged or missing. Raises `StoreError` where nothing can be read at all.
+        """
+        return await self._run(self._database.check, after, limit)
+
+    async def _run(self, function: Callable[..., T], *args: Any) -> T:
+        self._database.check_open()
+        return await self._worker.run(function, *args)

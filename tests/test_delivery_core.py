@@ -237,6 +237,63 @@ def test_a_replay_keeps_its_place_in_its_aggregate_though_lanes_are_not_ordered(
     assert taken(lanes) == [1]
 
 
+def test_what_lines_up_behind_busy_and_waiting_deliveries_can_be_given_up() -> None:
+    lanes = lanes_with("a", "a", "b", "a", "b", "c")
+    busy, waiting, alone = (take(lanes) for _ in range(3))
+    lanes.fail(waiting, OSError(), now=0.0)
+    assert lanes.ready == 0
+    spilled = lanes.spill([busy, alone])
+    assert [number_of(carriage) for carriage in spilled] == [1, 3, 4]
+    assert (lanes.held, lanes.waiting, lanes.in_flight, lanes.unsettled) == (1, 1, 2, 3)
+    lanes.advance(busy)
+    assert not lanes.has_lane("a")
+    assert lanes.take() is None
+    lanes.add(Noted(1, "a"), "a", (subscription(),))
+    assert number_of(lanes.take()) == 1
+
+
+def test_a_lane_with_something_that_no_store_has_is_not_given_up() -> None:
+    lanes = lanes_with("a", "a")
+    busy = take(lanes)
+    lanes.add(Noted(2, "a"), "a", (subscription(),), letter_id=7)
+    assert lanes.take() is None
+    assert lanes.spill([busy]) == []
+    lanes.advance(busy)
+    assert number_of(lanes.take()) == 1
+
+
+def test_a_delivery_that_comes_with_a_time_waits_for_it_with_its_lane() -> None:
+    lanes = Lanes()
+    carriage = lanes.add(Noted(0, "a"), "a", (subscription(),), position=1)
+    lanes.postpone(carriage, 2, 10.0)
+    lanes.add(Noted(1, "a"), "a", (subscription(),), position=2)
+    lanes.add(Noted(2, "b"), "b", (subscription(),), position=3)
+    assert lanes.next_due() == 10.0
+    assert number_of(lanes.take()) == 2
+    assert lanes.take() is None
+    assert (lanes.held, lanes.waiting) == (2, 1)
+    lanes.release(9.0)
+    assert lanes.take() is None
+    lanes.release(10.0)
+    assert lanes.next_due() is None
+    resumed = take(lanes)
+    assert (number_of(resumed), resumed.attempt) == (0, 2)
+    assert lanes.take() is None
+    lanes.advance(resumed)
+    assert number_of(lanes.take()) == 1
+
+
+def test_a_time_that_has_come_while_the_delivery_was_queued_is_no_reason_to_wait() -> None:
+    lanes = lanes_with("a")
+    first = take(lanes)
+    carriage = lanes.add(Noted(1, "a"), "a", (subscription(),))
+    lanes.postpone(carriage, 1, 10.0)
+    assert lanes.take() is None
+    lanes.release(10.0)
+    lanes.advance(first)
+    assert number_of(lanes.take()) == 1
+
+
 def test_many_deliveries_are_added_as_they_are_one_by_one() -> None:
     events = [Noted(n, key) for n, key in enumerate(["a", "a", None, "b"])]
     for is_ordered in (True, False):

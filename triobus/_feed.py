@@ -9,7 +9,7 @@ and workers have nothing to do, these events are given up and read again when th
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -21,6 +21,7 @@ from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent
 from triobus._group import GroupShell
 from triobus._progress import Progress
+from triobus._publishing import runs
 from triobus._subscriptions import Subscription
 from triobus._threads import is_virtual
 from triobus._unreadable import stand_in, unreadable
@@ -142,28 +143,24 @@ class Feed:
 
     def offer(
         self,
-        runs: Iterable[tuple[Sequence[DomainEvent], Sequence[str | None]]],
+        events: Sequence[DomainEvent],
+        keys: Sequence[str | None],
         first: int,
         watch: Watch | None,
     ) -> None:
         """Take events that now are in the log, from position `first`, as far as there is room."""
         lanes = self.shell.lanes
-        for events, keys in runs:
+        for run, run_keys in runs(events, keys):
             if self.read_to != first - 1 or self._skipped:
                 break
-            cls = type(events[0])
-            plan = self._plans.get(cls)
-            if plan is None:
-                plan = self._plans[cls] = self.shell.group.plan_for(cls)
-            count = len(events)
+            plan = self._plan_for(type(run[0]))
+            count = len(run)
             if not plan:
                 self._pass_over(first, first + count - 1)
             else:
                 count = int(min(count, self._room()))
-                if count < len(events):
-                    events, keys = events[:count], keys[:count]
                 if count:
-                    lanes.add_many(events, keys, plan, watch, first)
+                    lanes.add_many(run[:count], run_keys[:count], plan, watch, first)
                     watch = None
             self.read_to += count
             first += count
@@ -173,6 +170,12 @@ class Feed:
             self.wake()
         self.shell.wake()
         self.shell.notice_quiet()
+
+    def _plan_for(self, cls: type[DomainEvent]) -> tuple[Subscription, ...]:
+        plan = self._plans.get(cls)
+        if plan is None:
+            plan = self._plans[cls] = self.shell.group.plan_for(cls)
+        return plan
 
     # In: events that are read back
 

@@ -17,7 +17,7 @@ from triobus._delivery import Lanes
 from triobus._events import DomainEvent
 from triobus._group import GroupShell, carried
 from triobus._listeners import Listener, Waiter
-from triobus._publishing import Batch
+from triobus._publishing import Batch, runs
 from triobus._subscriptions import Subscription
 
 Place = GroupShell | Listener
@@ -128,7 +128,7 @@ class Intake:
     def commit(self, batch: Batch) -> None:
         """Accept a batch: from here on it is delivered, whatever happens to the publisher."""
         touched: dict[GroupShell, None] = {}
-        for events, keys in batch.runs():
+        for events, keys in runs(batch.events, batch.keys):
             route = self._route(type(events[0]))
             for lanes, shell, plan in route.targets:
                 lanes.add_many(events, keys, plan, batch.watch)
@@ -141,14 +141,12 @@ class Intake:
         for shell in touched:
             shell.wake()
 
-    def tell(self, batch: Batch, first: int) -> None:
+    def tell(self, events: Sequence[DomainEvent], first: int) -> None:
         """Give listeners and waiters what is stored from position `first`; groups have it."""
-        self.published += len(batch.events)
-        for events, _ in batch.runs():
-            route = self._route(type(events[0]))
-            if not route.is_plain:
-                self._tell(route, events, first)
-            first += len(events)
+        self.published += len(events)
+        if self.listeners or self.waiters:
+            for position, event in enumerate(events, first):
+                self._tell(self._route(type(event)), [event], position)
 
     def _tell(self, route: _Route, events: Sequence[DomainEvent], first: int | None = None) -> None:
         for index, event in enumerate(events):

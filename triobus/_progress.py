@@ -43,6 +43,8 @@ class Progress:
         progress = cls(offset)
         for first, last in sorted(ranges):
             progress._stored.add(first)
+            if first <= offset:
+                progress._touched.add(first)
             if last > offset:
                 progress.finish(max(first, offset + 1), last)
         progress.is_changed = False

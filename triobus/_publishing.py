@@ -40,7 +40,6 @@ class Batch:
 
     events: list[DomainEvent]
     keys: list[str | None] = attrs.field(init=False)
-    counts: Counter[type[DomainEvent]] = attrs.field(init=False)
     watch: "OutcomeWatch | None" = None
     task: trio.lowlevel.Task | None = None
     """The publisher that waits for room, if it does."""
@@ -50,8 +49,7 @@ class Batch:
     """Whether the bus closed before there was room."""
 
     def __attrs_post_init__(self) -> None:
-        self.counts = Counter(map(type, self.events))
-        for cls in self.counts:
+        for cls in set(map(type, self.events)):
             if not issubclass(cls, DomainEvent):
                 raise InvalidEvent(
                     f"an object of type {cls.__qualname__!r} is no event: publish instances of "
@@ -62,17 +60,25 @@ class Batch:
             for event, key in zip(self.events, self.keys, strict=True):
                 _check_aggregate_id(event, key)
 
-    def runs(self) -> Iterator[tuple[Sequence[DomainEvent], Sequence[str | None]]]:
-        """Yield the events with their keys, in order, cut where the type changes."""
-        if len(self.counts) <= 1:
-            if self.events:
-                yield self.events, self.keys
-            return
-        first = 0
-        for _, run in groupby(map(type, self.events)):
-            last = first + sum(1 for _ in run)
-            yield self.events[first:last], self.keys[first:last]
-            first = last
+    @property
+    def counts(self) -> Counter[type[DomainEvent]]:
+        """How many events there are of each type."""
+        return Counter(map(type, self.events))
+
+
+def runs(
+    events: Sequence[DomainEvent], keys: Sequence[str | None]
+) -> Iterator[tuple[Sequence[DomainEvent], Sequence[str | None]]]:
+    """Yield events with their keys, in order, cut where the type changes."""
+    if len(set(map(type, events))) <= 1:
+        if events:
+            yield events, keys
+        return
+    first = 0
+    for _, run in groupby(map(type, events)):
+        last = first + sum(1 for _ in run)
+        yield events[first:last], keys[first:last]
+        first = last
 
 
 @attrs.define(eq=False)

@@ -6,7 +6,7 @@ task that publishes and one that handles make one commit an event together.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -17,11 +17,11 @@ from triobus._errors import StoreError, StoreInUse
 from triobus._events import DomainEvent
 from triobus._feed import Feed
 from triobus._group import GroupShell
-from triobus._publishing import Batch
+from triobus._publishing import OutcomeWatch
 from triobus._stored_letters import StoredLetters
 from triobus.stores import EventStore
 from triobus.stores._journal import Entry
-from triobus.stores._values import Changes, GroupRecord, Placement
+from triobus.stores._values import Changes, GroupRecord
 
 logger = logging.getLogger("triobus")
 
@@ -31,7 +31,7 @@ class Recorder:
     """The use that one bus makes of a store."""
 
     store: EventStore
-    _tell: Callable[[Batch, int], None]
+    _tell: Callable[[Sequence[DomainEvent], int], None]
     """Called with new events for those who listen."""
     letters: StoredLetters = attrs.field(init=False)
     feeds: dict[str, Feed] = attrs.field(factory=dict, init=False)
@@ -126,11 +126,16 @@ class Recorder:
         return self.is_attached and (self._is_storing or self.is_changed)
 
     def note_change(self) -> None:
-        """There is something to be recorded: by whoever publishes next, or by the recorder."""
+        """There is something to be recorded: by whoever leads the journal, or by the recorder."""
         self._is_wanted = True
-        if self._task is not None:
+        if self._task is not None and not self.store.journal.is_busy:
             task, self._task = self._task, None
             trio.lowlevel.reschedule(task)
+
+    def released(self) -> None:
+        """Nobody leads the journal any more."""
+        if self._is_wanted and self.is_changed:
+            self.note_change()
 
     @enable_ki_protection
     async def run(
@@ -141,13 +146,15 @@ class Recorder:
         """Record what nobody takes along."""
         task_status.started()
         while True:
-            if not self._is_wanted:
+            if not self._is_wanted or self.store.journal.is_busy:
                 await self._sleep()
             # A failure is not tried again until something happens that may go better.
             self._is_wanted = False
             await trio.lowlevel.checkpoint()
             await trio.lowlevel.checkpoint()
-            if self.is_changed:
+            if self.is_changed and self.store.journal.is_busy:
+                self._is_wanted = True
+            elif self.is_changed:
                 try:
                     await self.store.journal.flush()
                 except StoreError as error:
@@ -196,30 +203,42 @@ class Recorder:
 
     def committed(self, entries: Sequence[Entry]) -> None:
         """Events have found their places in the log: hand them over to the groups."""
+        # What is new and side by side goes over together: half of the time with many publishers.
+        events: list[DomainEvent] = []
+        keys: list[str | None] = []
         for entry in entries:
-            placements, batch = entry.placements, entry.batch
-            if not all([placement.is_new for placement in placements]):
-                batch, placements = _new_only(batch, placements)
-            if not placements:
+            batch = entry.batch
+            if all([place.is_new for place in entry.placements]) and batch.watch is None:
+                events += batch.events
+                keys += batch.keys
                 continue
-            first, self.last = placements[0].position, placements[-1].position
-            watch = batch.watch
-            if watch is not None:
-                watch.expect(self._plans(type(batch.events[0])))
-            for feed in self.feeds.values():
-                feed.last = self.last
-                if feed.is_active:
-                    feed.offer(batch.runs(), first, watch)
-            self._tell(batch, first)
+            self._hand_over(events, keys)
+            events, keys = [], []
+            for event, key, place in zip(batch.events, batch.keys, entry.placements, strict=True):
+                # What the log had before has been handed over before.
+                if place.is_new:
+                    self._hand_over([event], [key], batch.watch)
+        self._hand_over(events, keys)
+
+    def _hand_over(
+        self,
+        events: Sequence[DomainEvent],
+        keys: Sequence[str | None],
+        watch: OutcomeWatch | None = None,
+    ) -> None:
+        """Give the groups what comes next in the log."""
+        if not events:
+            return
+        first = self.last + 1
+        self.last += len(events)
+        if watch is not None:
+            watch.expect(self._plans(type(events[0])))
+        for feed in self.feeds.values():
+            feed.last = self.last
+            if feed.is_active:
+                feed.offer(events, keys, first, watch)
+        self._tell(events, first)
 
     def _plans(self, cls: type[DomainEvent]) -> list[Any]:
         plans = (feed.shell.group.plan_for(cls) for feed in self.feeds.values() if feed.is_active)
         return [plan for plan in plans if plan]
-
-
-def _new_only(batch: Batch, placements: Iterable[Placement]) -> tuple[Batch, list[Placement]]:
-    """Return a batch without what the log had already, and that has been handed over before."""
-    pairs = zip(batch.events, placements, strict=True)
-    new = [(event, place) for event, place in pairs if place.is_new]
-    fresh = Batch([event for event, _ in new], batch.watch)
-    return fresh, [place for _, place in new]

@@ -426,16 +426,13 @@ def _refuse_if_held_here(file: StoreFile, lock: os.stat_result | None) -> None:
         same_store = (claim.file.device, claim.file.inode) == (file.device, file.inode)
         same_lock = lock is not None and claim._lock == _identity(lock)
         if claim.pid == pid and (same_store or same_lock):
-            raise _in_use(file.path, pid)
+            raise _in_use(
+                file.path, pid, f"in this process ({pid}); use the open store or close it"
+            )
 
 
-def _in_use(path: str, pid: int | None) -> StoreInUse:
-    if pid == os.getpid():
-        holder = f"in this process ({pid}); use the store that is open, or close it first"
-    else:
-        named = "another process" if pid is None else f"process {pid}"
-        holder = f"by {named}; stop that one first, or open the store for reading"
-    error = StoreInUse(f"store {_shown(path)} is in use {holder}")
+def _in_use(path: str, pid: int | None, where: str) -> StoreInUse:
+    error = StoreInUse(f"store {_shown(path)} is in use {where}, or open the store for reading")
     error.pid = pid
     return error
 
@@ -453,9 +450,11 @@ def _locked(file: StoreFile, path: str) -> int | None:
     kept = False
     try:
         if not _lock(descriptor):
-            raise _in_use(file.path, _holder(descriptor))
-        status, named = os.fstat(descriptor), _status(path)
-        if named is None or _identity(named) != _identity(status):
+            pid = _holder(descriptor)
+            named = "another process" if pid is None else f"process {pid}"
+            raise _in_use(file.path, pid, f"by {named}; stop that one first")
+        status, now = os.fstat(descriptor), _status(path)
+        if now is None or _identity(now) != _identity(status):
             return None
         _check_regular(file.path, path, status)
         content = _content(descriptor)
@@ -524,13 +523,14 @@ else:
     def _holder(descriptor: int) -> int | None:
         """Return the pid of whoever has the lock; None if it cannot be seen from here."""
         if sys.platform == "linux":
-            # The system knows better than the file, whose holder may not have written yet.
-            lock = struct.Struct("@hhqqi0q")  # type, whence, start, length, pid
-            asked = lock.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            # The system knows better than the file, whose holder may not have written yet, or have
+            # written what it is called in its own container.
+            layout = struct.Struct("@hhqqi0q")  # type, whence, start, length, pid
+            asked = layout.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
             with suppress(OSError):
-                pid: int = lock.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))[4]
-                if pid > 0:
-                    return pid
+                kind, _, _, _, pid = layout.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+                if kind != fcntl.F_UNLCK:
+                    return pid if pid > 0 else None
         return _pid_in(_content(descriptor))
 
     def _remove_and_close(path: str, lock: tuple[int, int], descriptor: int) -> None:

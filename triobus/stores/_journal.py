@@ -47,6 +47,9 @@ class Observer(Protocol):
     def give_back(self, changes: Changes, error: BaseException) -> None:
         """What was collected is not stored, because of an error."""
 
+    def released(self) -> None:
+        """Nobody is left to take along what the groups come to."""
+
     def committed(self, entries: Sequence[Entry]) -> None:
         """Events have found their places in the log, in this order."""
 
@@ -121,6 +124,8 @@ class Journal:
             heir.is_leading = True
             assert heir.task is not None
             trio.lowlevel.reschedule(heir.task)
+        elif self.observer is not None:
+            self.observer.released()
 
     async def _store(self, entries: Sequence[Entry], changes: Changes) -> None:
         """Commit, and tell every entry where its events are or why they are not."""

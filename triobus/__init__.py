@@ -44,6 +44,7 @@ from triobus._replay import DeadLetters
 from triobus._retry import Retry
 from triobus._statistics import BusStatistics, GroupStatistics
 from triobus._subscriptions import Group, Subscription
+from triobus._upcasters import upcaster
 from triobus.stores import (
     EventStore,
     MemoryEventStore,
@@ -109,4 +110,5 @@ __all__ = [
     "UnknownSubscription",
     "WouldDeadlock",
     "current_delivery",
+    "upcaster",
 ]

@@ -81,6 +81,11 @@ class Worker:
         Cancellation waits for the call to end, and then has no effect.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
+        return await self.finish(function, *args)
+
+    @enable_ki_protection
+    async def finish(self, function: Callable[..., T], *args: Any) -> T:
+        """Do the same whatever is cancelled."""
         task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
         with clock_held():
             self._calls.put(_Call(function, args, task, token))

@@ -267,7 +267,8 @@ async def test_an_append_that_waits_for_a_commit_can_be_cancelled_and_one_in_it_
 
         async def slow(transaction):
             in_commit.set()
-            await gate.wait()
+            with trio.CancelScope(shield=True):
+                await gate.wait()
             return await commit(transaction)
 
         store.journal._commit = slow

@@ -61,6 +61,7 @@ _SEQUENCES_KEPT = 10_000
 _CERTAIN = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY", "SQLITE_CONSTRAINT")
 """How a commit fails of which nothing can be in the file."""
 
+_LAST = "SELECT position FROM progress WHERE name = ''"
 _INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = (
     "position, event_id, event_type, schema_version, aggregate_id, sequence, recorded_at, data, "
@@ -232,7 +233,7 @@ class Database:
     def _head(self, connection: sqlite3.Connection) -> tuple[int, int]:
         """Return position and checksum of the last event, after a look whether it is there."""
         (position, checksum) = connection.execute(
-            "SELECT last_position, last_checksum FROM log"
+            "SELECT position, checksum FROM progress WHERE name = ''"
         ).fetchone() or (-1, 0)
         last = connection.execute(
             "SELECT position, checksum FROM events ORDER BY position DESC LIMIT 1"
@@ -316,7 +317,7 @@ class Database:
                 written = self._arranged(connection, transaction.appends, now, is_known=find)
                 connection.executemany(_INSERT, written.rows)
             connection.execute(
-                "UPDATE log SET last_position = ?, last_checksum = ?",
+                "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
                 (written.position, written.checksum),
             )
         _write_changes(connection, transaction.changes)
@@ -435,7 +436,7 @@ class Database:
             # there: one that says nothing does.
             try:
                 connection.execute("BEGIN IMMEDIATE")
-                connection.execute("UPDATE log SET fences = fences + 1")
+                connection.execute("UPDATE progress SET fences = fences + 1 WHERE name = ''")
                 connection.execute("COMMIT")
             except sqlite3.Error as fence_error:
                 self._broken = OutcomeUnknown(
@@ -529,7 +530,7 @@ class Database:
             finally:
                 cursor.close()
             if is_whole and not size:
-                (last,) = connection.execute("SELECT last_position FROM log").fetchone()
+                (last,) = connection.execute(_LAST).fetchone()
                 if after < (last if up_to is None else min(up_to, last)):
                     raise self._corrupt(after + 1, "the event is missing")
         return records
@@ -573,7 +574,9 @@ class Database:
                     tuple(finished.get(name, ())),
                     tuple(attempts.get(name, ())),
                 )
-                for name, offset in connection.execute("SELECT * FROM groups").fetchall()
+                for name, offset in connection.execute(
+                    "SELECT name, position FROM progress WHERE name > ''"
+                ).fetchall()
             ]
 
     def letter_keys(self) -> list[LetterKey]:
@@ -616,13 +619,15 @@ class Database:
             def one(query: str, *values: object) -> Any:
                 return connection.execute(query, values).fetchone()[0]
 
-            last = one("SELECT last_position FROM log")
+            last = one(_LAST)
             edges = [
                 one("SELECT recorded_at FROM events WHERE position = ?", position)
                 for position in (1, last)
                 if last
             ]
-            names = connection.execute("SELECT name, offset FROM groups ORDER BY name").fetchall()
+            names = connection.execute(
+                "SELECT name, position FROM progress WHERE name > '' ORDER BY name"
+            ).fetchall()
             return StoreStatistics(
                 events=last,
                 aggregates=one(
@@ -665,7 +670,7 @@ class Database:
         connection = self._ready()
         damaged: list[int] = []
         with self._explained("be read"):
-            last = connection.execute("SELECT last_position FROM log").fetchone()[0]
+            last = connection.execute(_LAST).fetchone()[0]
             cursor = connection.execute(
                 f"SELECT {_COLUMNS} FROM events WHERE position > ? AND position <= ? "
                 "ORDER BY position",
@@ -873,8 +878,8 @@ def _write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
 
 def _write_progress(connection: sqlite3.Connection, name: str, change: ProgressChange) -> None:
     connection.execute(
-        "INSERT INTO groups VALUES (?, ?) "
-        "ON CONFLICT (name) DO UPDATE SET offset = excluded.offset",
+        "INSERT INTO progress (name, position) VALUES (?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET position = excluded.position",
         (name, change.offset),
     )
     gone = [(name, first) for first, last in change.ranges if last is None]

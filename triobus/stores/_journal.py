@@ -133,8 +133,7 @@ class Journal:
         appends = [entry.append for entry in storing if entry.append is not None]
         if not (appends or changes.groups or changes.letters):
             return
-        with trio.CancelScope(shield=True):
-            results = await self._commit(Transaction(appends, changes))
+        results = await self._commit(Transaction(appends, changes))
         for entry, result in zip(storing, results, strict=True):
             if isinstance(result, Exception):
                 entry.error = result

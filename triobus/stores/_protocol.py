@@ -85,7 +85,8 @@ class EventStore(ABC):
 
         Returns for every append where its events are, or the `SequenceConflict` because of which
         this one append was left out. An event whose id the log has already is not stored again; an
-        append of nothing but such events does not conflict. Not to be cancelled.
+        append of nothing but such events does not conflict. It is not to be cancelled: where it waits,
+        it does so in a shielded scope.
         """
 
     @abstractmethod

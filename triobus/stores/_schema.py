@@ -25,15 +25,11 @@ CREATE TABLE events (
 ) STRICT;
 CREATE UNIQUE INDEX events_by_id ON events (event_id);
 CREATE INDEX events_by_aggregate ON events (aggregate_id) WHERE aggregate_id IS NOT NULL;
-CREATE TABLE log (
-    only INTEGER PRIMARY KEY CHECK (only = 1),
-    last_position INTEGER NOT NULL,
-    last_checksum INTEGER NOT NULL,
-    fences INTEGER NOT NULL
-) STRICT;
-CREATE TABLE groups (
+CREATE TABLE progress (
     name TEXT PRIMARY KEY,
-    offset INTEGER NOT NULL
+    position INTEGER NOT NULL,
+    checksum INTEGER,
+    fences INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE finished (
     group_name TEXT NOT NULL,
@@ -64,7 +60,7 @@ CREATE TABLE dead_letters (
     message TEXT NOT NULL,
     traceback TEXT NOT NULL
 ) STRICT;
-INSERT INTO log VALUES (1, 0, 0, 0)
+INSERT INTO progress VALUES ('', 0, 0, 0)
 """
 
 MIGRATIONS: tuple[str, ...] = (_VERSION_1,)

@@ -8,9 +8,9 @@ was changed is found by its checksum. Schema, version 1:
                   without an aggregate), recorded_at (ISO 8601, UTC), data (the event in JSON),
                   checksum (crc32 of the other columns, joined by NUL, begun with the checksum of
                   the event before: it finds accidents, not attackers)
-    log           one row: position and checksum of the last event; commits that were made only so
-                  that a failed one before cannot come back
-    groups        how far each group of a bus is: up to offset everything is settled
+    progress      how far each group of a bus is: up to position everything is settled; under the
+                  empty name position and checksum of the last event, and the number of commits that
+                  were made only so that a failed one before cannot come back
     finished      ranges of positions above it that a group has finished
     attempts      events of which a group has failed an attempt and not yet the last: whose turn it
                   is, after how many attempts, when the next one is due (seconds since 1970), after
@@ -113,7 +113,8 @@ class SqliteEventStore(EventStore):
 
     async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
         """Store a transaction in one of SQLite's."""
-        return await self._run(self._database.commit, transaction)
+        self._database.check_open()
+        return await self._worker.finish(self._database.commit, transaction)
 
     async def fetch(
         self,

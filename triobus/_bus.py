@@ -5,6 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from itertools import repeat
 from types import TracebackType
 from typing import Any, Literal, TypeVar, get_args
 
@@ -392,7 +393,10 @@ class EventBus:
         """
         await checkpoint_if_cancelled()
         if self._recorder is not None:
-            return (await self._publish_stored(Batch([event]), expected_sequence))[0]
+            batch = Batch([event])
+            self._take_cause(batch)
+            (place,) = await self._recorder.store.submit(batch, expected_sequence)
+            return tuple.__new__(Published, (event.event_id, place.position))
         if expected_sequence is not None:
             raise InvalidOption(
                 f"expected_sequence={expected_sequence!r}: a bus without a store knows no "
@@ -419,9 +423,11 @@ class EventBus:
         batch = Batch(list(events))
         await checkpoint_if_cancelled()
         if self._recorder is not None:
-            return await self._publish_stored(batch)
+            self._take_cause(batch)
+            places = await self._recorder.store.submit(batch)
+            return published(batch.events, [place.position for place in places])
         await self._publish_batch(batch)
-        return published(batch.events)
+        return published(batch.events, repeat(None))
 
     @enable_ki_protection
     def publish_nowait(self, event: DomainEvent) -> Published:
@@ -470,8 +476,9 @@ class EventBus:
             if self._recorder is None:
                 await self._publish_batch(batch)
                 return await watch.wait()
-            (published,) = await self._publish_stored(batch)
-            return await watch.wait(published.position)
+            self._take_cause(batch)
+            (place,) = await self._recorder.store.submit(batch)
+            return await watch.wait(place.position)
         finally:
             self._watches.discard(watch)
 
@@ -520,23 +527,6 @@ class EventBus:
         await trio.lowlevel.wait_task_rescheduled(abort)
         if batch.is_refused:
             raise self._closed("publish()")
-
-    async def _publish_stored(
-        self, batch: Batch, expected_sequence: int | None = None
-    ) -> list[Published]:
-        """Store a batch; the recorder hands it over."""
-        assert self._recorder is not None
-        self._take_cause(batch)
-        if not batch.events:
-            await cancel_shielded_checkpoint()
-            return []
-        store = self._recorder.store
-        placements = await store.journal.submit(store.entry(batch, expected_sequence))
-        new = tuple.__new__
-        return [
-            new(Published, (event.event_id, place.position))
-            for event, place in zip(batch.events, placements, strict=True)
-        ]
 
     def _take_cause(self, batch: Batch) -> bool:
         """Give the batch its cause; return whether it comes from a handler of this bus."""

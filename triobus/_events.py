@@ -6,8 +6,10 @@ of one name in two modules never disturb each other.
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from os import urandom
+from time import time_ns
 from typing import Any, ClassVar, NamedTuple, NoReturn
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import attrs
 
@@ -61,6 +63,22 @@ def _utc(moment: datetime) -> datetime:
     return moment.astimezone(UTC)
 
 
+def _new_id() -> UUID:
+    """Return a new UUID of version 7 (RFC 9562): the time in milliseconds, then random bits.
+
+    Ids that begin with the time lie side by side in a store's index, which then grows at its end;
+    random ones touch another page for nearly every event, and cost a third of the speed.
+    """
+    chance = int.from_bytes(urandom(10))
+    return UUID(
+        int=time_ns() // 1_000_000 << 80
+        | 0x7 << 76
+        | (chance >> 62 & 0xFFF) << 64
+        | 0b10 << 62
+        | chance & (1 << 62) - 1
+    )
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -91,8 +109,9 @@ class DomainEvent:
     schema_version: ClassVar[int] = 1
     """The version of the fields; raise it when they change, and register an upcaster."""
 
-    event_id: UUID = attrs.field(factory=uuid4, kw_only=True)
-    """Identifies the event; publishing the same event to a store again is accepted once."""
+    event_id: UUID = attrs.field(factory=_new_id, kw_only=True)
+    """Identifies the event; publishing the same event to a store again is accepted once. By default
+    it begins with the time (a UUID of version 7)."""
 
     occurred_at: datetime = attrs.field(factory=_now, converter=_utc, kw_only=True)
     """When it happened: aware, and in UTC whatever zone was given."""
@@ -135,10 +154,13 @@ class Published(NamedTuple):
     """Its place in the store's log, from 1; None without a store."""
 
 
-def published(events: Iterable[DomainEvent]) -> list[Published]:
+def published(events: Iterable[DomainEvent], positions: Iterable[int | None]) -> list[Published]:
     """Return what `publish_many` does; by `tuple.__new__`, which takes half of the time."""
     new = tuple.__new__
-    return [new(Published, (event.event_id, None)) for event in events]
+    return [
+        new(Published, (event.event_id, position))
+        for event, position in zip(events, positions, strict=False)
+    ]
 
 
 def with_cause(event: DomainEvent, cause: DomainEvent) -> DomainEvent:

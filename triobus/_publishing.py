@@ -49,6 +49,14 @@ class Batch:
     """Whether the bus closed before there was room."""
 
     def __attrs_post_init__(self) -> None:
+        if len(self.events) == 1:  # a third of the time of what follows
+            event = self.events[0]
+            if isinstance(event, DomainEvent):
+                key = event.aggregate_id
+                self.keys = [key]
+                if key is not None and type(key) is not str:
+                    _check_aggregate_id(event, key)
+                return
         for cls in set(map(type, self.events)):
             if not issubclass(cls, DomainEvent):
                 raise InvalidEvent(

@@ -208,7 +208,7 @@ class Recorder:
         keys: list[str | None] = []
         for entry in entries:
             batch = entry.batch
-            if all([place.is_new for place in entry.placements]) and batch.watch is None:
+            if batch.watch is None and all([place.is_new for place in entry.placements]):
                 events += batch.events
                 keys += batch.keys
                 continue

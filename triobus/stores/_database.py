@@ -52,9 +52,9 @@ _BUSY_SECONDS = 1.0
 """How long SQLite waits for a lock that is not ours; a checkpoint of another process is shorter."""
 _BYTES_A_BATCH = 4 * 2**20
 """After how many bytes of events a batch ends that is read."""
-_FRAMES_BEFORE_CHECKPOINT = 1000
+_FRAMES_BEFORE_CHECKPOINT = 2000
 """How many pages, about, go into the write-ahead log before a checkpoint takes them to the file."""
-_PAGES_A_COMMIT = 8
+_PAGES_A_COMMIT = 4
 _BYTES_A_PAGE = 3000
 _INEXACT_NS = 50_000_000
 _SEQUENCES_KEPT = 10_000
@@ -298,7 +298,7 @@ class Database:
         if len(self._sequences) > _SEQUENCES_KEPT:
             self._sequences.clear()
         self._sequences.update(written.sequences)
-        self._frames += _PAGES_A_COMMIT + written.bytes / _BYTES_A_PAGE
+        self._frames += _PAGES_A_COMMIT + len(written.rows) + written.bytes / _BYTES_A_PAGE
         if self._frames >= _FRAMES_BEFORE_CHECKPOINT and self._at is not None:
             self._checkpoint("PASSIVE")
         return written.results

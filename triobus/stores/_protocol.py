@@ -17,7 +17,11 @@ from uuid import UUID
 
 import attrs
 import trio
-from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    checkpoint_if_cancelled,
+    enable_ki_protection,
+)
 
 from triobus import _checks
 from triobus._codec import EventCodec
@@ -166,26 +170,21 @@ class EventStore(ABC):
         none). If it raises, `Cancelled` included, nothing was stored, except for `OutcomeUnknown`.
         Raises `InvalidEvent`, `EventNotEncodable`, `SequenceConflict` and `StoreError`.
         """
-        entry = self.entry(Batch(list(events)), expected_sequence)
+        batch = Batch(list(events))
         await checkpoint_if_cancelled()
         await self.claim()
-        placements = await self.journal.submit(entry)
+        places = await self.submit(batch, expected_sequence)
         return [
             Stored(event, place.position, place.sequence, place.recorded_at)
-            for event, place in zip(entry.batch.events, placements, strict=True)
+            for event, place in zip(batch.events, places, strict=True)
         ]
 
-    def entry(self, batch: Batch, expected_sequence: int | None = None) -> Entry:
-        """Return a batch as the journal wants it. Raises as `append` does for bad events."""
+    async def submit(
+        self, batch: Batch, expected_sequence: int | None = None
+    ) -> Sequence[Placement]:
+        """Store a batch as `append` does, and return where its events are."""
         if expected_sequence is not None:
-            _checks.whole_number("expected_sequence", expected_sequence, least=0)
-            keys = set(batch.keys)
-            if len(keys) != 1 or None in keys:
-                raise InvalidOption(
-                    f"expected_sequence={expected_sequence}: the events must be of one aggregate, "
-                    f"and these are of {len(keys - {None})}"
-                    + (", and some of none" if None in keys else "")
-                )
+            _check_expected(batch, expected_sequence)
         encode, new = self.codec.encode, tuple.__new__
         records = [
             new(
@@ -194,7 +193,10 @@ class EventStore(ABC):
             )
             for event, key in zip(batch.events, batch.keys, strict=True)
         ]
-        return Entry(batch, Append(records, expected_sequence))
+        if not records:
+            await cancel_shielded_checkpoint()
+            return ()
+        return await self.journal.submit(Entry(batch, new(Append, (records, expected_sequence))))
 
     def read(
         self,
@@ -239,6 +241,16 @@ class EventStore(ABC):
             failure = EventNotDecodable(f"position {record.position}: {error}")
             failure.position = record.position
             raise failure from error.__cause__
+
+
+def _check_expected(batch: Batch, expected_sequence: int) -> None:
+    _checks.whole_number("expected_sequence", expected_sequence, least=0)
+    keys = set(batch.keys)
+    if len(keys) != 1 or None in keys:
+        raise InvalidOption(
+            f"expected_sequence={expected_sequence}: the events must be of one aggregate, and "
+            f"these are of {len(keys - {None})}" + (", and some of none" if None in keys else "")
+        )
 
 
 @attrs.define(eq=False)

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from benchmarks import idle, throughput
+from benchmarks import durable, idle, throughput
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,12 +16,13 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="*",
         metavar="NAME",
         help="throughput: publishing and handling against a raw memory channel, and the memory of "
-        "a queued event; idle: wake-ups of a bus with nothing to do. By default both.",
+        "a queued event; idle: wake-ups of a bus with nothing to do; durable: a bus with an SQLite "
+        "store against raw sqlite3. By default all.",
     )
     parser.add_argument("--quick", action="store_true", help="fewer events and rounds")
     parser.add_argument("--rounds", type=int, default=None, help="how many rounds (default 9)")
     options = parser.parse_args(arguments)
-    benchmarks = {"throughput": throughput.main, "idle": idle.main}
+    benchmarks = {"throughput": throughput.main, "idle": idle.main, "durable": durable.main}
     unknown = [name for name in options.names if name not in benchmarks]
     if unknown:
         parser.error(f"there is no benchmark {unknown[0]!r}; there are: {', '.join(benchmarks)}")

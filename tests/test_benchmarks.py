@@ -22,6 +22,22 @@ def test_throughput_shows_every_figure_beside_its_limit(capsys: pytest.CaptureFi
     ]
 
 
+def test_durable_shows_every_figure_beside_its_limit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["durable", "--quick", "--rounds", "1"]) in (0, 1)
+    names = re.findall(r"^(\w.*?)  +[\d,]+", capsys.readouterr().out, re.MULTILINE)
+    assert names == [
+        "raw, 1,000 rows a commit",
+        "the same with the bus's ids",
+        "raw, one row a commit",
+        "256 publishers",
+        "publish_many of 500",
+        "one publisher",
+        "reading and decoding in a plain loop",
+        "catching up on 20,000 events",
+        "memory of a backlog of 50,000",
+    ]
+
+
 def test_a_queued_event_takes_less_than_600_bytes_beyond_itself() -> None:
     assert 0 < bytes_per_queued_event(1000) < 600
 

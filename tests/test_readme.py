@@ -16,6 +16,7 @@ import pytest
 import trio
 
 import triobus
+import triobus.demo
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -76,7 +77,7 @@ def test_every_python_block_is_run_by_one_of_these_tests():
     assert sorted(SCRIPTS + [(source, None) for source in TESTS + MODULES], key=str) == sorted(
         PYTHON, key=str
     )
-    assert (len(SCRIPTS), len(TESTS), len(MODULES)) == (3, 1, 1)
+    assert (len(SCRIPTS), len(TESTS), len(MODULES)) == (4, 1, 1)
     assert [output for _, output in SCRIPTS if not output] == []
 
 
@@ -148,7 +149,7 @@ def test_the_set_up_commands_name_extras_that_exist():
 
 def test_the_benchmarks_of_the_readme_exist():
     named = [command.split()[-1] for command in COMMANDS if "-m benchmarks" in command]
-    assert named == ["throughput", "idle"]
+    assert named == ["throughput", "durable", "idle"]
     assert [name for name in named if not (ROOT / "benchmarks" / f"{name}.py").is_file()] == []
 
 
@@ -176,6 +177,9 @@ VALUES = {
     "subscription": triobus.Subscription,
     "event": triobus.DomainEvent,
     "letter": triobus.DeadLetter,
+    "store": triobus.SqliteEventStore,
+    "path": Path,
+    "triobus_restore": triobus.demo.triobus_restore,
     "outcome": triobus.Outcome,
     "nursery": trio.Nursery,
     "trio": trio,
@@ -192,7 +196,13 @@ PUBLIC_CLASSES = [value for value in vars(triobus).values() if isinstance(value,
 MEMBERS = {name for cls in PUBLIC_CLASSES for name in dir(cls)}
 PARAMETERS = {
     parameter
-    for cls in (triobus.EventBus, triobus.Group, triobus.DeadLetters, triobus.Retry)
+    for cls in (
+        triobus.EventBus,
+        triobus.Group,
+        triobus.DeadLetters,
+        triobus.Retry,
+        triobus.SqliteEventStore,
+    )
     for name, function in [("__init__", cls), *vars(cls).items()]
     if (inspect.isfunction(function) and not name.startswith("_")) or function is cls
     for parameter in inspect.signature(function).parameters
@@ -234,7 +244,7 @@ def look_up(node: ast.expr) -> object:
 def explain(span: str) -> str | None:
     """Why what is in backticks is no name of ours, or None if it is one."""
     source = span.removeprefix("await ").removeprefix("async with ").removesuffix(":")
-    if span in NOT_OURS or span.startswith(("--", "triobus ")):
+    if span in NOT_OURS or span.startswith(("--", "triobus ", "sqlite3 ")):
         return None
     if re.fullmatch(r"\w+=[\w\"]+", source):  # an option, such as `workers=1`
         return None if source.split("=")[0] in PARAMETERS else "no such option"

@@ -3,13 +3,14 @@
     python -m tests.torture --rounds 500
 
 Each round is a store and several lives of a child process. The child reports on a pipe what was
-accepted and what was handled, in lines that are written whole; after a number of lines that is drawn
-from the seed it is killed with SIGKILL. Between two lives the store tells how far each group is.
+accepted and what was handled, in lines that are written whole; after a number of lines that is
+drawn from the seed it is killed with SIGKILL. Between two lives the store tells how far each group
+is.
 
 What is looked at: nothing is lost that was reported as accepted; each group handles each aggregate
-in order; what the store had as settled is not handled again, and it had everything that was finished
-before the last commit began; positions have no gaps; the chain of checksums is whole; and after a
-clean end nothing is left beside the file.
+in order; what the store had as settled is not handled again, and it had everything that was
+finished before the last commit began; positions have no gaps; the chain of checksums is whole; and
+after a clean end nothing is left beside the file.
 """
 
 import argparse

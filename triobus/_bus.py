@@ -87,18 +87,12 @@ class EventBus:
         buffer: float = 1000,
         on_failure: OnFailure = "dead-letter",
     ) -> None:
-        if store is not None and not isinstance(store, EventStore):
-            raise InvalidOption(
-                f"store={store!r}: give an EventStore, such as SqliteEventStore('orders.db'), or "
-                "None for a bus in memory"
-            )
         self._on_failure: OnFailure = on_failure
         _checks.choice("on_failure", on_failure, get_args(OnFailure))
         self._intake = Intake()
-        self._recorder = None if store is None else Recorder(store, self._intake.tell)
-        self._letters: Letters = (
-            DeadLetterBox() if self._recorder is None else self._recorder.letters
-        )
+        self._recorder: Recorder | None = None
+        self._letters: Letters = DeadLetterBox()
+        self._from_beginning: dict[str, bool] = {}
         self._watches: set[Any] = set()
         self._state: State = "new"
         self._started_at = 0.0
@@ -113,12 +107,41 @@ class EventBus:
         self._token: trio.lowlevel.TrioToken | None = None
         self._thread = 0
 
-        self.dead_letters = DeadLetters(
-            self._letters, self._intake.shells, self._watches, self._check_answerable
-        )
+        self.dead_letters = self._dead_letters_of(self._letters)
         """What handlers have failed for good: `list`, `replay` and `discard`."""
+        if store is not None:
+            self.store = store
         self.subscribe = self.group("default", workers=workers, buffer=buffer).subscribe
         """Subscribe a handler in the group "default"; see `Group.subscribe`."""
+
+    @property
+    def store(self) -> EventStore | None:
+        """The store of the bus, None without one. It can be given until the bus starts."""
+        return None if self._recorder is None else self._recorder.store
+
+    @store.setter
+    def store(self, store: EventStore) -> None:
+        if not isinstance(store, EventStore):
+            raise InvalidOption(
+                f"store={store!r}: give an EventStore, such as SqliteEventStore('orders.db'), or "
+                "None for a bus in memory"
+            )
+        if self._state != "new":
+            raise BusAlreadyStarted("the bus has started: give it its store before")
+        self._recorder = Recorder(store, self._intake.tell)
+        self._letters = self._recorder.letters
+        self.dead_letters = self._dead_letters_of(self._letters)
+        for shell in self._intake.shells.values():
+            self._make_durable(shell)
+
+    def _make_durable(self, shell: GroupShell) -> None:
+        if self._recorder is not None:
+            name = shell.group.name
+            feed = self._recorder.add(shell, from_beginning=self._from_beginning[name])
+            shell.become_durable(feed, self._letters)
+
+    def _dead_letters_of(self, letters: Letters) -> DeadLetters:
+        return DeadLetters(letters, self._intake.shells, self._watches, self._check_answerable)
 
     def group(
         self,
@@ -134,8 +157,8 @@ class EventBus:
         `ordering="none"` lets the events of one aggregate be handled at the same time. `start` says
         whether a group that the store does not know begins with what is stored from the
         "beginning", or with what comes after its first subscription; one that it knows goes on
-        where it ended. Without a store there is nothing before "now". Raises `InvalidOption` or `DuplicateName`, and `BusClosed` after
-        the stop.
+        where it ended. Without a store there is nothing before "now". Raises `InvalidOption` or
+        `DuplicateName`, and `BusClosed` after the stop.
         """
         _checks.name("name", name)
         _checks.whole_number("workers", workers, least=1)
@@ -148,16 +171,16 @@ class EventBus:
         shell = GroupShell(
             group=Group(name, trio.CapacityLimiter(workers), partial(self._resubscribed, name)),
             lanes=Lanes(is_ordered=ordering == "aggregate"),
-            buffer=buffer if self._recorder is None else max(buffer, 1),
+            buffer=buffer,
             workers=workers,
             on_failure=self._on_failure,
             letters=self._letters,
-            on_room=self._intake.admit if self._recorder is None else _notice_room,
+            on_room=self._intake.admit,
             on_quiet=self._notice_quiet,
         )
         self._intake.shells[name] = shell
-        if self._recorder is not None:
-            self._recorder.add(shell, from_beginning=start == "beginning")
+        self._from_beginning[name] = start == "beginning"
+        self._make_durable(shell)
         if self._nursery is not None:
             shell.start_soon(self._nursery)
             if self._is_cancelled:
@@ -689,12 +712,6 @@ class EventBus:
             "stopped": "it has stopped, and a bus runs once: make a new EventBus",
         }[self._state]
         return BusClosed(f"{call}: the bus is not open, for {reason}")
-
-
-def _notice_room(shell: GroupShell) -> None:
-    """Let a group's feed read on; in a bus with a store nobody else waits for room."""
-    if shell.ledger is not None:
-        shell.ledger.notice_room()
 
 
 def _is_cancellation(error: BaseException) -> bool:

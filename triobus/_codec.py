@@ -207,10 +207,10 @@ class EventCodec:
     """Makes JSON of events, for a store to keep, and events of what is kept.
 
     An event that would not come back equal is refused when it is written, and so are numbers of
-    more than 4,300 digits, a Decimal beyond the range of decimal128, NUL in any string, and metadata
-    of more than 64 keys, or of more than 1,024 characters in a key or value. What is read may come
-    from anywhere: nothing is imported or evaluated, and whatever it is, it becomes an event or
-    `EventNotDecodable`. Of a key that a JSON object has twice, the last one counts.
+    more than 4,300 digits, a Decimal beyond the range of decimal128, NUL in any string, and
+    metadata of more than 64 keys, or of more than 1,024 characters in a key or value. What is read
+    may come from anywhere: nothing is imported or evaluated, and whatever it is, it becomes an
+    event or `EventNotDecodable`. Of a key that a JSON object has twice, the last one counts.
 
     `types` are classes that are meant where several have the same event type. `max_event_bytes` is
     how long the JSON of an event may be when it is written.
@@ -348,10 +348,11 @@ def _is_plain(field: "attrs.Attribute[Any]") -> bool:
 
 def _is_made_plainly(cls: type[DomainEvent]) -> bool:
     """Tell whether nothing is done for a new object that msgspec would leave undone."""
+    code = getattr(cls.__hash__, "__code__", None)
     return (
         cls.__new__ is object.__new__
         and not hasattr(cls, "__attrs_init__")  # the class has an `__init__` of its own
-        and "_attrs_cached_hash" not in getattr(cls.__hash__, "__code__", _is_plain).co_names
+        and (code is None or "_attrs_cached_hash" not in code.co_names)
     )
 
 
@@ -389,7 +390,8 @@ def _upcast(
             )
         if taken := [name for name in _BASE_FIELDS if name in own]:
             raise EventNotDecodable(
-                f"{who} returned a member {taken[0]!r}: let it leave the fields of DomainEvent alone"
+                f"{who} returned a member {taken[0]!r}: let it leave the fields of DomainEvent "
+                "alone"
             )
     try:
         return _members_of(_encode(own)) | base

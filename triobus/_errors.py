@@ -83,7 +83,7 @@ class StoreNotFound(StoreError, FileNotFoundError):
 
 
 class InvalidStorePath(StoreError, ValueError):
-    """The path cannot be that of a store: a directory, a device, a dangling link, no path at all."""
+    """The path cannot be a store's: a directory, a device, a dangling link, no path at all."""
 
 
 class StoreReadOnly(StoreError):

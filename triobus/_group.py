@@ -184,6 +184,13 @@ class GroupShell:
     def __attrs_post_init__(self) -> None:
         self._send, self._receive = trio.open_memory_channel[Carriage](0)
 
+    def become_durable(self, ledger: Ledger, letters: Letters) -> None:
+        """Let a store have what the group comes to; nobody waits for room then but the ledger."""
+        self.ledger = ledger
+        self._letters = letters
+        self.buffer = max(self.buffer, 1)
+        self._on_room = lambda _: ledger.notice_room()
+
     def has_room(self, count: int) -> bool:
         """Whether `count` more events fit; more than fit at all do when nothing else is held.
 

@@ -58,7 +58,7 @@ class Listener:
         """Return how few events must be held for `count` more to fit."""
         return self.buffer - min(count, self.buffer)
 
-    def offer(self, event: DomainEvent, position: int | None = None) -> None:
+    def offer(self, event: DomainEvent, position: int | None = None) -> None:  # noqa: ARG002  # for those with a store
         """Add an event, room or not; a store has it at `position`."""
         self.held += 1
         self._send.send_nowait(event)

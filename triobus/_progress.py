@@ -1,4 +1,4 @@
-"""The core of a group's progress through a log: an offset, and what is finished above it. Pure data.
+"""The core of a group's progress: an offset, and what is finished above it. Pure data.
 
 1. Everything up to the offset is finished: handled, dead-lettered, or wanted by no subscription.
 2. Above it the finished positions are kept as ranges that neither touch nor overlap, so that one

@@ -94,7 +94,6 @@ class Recorder:
     def add(self, shell: GroupShell, *, from_beginning: bool) -> Feed:
         """Bring the store's log to a group."""
         feed = Feed(shell, self.store, self.note_change, from_beginning=from_beginning)
-        shell.ledger = feed
         self.feeds[shell.group.name] = feed
         if self.is_attached:
             self._take_up(feed)
@@ -208,7 +207,7 @@ class Recorder:
         keys: list[str | None] = []
         for entry in entries:
             batch = entry.batch
-            if batch.watch is None and all([place.is_new for place in entry.placements]):
+            if batch.watch is None and all(place.is_new for place in entry.placements):
                 events += batch.events
                 keys += batch.keys
                 continue

@@ -1,4 +1,4 @@
-"""Events that cannot be made from their JSON: they go the way of all events, and fail at its end."""
+"""Events that cannot be made from their JSON: they go the way of all events, and then fail."""
 
 from uuid import UUID
 

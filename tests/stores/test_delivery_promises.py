@@ -116,7 +116,7 @@ async def test_expected_sequence_needs_a_store():
 
 async def test_publish_nowait_says_that_a_store_has_to_be_waited_for(new_store):
     async with subscribed(new_store(), Handled()) as bus:
-        with pytest.raises(InvalidOption, match="await bus.publish"):
+        with pytest.raises(InvalidOption, match="await bus"):
             bus.publish_nowait(Noted(1))
 
 
@@ -596,7 +596,7 @@ async def test_a_letter_whose_subscription_is_gone_stays_listed_and_replay_names
     async with EventBus(new_store()) as bus:
         bus.subscribe(Noted, Handled(), name="another")
         (letter,) = await bus.dead_letters.list()
-        with pytest.raises(UnknownSubscription, match="'handler'.*it has: 'another'"):
+        with pytest.raises(UnknownSubscription, match=r"'handler'.*it has: 'another'"):
             await bus.dead_letters.replay(letter.id)
         assert len(await bus.dead_letters.list()) == 1
 
@@ -612,7 +612,7 @@ async def test_a_letter_whose_group_is_gone_stays_listed_too(new_store):
         await bus.publish(Noted(1, "a"))
     async with EventBus(new_store()) as bus:
         (letter,) = await bus.dead_letters.list(group="mail")
-        with pytest.raises(UnknownSubscription, match="no such group.*'default'"):
+        with pytest.raises(UnknownSubscription, match=r"no such group.*'default'"):
             await bus.dead_letters.replay(letter.id)
         await bus.dead_letters.discard(letter.id)
 
@@ -764,12 +764,10 @@ async def test_a_listener_that_is_slow_misses_nothing_and_holds_up_no_publisher(
 
 
 async def test_a_listener_gets_what_was_published_before_the_bus_stopped(new_store):
-    found = []
     async with EventBus(new_store()) as bus, bus.listen(buffer=2) as events:
         await bus.publish_many([Noted(n) for n in range(10)])
         await bus.stop()
-        async for event in events:
-            found.append(event.number)
+        found = [event.number async for event in events]
     assert found == list(range(10))
 
 

@@ -1,7 +1,7 @@
 """A durable bus is cancelled before every step of the scheduler, and started again.
 
-The store in memory keeps what it has, as a file does, so that each of these crashes is followed by a
-recovery in the same program.
+The store in memory keeps what it has, as a file does, so that each of these crashes is followed by
+a recovery in the same program.
 """
 
 import attrs

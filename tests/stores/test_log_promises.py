@@ -92,7 +92,7 @@ async def test_a_wrong_expected_sequence_stores_nothing_and_tells_both(new_store
     async with new_store() as store:
         await store.append([Noted(1, "a")], expected_sequence=0)
         await store.append([Noted(2, "a"), Noted(3, "a")], expected_sequence=1)
-        with pytest.raises(SequenceConflict, match="'a'.* 1 and has 3") as caught:
+        with pytest.raises(SequenceConflict, match=r"'a'.* 1 and has 3") as caught:
             await store.append([Noted(4, "a"), Noted(5, "a")], expected_sequence=1)
         assert (caught.value.expected, caught.value.found) == (1, 3)
         assert await numbers(store.read()) == [1, 2, 3]
@@ -159,7 +159,9 @@ async def test_appends_of_many_tasks_share_commits_and_keep_their_batches_togeth
                 nursery.start_soon(append, first)
         found = await numbers(store.read())
         assert sorted(found) == list(range(100))
-        assert all(second == first + 1 for first, second in zip(found[::2], found[1::2]))
+        assert all(
+            second == first + 1 for first, second in zip(found[::2], found[1::2], strict=True)
+        )
         assert sum(commits) == 50
         assert len(commits) < 4
 

@@ -1,4 +1,4 @@
-"""The command line: `triobus run` and `triobus demo`.
+"""The command line: `triobus run`, `triobus demo` and `triobus verify`.
 
 What a command finds out goes to standard output, everything else to standard error.
 """
@@ -9,7 +9,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
 
 from triobus._cli._demo import DEMO, generated_prices
 from triobus._cli._input import BytesSource, FileSource
@@ -17,6 +18,15 @@ from triobus._cli._load import load
 from triobus._cli._messages import CommandError, LogToStderr, say
 from triobus._cli._run import run
 from triobus._cli._summary import as_json, as_text, report_rows
+from triobus._cli._verify import verify
+from triobus._errors import InvalidStorePath
+from triobus.stores import SqliteEventStore
+
+RESTORE = "triobus_restore"
+"""The function of the user's module that takes up what is in the store."""
+
+Command = Callable[[argparse.Namespace], tuple[int, str]]
+"""What a command does: it returns the exit code and what to print."""
 
 _DESCRIPTION = "Run a domain-event bus that lives inside a Trio program."
 
@@ -30,13 +40,20 @@ has loaded, "data" its fields; "aggregate" (checked, if given) and "metadata" ar
   {"type": "order.placed", "data": {"order_id": "order-17", "quantity": "2.5"}}
 
 If the module has a function triobus_report(), it is called after the bus has stopped, and the
-rows that it returns, a list of dicts, are printed below the summary."""
+rows that it returns, a list of dicts, are printed below the summary.
+
+With --store the bus is durable: what was read is kept in a file, and a run that was interrupted or
+killed is finished by the next one with the rest of the input. Lines whose "data" has an "event_id"
+may be given again: an event that is stored is not stored twice. If the module has an async function
+triobus_restore(store), it is called before the bus starts, to take up from the log what the module
+knew; an event may be handled twice if the program was killed, so handlers should not mind."""
 
 _RUN_EPILOG = """\
 examples:
   triobus run shop.events:bus --input events.jsonl
   tail -f events.jsonl | triobus run shop.events:bus
   triobus run shop.events:bus --input events.jsonl --json > summary.json
+  triobus run shop.events:bus --input events.jsonl --store shop.db
 
 Ctrl-C and SIGTERM end the reading; the handlers then have --stop-timeout seconds to finish what
 was read. A second one ends the program at once.
@@ -55,9 +72,22 @@ _DEMO_EPILOG = """\
 examples:
   triobus demo
   triobus demo --input prices.jsonl
+  triobus demo --store demo.db     (kill it in the middle, and start it again)
 
 a line of the input:
   {"type": "price.closed", "data": {"symbol": "IBM", "day": "2000-01-01", "close": "100.52"}}"""
+
+
+_VERIFY_DESCRIPTION = """\
+Read the whole log of a store, compare every event with its checksum, and say what is whole and what
+is not. It changes nothing, and a bus may be using the store meanwhile. A checksum finds accidents,
+not somebody who wants to deceive."""
+
+_VERIFY_EPILOG = """\
+exit codes:
+  0  everything is whole
+  1  something is damaged
+  2  the store cannot be looked at"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     quiet = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
     try:
         with quiet:
-            code, text = _run(options)
+            code, text = cast(Command, options.command)(options)
         print(text, file=stdout, flush=True)
     except CommandError as error:
         say(f"triobus: {error}")
@@ -94,7 +124,14 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         else FileSource(options.input)
     )
     with _log_on_stderr():
-        result = run(bus, source, skip_bad=options.skip_bad, stop_timeout=options.stop_timeout)
+        result = run(
+            bus,
+            source,
+            skip_bad=options.skip_bad,
+            stop_timeout=options.stop_timeout,
+            store=_store(options.store),
+            restore=getattr(module, RESTORE, None),
+        )
     code, rows = result.exit_code, None
     try:
         rows = report_rows(module)
@@ -103,6 +140,17 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         say(f"triobus: {error}")
         code = 2
     return code, as_json(result, rows) if options.json else as_text(result, rows)
+
+
+def _store(path: str | None) -> SqliteEventStore | None:
+    try:
+        return None if path is None else SqliteEventStore(path)
+    except InvalidStorePath as error:
+        raise CommandError(str(error)) from None
+
+
+def _verify(options: argparse.Namespace) -> tuple[int, str]:
+    return verify(options.file)
 
 
 @contextlib.contextmanager
@@ -134,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     run_command.add_argument(
         "target", metavar="MODULE:NAME", help="where the EventBus is, such as shop.events:bus"
     )
+    run_command.set_defaults(command=_run)
     _add_options(run_command, input_default="-", input_help="default: -, standard input")
     demo_command = commands.add_parser(
         "demo",
@@ -142,8 +191,17 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_DEMO_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    demo_command.set_defaults(target=DEMO)
+    demo_command.set_defaults(command=_run, target=DEMO)
     _add_options(demo_command, input_default=None, input_help="default: made-up prices")
+    verify_command = commands.add_parser(
+        "verify",
+        help="look whether a store is whole",
+        description=_VERIFY_DESCRIPTION,
+        epilog=_VERIFY_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verify_command.set_defaults(command=_verify, json=False)
+    verify_command.add_argument("file", metavar="FILE", help="the file of the store")
     return parser
 
 
@@ -155,6 +213,9 @@ def _add_options(
         metavar="FILE",
         default=input_default,
         help=f"read events from this file, or from standard input if it is - ({input_help})",
+    )
+    parser.add_argument(
+        "--store", metavar="FILE", help="keep everything in this file, and go on from what it has"
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     parser.add_argument(

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from datetime import date, timedelta
+from uuid import NAMESPACE_URL, uuid5
 
 import msgspec
 
@@ -23,9 +24,12 @@ def _walk(chance: random.Random) -> Iterator[dict[str, object]]:
     for day in range(_DAYS):
         for symbol in prices:
             prices[symbol] *= 1 + chance.gauss(0, 0.02)
+            when = date(2025, 1, 1) + timedelta(days=day)
             data = {
+                # The same price is the same event, however often it is given.
+                "event_id": uuid5(NAMESPACE_URL, f"price of {symbol} on {when}"),
                 "symbol": symbol,
-                "day": date(2025, 1, 1) + timedelta(days=day),
+                "day": when,
                 "close": f"{prices[symbol]:.2f}",
             }
             yield {"type": "price.closed", "data": data}

@@ -2,7 +2,7 @@
 
 import signal
 import traceback
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import attrs
 import trio
@@ -12,9 +12,12 @@ from triobus._cli._input import LONGEST_LINE, Line, LineSplitter, Source
 from triobus._cli._messages import CommandError, say
 from triobus._cli._progress import Progress, State, progress
 from triobus._codec import EventDecoder
-from triobus._errors import BusAlreadyStarted, EventNotDecodable
+from triobus._errors import BusAlreadyStarted, EventNotDecodable, StoreError
 from triobus._events import DomainEvent
 from triobus._statistics import BusStatistics
+from triobus.stores import EventStore, SqliteEventStore
+
+Restore = Callable[[EventStore], Awaitable[None]]
 
 _BATCH = 100
 """How many events are published at a time: few, so that a small buffer is kept to."""
@@ -36,6 +39,10 @@ class Result:
     """Whether the reading ended at a bad line, or because the input could not be read on."""
     has_failed: bool
     """Whether a handler's error ended the bus (`on_failure="raise"`)."""
+    store: str | None
+    """The path of the store, if there is one."""
+    left_before: int
+    """Deliveries that an earlier run had left."""
 
     @property
     def left(self) -> int:
@@ -58,6 +65,9 @@ class _Feed:
     source: Source
     skip_bad: bool
     stop_timeout: float
+    store: SqliteEventStore | None
+    restore: Restore | None
+    left_before: int = 0
     bytes_read: int = 0
     read: int = 0
     bad_lines: int = 0
@@ -75,8 +85,16 @@ class _Feed:
         self._shown = progress(self.source.name, self.source.size)
         try:
             with trio.open_signal_receiver(*_SIGNALS) as signals:
-                await self._carry(signals)
+                if self.store is None:
+                    await self._carry(signals)
+                else:
+                    await self._carry_with(self.store, signals)
+        except StoreError as error:
+            raise CommandError(str(error)) from None
         except BaseExceptionGroup as group:
+            of_store, others = group.split(StoreError)
+            if of_store is not None and others is None:
+                raise CommandError(_first_leaf(of_store)) from None
             self.has_failed = True
             say("triobus: a handler failed and ended the bus:")
             say("".join(traceback.format_exception(group)).rstrip())
@@ -84,6 +102,18 @@ class _Feed:
             raise CommandError(str(error)) from None
         finally:
             self.source.close()
+
+    async def _carry_with(self, store: SqliteEventStore, signals: AsyncIterator[int]) -> None:
+        """Go on from what the store has."""
+        self.bus.store = store
+        async with store:
+            last = await store.last_position()
+            for group in await store.groups():
+                finished = sum(end - first + 1 for first, end in group.ranges)
+                self.left_before += last - group.offset - finished
+            if self.restore is not None:
+                await self.restore(store)
+            await self._carry(signals)
 
     async def _carry(self, signals: AsyncIterator[int]) -> None:
         async with self.bus, trio.open_nursery() as nursery:
@@ -153,9 +183,34 @@ class _Feed:
         return State(self.bytes_read, self.read, statistics.handled, unsettled)
 
 
-def run(bus: EventBus, source: Source, *, skip_bad: bool, stop_timeout: float) -> Result:
-    """Publish what the source holds and return when all is handled, or a signal ended it."""
-    feed = _Feed(bus=bus, source=source, skip_bad=skip_bad, stop_timeout=stop_timeout)
+def _first_leaf(group: BaseExceptionGroup[BaseException]) -> str:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error)
+
+
+def run(
+    bus: EventBus,
+    source: Source,
+    *,
+    skip_bad: bool,
+    stop_timeout: float,
+    store: SqliteEventStore | None = None,
+    restore: Restore | None = None,
+) -> Result:
+    """Publish what the source holds and return when all is handled, or a signal ended it.
+
+    With a store `restore` is called with it before, so that the module can take up what it knew.
+    """
+    feed = _Feed(
+        bus=bus,
+        source=source,
+        skip_bad=skip_bad,
+        stop_timeout=stop_timeout,
+        store=store,
+        restore=restore,
+    )
     trio.run(feed.run)
     return Result(
         statistics=bus.statistics(),
@@ -164,4 +219,6 @@ def run(bus: EventBus, source: Source, *, skip_bad: bool, stop_timeout: float) -
         stopped_by=feed.stopped_by,
         is_input_bad=feed.is_input_bad,
         has_failed=feed.has_failed,
+        store=None if store is None else store.path,
+        left_before=feed.left_before,
     )

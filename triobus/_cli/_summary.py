@@ -54,6 +54,9 @@ def as_json(result: Result, rows: Rows | None) -> str:
             for name, group in statistics.groups.items()
         },
     }
+    if result.store is not None:
+        summary["store"] = result.store
+        summary["left_before"] = result.left_before
     if rows is not None:
         summary["report"] = rows
     return msgspec.json.format(msgspec.json.encode(summary).decode(), indent=2)
@@ -63,13 +66,17 @@ def as_text(result: Result, rows: Rows | None) -> str:
     """Return the summary as a person wants to read it."""
     statistics = result.statistics
     seconds = statistics.uptime_seconds
-    published = statistics.published - result.read
+    published = max(statistics.published - result.read, 0)  # what was stored before is not new
     lines = [
         f"events read: {result.read:,}, published by handlers: {published:,}, "
         f"seconds: {seconds:.2f}"
     ]
     if result.bad_lines:
         lines.append(f"bad lines: {result.bad_lines:,}")
+    if result.store is not None:
+        lines.append(
+            f"kept in {_cell(result.store)}; left over from before: {result.left_before:,}"
+        )
     if result.stopped_by is not None:
         lines.append(f"stopped by {result.stopped_by}; events left: {result.left:,}")
     groups: Rows = [
@@ -85,9 +92,9 @@ def as_text(result: Result, rows: Rows | None) -> str:
         }
         for name, group in statistics.groups.items()
     ]
-    lines += ["", *_table(groups)]
+    lines += ["", *table(groups)]
     if rows:
-        lines += ["", *_table(rows)]
+        lines += ["", *table(rows)]
     return "\n".join(lines)
 
 
@@ -104,7 +111,7 @@ def _duration(seconds: float | None) -> str:
     return f"{seconds * 1e6:.0f} us"
 
 
-def _table(rows: Rows) -> list[str]:
+def table(rows: Rows) -> list[str]:
     """Return lines with the first column at the left and the others at the right."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     cells = [names, *([_cell(row.get(name, "")) for name in names] for row in rows)]

@@ -146,9 +146,9 @@ class DeadLetters:
         for letter_id in chosen:
             if letter_id not in self._letters:
                 raise UnknownDeadLetter(
-                    f"there is no dead letter {letter_id!r}: it never was, or it has been replayed, "
-                    f"discarded or dropped; dead_letters.list() shows the {len(self._letters)} "
-                    "there are"
+                    f"there is no dead letter {letter_id!r}: it never was, or it has been "
+                    "replayed, discarded or dropped; dead_letters.list() shows the "
+                    f"{len(self._letters)} there are"
                 )
         return chosen
 

@@ -1,4 +1,4 @@
-"""Listening to a bus with a store: no publisher waits, for what there is no room for is read back."""
+"""Listening to a bus with a store: nobody waits, and what there is no room for is read back."""
 
 from collections import deque
 from typing import Any

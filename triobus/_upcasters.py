@@ -20,8 +20,8 @@ def upcaster(event_type: str, *, from_version: int) -> Callable[[_AnUpcaster], _
             return data | {"currency": "EUR"}
 
     It is called when an event of that version is read, and gets the event's own fields as JSON has
-    them: a Decimal, a date or a UUID is a string. The fields of `DomainEvent` stay as they are. What
-    it returns may have such types again. The upcasters of later versions follow, up to the
+    them: a Decimal, a date or a UUID is a string. The fields of `DomainEvent` stay as they are.
+    What it returns may have such types again. The upcasters of later versions follow, up to the
     `schema_version` of the class.
 
     Raises `InvalidOption` for a bad argument, or if another function does this already.

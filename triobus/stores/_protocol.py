@@ -5,7 +5,8 @@ SQL, files or one process. What users call is made of them here.
 
 - Commits come one at a time; other calls may come meanwhile.
 - A call that is cancelled has had its effect or has had none, and then it says so by raising.
-- Positions grow, and are given in the order of a transaction's appends.
+- Positions are 1, 2, 3 ... without gaps, given in the order of a transaction's appends. A store
+  whose own numbers have gaps counts its events besides.
 """
 
 from abc import ABC, abstractmethod
@@ -89,8 +90,8 @@ class EventStore(ABC):
 
         Returns for every append where its events are, or the `SequenceConflict` because of which
         this one append was left out. An event whose id the log has already is not stored again; an
-        append of nothing but such events does not conflict. It is not to be cancelled: where it waits,
-        it does so in a shielded scope.
+        append of nothing but such events does not conflict. It is not to be cancelled: where it
+        waits, it does so in a shielded scope.
         """
 
     @abstractmethod

@@ -107,7 +107,7 @@ class Journal:
             await self._store(entries, changes)
         except BaseException as error:  # noqa: BLE001  # each of them gets it
             for entry in entries:
-                entry.error = copy.copy(error) if isinstance(error, StoreError) else error
+                entry.error = _copied(error) if isinstance(error, StoreError) else error
             if self.observer is not None:
                 self.observer.give_back(changes, error)
         else:
@@ -139,3 +139,10 @@ class Journal:
                 entry.error = result
             else:
                 entry.placements = result
+
+
+def _copied(error: StoreError) -> StoreError:
+    """Return an error of its own for each task that raises it, and adds its traceback."""
+    copied = copy.copy(error)
+    copied.__cause__ = error.__cause__
+    return copied

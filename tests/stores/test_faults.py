@@ -1,0 +1,381 @@
+"""What disks and other programs do to a store. Every test shows that its fault has happened."""
+
+import json
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.events import Noted
+from triobus import (
+    EventBus,
+    SqliteEventStore,
+    StoreFull,
+    StoreInUse,
+    StoreIOError,
+    StoreReplaced,
+)
+from triobus.stores import _database
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def child(script: str, *arguments: object, **environment: str) -> list[object]:
+    """Run a script in a process of its own, and return what it has printed, as JSON."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def logged(path):
+    """Return the numbers in a store's log, read by another program."""
+    with closing(sqlite3.connect(path)) as connection:
+        return [n for (n,) in connection.execute("SELECT data ->> 'number' FROM events ORDER BY 1")]
+
+
+# Full disks
+
+needs_mount = pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("mount") is None, reason="mounting a small disk needs root"
+)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+@needs_mount
+async def test_a_full_disk_fails_exactly_its_publishes_and_the_bus_goes_on_when_there_is_room(
+    small_disk,
+):
+    handled, failed, causes = [], [], set()
+    bus = EventBus(SqliteEventStore(small_disk / "a.db"), workers=1)
+
+    async def note(event):
+        handled.append(event.number)
+
+    bus.subscribe(Noted, note)
+    ballast = small_disk / "ballast"
+    async with bus:
+        await bus.publish(Noted(0))
+        ballast.write_bytes(b"x" * (os.statvfs(small_disk).f_bavail * 4096 - 60_000))
+        for number in range(1, 100):
+            try:
+                await bus.publish(Noted(number, "x" * 2000))
+            except StoreFull as error:
+                causes.add(error.__cause__.sqlite_errorname)
+                failed.append(number)
+                if len(failed) == 3:
+                    break
+        assert (len(failed), causes) == (3, {"SQLITE_FULL"})
+        assert bus.health().status == "degraded"
+        ballast.unlink()
+        await bus.publish(Noted(200))
+        assert bus.health().status == "healthy"
+    expected = [n for n in range(failed[-1]) if n not in failed] + [200]
+    assert handled == expected
+    assert logged(small_disk / "a.db") == expected
+
+
+FILE_LIMIT = """
+import json, resource, signal, sys, trio
+from tests.events import Noted
+from triobus import EventBus, SqliteEventStore, StoreIOError
+
+async def main():
+    handled, failed = [], []
+    bus = EventBus(SqliteEventStore(sys.argv[1]), workers=1)
+    async def note(event):
+        handled.append(event.number)
+    bus.subscribe(Noted, note)
+    async with bus:
+        await bus.publish(Noted(0))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        for number in range(1, 100):
+            try:
+                await bus.publish(Noted(number, "x" * 2000))
+            except StoreIOError as error:
+                failed.append((number, error.__cause__.sqlite_errorname))
+                break
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+        await bus.publish(Noted(200))
+    print(json.dumps([handled, failed]))
+
+trio.run(main)
+"""
+
+
+def test_a_limit_of_file_sizes_is_an_error_of_the_disk_and_the_bus_goes_on(tmp_path):
+    ((handled, failed),) = child(FILE_LIMIT, tmp_path / "a.db")
+    ((number, name),) = failed
+    assert name == "SQLITE_IOERR_WRITE"
+    assert handled == [*range(number), 200]
+    assert logged(tmp_path / "a.db") == handled
+
+
+# Disks that refuse to sync
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory):
+    if shutil.which("gcc") is None:
+        pytest.skip("there is no gcc to make the disk fail with")
+    library = tmp_path_factory.mktemp("shim") / "shim.so"
+    source = Path(__file__).with_name("shim.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+def failing(script, path, shim, suffix):
+    """Run a script in which `fail(n)` lets the next n syncs of a file fail."""
+    count = path.parent / "count"
+    count.write_text("0")
+    prelude = f"""
+import json, os, sys, trio
+from tests.events import Noted
+from triobus import *
+from triobus.stores import _database
+
+def fail(times):
+    with open({str(count)!r}, "w") as file:
+        file.write(str(times))
+
+def left():
+    with open({str(count)!r}) as file:
+        return int(file.read())
+
+def say(*words):
+    print(json.dumps(words), flush=True)
+
+path = sys.argv[1]
+"""
+    return child(
+        prelude + script, path, LD_PRELOAD=str(shim), SHIM_SUFFIX=suffix, SHIM_COUNT=str(count)
+    )
+
+
+def test_a_commit_that_fails_to_sync_is_fenced_and_not_in_the_log_after_a_crash(tmp_path, shim):
+    script = """
+async def main():
+    handled = []
+    bus = EventBus(SqliteEventStore(path), workers=1)
+    async def note(event):
+        handled.append(event.number)
+    bus.subscribe(Noted, note)
+    async with bus:
+        await bus.publish(Noted(0))
+        await bus.wait_idle()
+        fail(1)
+        try:
+            await bus.publish(Noted(1))
+        except StoreIOError as error:
+            say(error.__cause__.sqlite_errorname, left())
+        await bus.wait_idle()
+        say(handled)
+        os._exit(0)
+
+trio.run(main)
+"""
+    found = failing(script, tmp_path / "a.db", shim, "-wal")
+    assert found == [["SQLITE_IOERR_FSYNC", 0], [[0]]]
+    assert logged(tmp_path / "a.db") == [0]
+
+
+def test_a_commit_whose_fence_fails_too_has_an_unknown_outcome_and_can_be_repeated(tmp_path, shim):
+    script = """
+async def main():
+    event = Noted(1)
+    handled = []
+    store = SqliteEventStore(path)
+    try:
+        async with EventBus(store) as bus:
+            await bus.publish(Noted(0))
+            await bus.wait_idle()
+            fail(2)
+            try:
+                await bus.publish(event)
+            except OutcomeUnknown as error:
+                say("unknown", left())
+            for _ in range(2):
+                try:
+                    await bus.publish(Noted(2))
+                except OutcomeUnknown:
+                    say("refused")
+    except OutcomeUnknown:
+        say("refused at the end")
+    async with EventBus(store) as bus:
+        await bus.publish(event)
+        await bus.publish(event)
+    async with store:
+        say([stored.event.number async for stored in store.read()])
+
+trio.run(main)
+"""
+    found = failing(script, tmp_path / "a.db", shim, "-wal")
+    assert found[:3] == [["unknown", 0], ["refused"], ["refused"]]
+    assert found[-1] == [[0, 1]]
+    assert logged(tmp_path / "a.db") == [0, 1]
+
+
+def test_a_checkpoint_that_fails_to_sync_loses_nothing_and_is_told(tmp_path, shim):
+    script = """
+_database._FRAMES_BEFORE_CHECKPOINT = 1
+
+async def main():
+    async with EventBus(SqliteEventStore(path)) as bus:
+        await bus.publish(Noted(0))
+        fail(1)
+        await bus.publish(Noted(1))
+        say(left(), bus.health().status, bus.health().reasons)
+        await bus.publish(Noted(2))
+        say(bus.health().status)
+
+trio.run(main)
+"""
+    found = failing(script, tmp_path / "a.db", shim, "a.db")
+    assert found[0][:2] == [0, "degraded"]
+    assert "checkpoint" in found[0][2][0]
+    assert found[1] == ["healthy"]
+    assert logged(tmp_path / "a.db") == [0, 1, 2]
+
+
+# Other programs
+
+
+LOCKER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute(sys.argv[2])
+connection.execute("SELECT count(*) FROM events").fetchall()
+print("locked", flush=True)
+sys.stdin.read()
+connection.execute("COMMIT")
+connection.close()
+"""
+
+
+def other_program(path, statement):
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOCKER, str(path), statement],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout.readline() == b"locked\n"
+    return process
+
+
+async def test_a_file_that_another_program_has_locked_is_told_and_the_bus_goes_on(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(_database, "_BUSY_SECONDS", 0.01)
+    async with EventBus(SqliteEventStore(tmp_path / "a.db")) as bus:
+        await bus.publish(Noted(0))
+        with other_program(tmp_path / "a.db", "BEGIN IMMEDIATE") as process:
+            with pytest.raises(StoreInUse, match="Another program") as caught:
+                await bus.publish(Noted(1))
+            assert caught.value.__cause__.sqlite_errorname.startswith("SQLITE_BUSY")
+            process.stdin.close()
+        await bus.publish(Noted(2))
+    assert logged(tmp_path / "a.db") == [0, 2]
+
+
+async def test_a_reader_that_never_ends_is_told_until_it_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(_database, "_FRAMES_BEFORE_CHECKPOINT", 1)
+    async with EventBus(SqliteEventStore(tmp_path / "a.db")) as bus:
+        await bus.publish(Noted(0))
+        with other_program(tmp_path / "a.db", "BEGIN") as process:
+            for number in range(1, 5):
+                await bus.publish(Noted(number))
+            (reason,) = bus.health().reasons
+            assert "a reader holds up the checkpoint" in reason
+            process.stdin.close()
+        for number in range(5, 7):
+            await bus.publish(Noted(number))
+        assert bus.health().status == "healthy"
+    assert logged(tmp_path / "a.db") == list(range(7))
+
+
+def _rename(path):
+    path.rename(path.with_name("moved.db"))
+
+
+def _replace(path):
+    path.with_name("new.db").write_bytes(b"")
+    path.with_name("new.db").replace(path)
+
+
+def _remove_wal(path):
+    path.with_name("a.db-wal").unlink()
+
+
+@pytest.mark.parametrize("harm", [Path.unlink, _rename, _replace, _remove_wal])
+async def test_a_store_that_is_removed_or_replaced_while_it_is_open_is_noticed(tmp_path, harm):
+    handled = []
+    bus = EventBus(SqliteEventStore(tmp_path / "a.db"))
+    bus.subscribe(Noted, lambda event: handled.append(event.number))
+    async with bus:
+        await bus.publish(Noted(0))
+        await bus.wait_idle()
+        harm(tmp_path / "a.db")
+        for _ in range(2):
+            with pytest.raises(StoreReplaced, match="open the store again"):
+                await bus.publish(Noted(1))
+        assert bus.health().status == "degraded"
+    assert handled == [0]
+
+
+async def test_a_commit_that_fails_by_a_broken_disk_does_not_lose_what_was_handled(
+    tmp_path, monkeypatch
+):
+    handled = []
+    store = SqliteEventStore(tmp_path / "a.db")
+    bus = EventBus(store, workers=1)
+
+    async def note(event):
+        handled.append(event.number)
+
+    bus.subscribe(Noted, note, name="note")
+    commit = store.journal._commit
+    is_broken = False
+
+    async def breakable(transaction):
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if is_broken:
+            raise StoreIOError("broken")
+        return await commit(transaction)
+
+    store.journal._commit = breakable
+    async with bus:
+        await bus.publish(Noted(0))
+        is_broken = True
+        with pytest.raises(StoreIOError):
+            await bus.wait_idle()
+        is_broken = False
+        await bus.wait_idle()
+    async with store:
+        assert (await store.statistics()).groups["default"].offset == 1
+    assert handled == [0]

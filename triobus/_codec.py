@@ -17,9 +17,10 @@ import dataclasses
 import math
 import re
 import reprlib
+import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from operator import attrgetter
 from typing import Annotated, Any
@@ -80,6 +81,9 @@ _BASE_FIELDS = attrs.fields_dict(DomainEvent)
 _ANYTHING = _Field.of(Any, is_required=False)
 _encode = msgspec.json.Encoder().encode
 _has_great_exponent = re.compile(rb"E[+-]\d{4}").search
+_has_long_number = re.compile(rb"[:,\[]-?\d{19}").search
+_INTEGERS = range(-(2**63), 2**64)
+_SIMPLE = frozenset([str, int, float, bool, Decimal, datetime, date, UUID, type(None)])
 
 
 @attrs.define(eq=False)
@@ -131,6 +135,10 @@ class _Plan:
     """The attributes that these names are the arguments of."""
     values: Callable[[DomainEvent], tuple[Any, ...]]
     """All that has to come back. Not by `==`, from which a class may except fields."""
+    integers: tuple[str, ...]
+    """The attributes that may be whole numbers."""
+    is_deep: bool
+    """Whether there may be whole numbers elsewhere in it."""
     shortcut: msgspec.json.Decoder[DomainEvent] | None
     """Makes an event at once, where that comes to the same as calling the class."""
 
@@ -149,12 +157,21 @@ class _Plan:
                 f"{fault}"
             )
         fields = attrs.fields(event_class)
+        members = _fields_of(event_class) | _STORED
+        hints = typing.get_type_hints(event_class)
+        own = {
+            field.name: _alternatives(hints.get(field.name, Any))
+            for field in fields
+            if field.name not in _BASE_FIELDS
+        }
         return cls(
             cls=event_class,
             version=version,
-            fields=_fields_of(event_class) | _STORED,
+            fields=members,
             names={field.alias or field.name: field.name for field in fields if field.init},
             values=attrgetter(*(field.name for field in fields if field.init or field.eq)),
+            integers=tuple(name for name, found in own.items() if int in found),
+            is_deep=not all(found <= _SIMPLE for found in own.values()),
             shortcut=(
                 msgspec.json.Decoder(event_class)
                 if all(map(_is_plain, fields)) and _is_made_plainly(event_class)
@@ -167,6 +184,16 @@ class _Plan:
             return _encode(event)
         return _encode({name: getattr(event, field) for name, field in self.names.items()})
 
+    def may_have_great_integer(self, event: DomainEvent, data: bytes) -> bool:
+        """Whether a whole number of more than 64 bits may be in an event, of which this is JSON."""
+        if self.is_deep and _has_long_number(data):
+            return True
+        for name in self.integers:
+            number = getattr(event, name)
+            if type(number) is int and number not in _INTEGERS:
+                return True
+        return False
+
     def read(self, members: Mapping[str, msgspec.Raw]) -> DomainEvent:
         """Return the event of a JSON object, or say what is wrong with it."""
         values = _read_object(members, self.fields, "", self.cls.__qualname__)
@@ -174,7 +201,7 @@ class _Plan:
             raise EventNotDecodable(fault)
         for name, value in values.items():
             for path, leaf in _leaves(_member("", name), value):
-                if isinstance(leaf, Decimal) and (fault := _fault_of_decimal(leaf)):
+                if isinstance(leaf, (Decimal, int)) and (fault := _fault_of(leaf)):
                     raise EventNotDecodable(f"{path}: found {_shown(leaf)}, {fault}")
         return _make(self.cls, values, "")[0]
 
@@ -187,7 +214,7 @@ class _Plan:
             return None
         try:
             event = self.shortcut.decode(data)
-            if event.occurred_at.tzinfo is not UTC:
+            if event.occurred_at.tzinfo is not UTC or self.may_have_great_integer(event, data):
                 return None
             metadata: Mapping[str, str] = _NO_METADATA
             if event.metadata:
@@ -206,8 +233,8 @@ class _Plan:
 class EventCodec:
     """Makes JSON of events, for a store to keep, and events of what is kept.
 
-    An event that would not come back equal is refused when it is written, and so are numbers of
-    more than 4,300 digits, a Decimal beyond the range of decimal128, NUL in any string, and
+    An event that would not come back equal is refused when it is written, and so are whole numbers
+    of more than 64 bits, a Decimal beyond the range of decimal128, NUL in any string, and
     metadata of more than 64 keys, or of more than 1,024 characters in a key or value. What is read
     may come from anywhere: nothing is imported or evaluated, and whatever it is, it becomes an
     event or `EventNotDecodable`. Of a key that a JSON object has twice, the last one counts.
@@ -242,6 +269,7 @@ class EventCodec:
                 and not (event.metadata and _fault_of_metadata(event.metadata))
                 # Text may look like these, so a look at the values themselves decides.
                 and not (_has_great_exponent(data) and _fault_of_leaves(plan, event))
+                and not (plan.may_have_great_integer(event, data) and _fault_of_leaves(plan, event))
                 and not (b"\\u0000" in data and _fault_of_leaves(plan, event))
             ):
                 return data
@@ -312,6 +340,12 @@ class EventCodec:
             raise EventNotEncodable(str(error)) from error.__cause__
         self._plans[cls] = plan
         return plan
+
+
+def _alternatives(hint: Any) -> frozenset[Any]:
+    """Return the types of which a value may be."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return frozenset(typing.get_args(hint)) if is_union else frozenset([hint])
 
 
 def _by_event_type(types: Iterable[type[DomainEvent]]) -> dict[str, type[DomainEvent]]:
@@ -537,11 +571,8 @@ def _fault_of(value: Any) -> str:
         return _fault_of_decimal(value)
     if isinstance(value, float) and not math.isfinite(value):
         return "and JSON has no such number: give a finite one, or None"
-    if isinstance(value, int):
-        try:
-            _encode(value)
-        except ValueError:
-            return "a number of more digits than can be read again: give it as a str"
+    if isinstance(value, int) and value not in _INTEGERS:
+        return "a whole number of more than 64 bits: give it as a str or a Decimal"
     return ""
 
 

@@ -26,6 +26,7 @@ from triobus._errors import (
     BusFull,
     DuplicateName,
     InvalidOption,
+    StoreError,
     WouldDeadlock,
 )
 from triobus._events import DomainEvent, Published, published, with_cause
@@ -242,13 +243,17 @@ class EventBus:
         assert self._manager is not None
         is_own = exc is not None and not _is_cancellation(exc)
         into_nursery = None if is_own else exc
+        unrecorded: StoreError | None = None
         try:
             if self._state == "running" and (exc is None or isinstance(exc, Exception)):
                 await self._wind_down(drain=True, timeout=None)
             elif exc is not None and not isinstance(exc, Exception):
                 self._cancel()
+        except StoreError as error:
+            unrecorded = error
         except BaseException as error:  # noqa: BLE001  # the nursery gets it and decides
             into_nursery = error
+        failure: BaseException | None = None
         try:
             # It suppresses nothing: its own scope is cancelled only by an error, which it raises.
             await self._manager.__aexit__(
@@ -256,18 +261,23 @@ class EventBus:
                 into_nursery,
                 None if into_nursery is None else into_nursery.__traceback__,
             )
-        except BaseException as error:
-            if is_own:
-                assert exc is not None
-                raise BaseExceptionGroup("the block and its bus failed", [exc, error]) from None
-            raise
+        except BaseException as error:  # noqa: BLE001  # it is raised below
+            failure = error
+        try:
+            await self._detach()
+        except StoreError as error:
+            unrecorded = error
         finally:
-            try:
-                await self._detach()
-            finally:
-                self._close()
-        if into_nursery is not None and into_nursery is not exc:
-            raise into_nursery
+            self._close()
+        failure = failure or (None if into_nursery is exc else into_nursery)
+        if unrecorded is not None and (failure is not None or not (is_own or exc is None)):
+            logger.error("what was finished at the end could not be recorded: %s", unrecorded)
+        failure = failure or (unrecorded if is_own or exc is None else None)
+        if failure is not None and is_own:
+            assert exc is not None
+            raise BaseExceptionGroup("the block and its bus failed", [exc, failure]) from None
+        if failure is not None and failure is not exc:
+            raise failure
 
     async def run(
         self, *, task_status: trio.TaskStatus["EventBus"] = trio.TASK_STATUS_IGNORED

@@ -29,6 +29,9 @@ from triobus.stores import EventStore
 from triobus.stores._protocol import BATCH
 from triobus.stores._values import Attempts, GroupChange, GroupRecord, Record
 
+_REFILL = 32
+"""How many events of one aggregate are read at a time: few, for they would only line up again."""
+
 
 @attrs.define(eq=False)
 class Feed:
@@ -61,11 +64,6 @@ class Feed:
     """The task that reads, while it waits for something to do."""
 
     # Where it stands
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether there are events that it has yet to look at."""
-        return self.is_active and (self.read_to < self.last or bool(self._skipped))
 
     @property
     def unread(self) -> int:
@@ -256,7 +254,7 @@ class Feed:
 
     async def _refill(self, key: str) -> None:
         """Read on for an aggregate whose lane has become free."""
-        limit = int(min(self._room(), BATCH))
+        limit = int(min(self._room(), _REFILL))
         up_to = self.read_to
         records = await self._store.fetch(self._skipped[key] - 1, limit, up_to, aggregate_id=key)
         added = self.shell.lanes.added

@@ -62,9 +62,9 @@ class Recorder:
                     "of its own"
                 )
             await self.store.claim()
-            self.last = await self.store.last_position()
-            self.letters.restore(await self.store.letter_keys())
-            self._stored = {record.name: record for record in await self.store.groups()}
+            last = await self.store.last_position()
+            keys = await self.store.letter_keys()
+            groups = await self.store.groups()
             if self.store.journal.observer is not None:
                 raise StoreInUse(f"{self.store!r} was given to two buses that start at once")
         except BaseException:
@@ -72,6 +72,9 @@ class Recorder:
             raise
         self.store.journal.observer = self
         self.is_attached = True
+        self.last = last
+        self.letters.restore(keys)
+        self._stored = {record.name: record for record in groups}
         for feed in self.feeds.values():
             self._take_up(feed)
 
@@ -157,9 +160,7 @@ class Recorder:
                 try:
                     await self.store.journal.flush()
                 except StoreError as error:
-                    logger.error(
-                        "what is finished could not be recorded yet: %s", error
-                    )  # no traceback: the message says all
+                    logger.warning("what is finished could not be recorded yet: %s", error)
 
     async def flush(self) -> None:
         """Wait until everything that is finished is recorded. Raises `StoreError`."""

@@ -6,11 +6,12 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.events import Noted
 from triobus import (
@@ -379,3 +380,58 @@ async def test_a_commit_that_fails_by_a_broken_disk_does_not_lose_what_was_handl
     async with store:
         assert (await store.statistics()).groups["default"].offset == 1
     assert handled == [0]
+
+
+@asynccontextmanager
+async def bus_that_cannot_record(path):
+    """Run a bus whose store fails for good after one event was handled."""
+    store = SqliteEventStore(path)
+    bus = EventBus(store)
+
+    async def note(event):
+        commit.is_broken = True
+
+    async def commit(transaction):
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        if commit.is_broken:
+            raise StoreIOError("broken for good")
+        return await whole(transaction)
+
+    whole, store.journal._commit, commit.is_broken = store.journal._commit, commit, False
+    bus.subscribe(Noted, note)
+    async with bus:
+        await bus.publish(Noted(0))
+        yield bus
+
+
+async def test_what_cannot_be_recorded_at_a_clean_end_is_an_error_as_itself(tmp_path):
+    with pytest.raises(StoreIOError, match="broken for good"):
+        async with bus_that_cannot_record(tmp_path / "a.db"):
+            pass
+
+
+async def test_what_cannot_be_recorded_leaves_together_with_the_error_of_the_block(tmp_path):
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with bus_that_cannot_record(tmp_path / "a.db"):
+            raise KeyError("mine")
+    assert caught.group_contains(KeyError, match="mine")
+    assert caught.group_contains(StoreIOError, match="broken for good")
+
+
+async def test_cancellation_goes_on_though_something_cannot_be_recorded(tmp_path, caplog):
+    with trio.CancelScope() as scope:
+        async with bus_that_cannot_record(tmp_path / "a.db") as bus:
+            await trio.testing.wait_all_tasks_blocked()
+            assert bus.health().status == "degraded"
+            scope.cancel()
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert "could not be recorded: broken for good" in caplog.text
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.db"]
+
+
+async def test_a_bus_can_be_stopped_though_something_cannot_be_recorded(tmp_path):
+    async with bus_that_cannot_record(tmp_path / "a.db") as bus:
+        with pytest.raises(StoreIOError, match="broken for good"):
+            await bus.stop()
+        assert bus.health().status == "stopped"

@@ -296,6 +296,32 @@ async def test_an_append_that_waits_for_a_commit_can_be_cancelled_and_one_in_it_
         assert await numbers(store.read()) == [1, 3]
 
 
+async def test_an_append_that_shares_the_commit_of_another_completes_when_it_is_cancelled(
+    new_store,
+):
+    stored, scopes = [], [trio.CancelScope() for _ in range(3)]
+    async with new_store() as store:
+        commit = store.journal._commit
+
+        async def cancelling(transaction):
+            for scope in scopes:
+                scope.cancel()
+            return await commit(transaction)
+
+        async def append(number):
+            with scopes[number]:
+                await store.append([Noted(number)])
+                stored.append(number)
+
+        await store.claim()
+        store.journal._commit = cancelling
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                nursery.start_soon(append, number)
+        assert sorted(stored) == sorted(await numbers(store.read()))
+        assert sorted(stored) == [0, 1, 2]
+
+
 async def test_a_failing_commit_fails_its_own_appends_and_no_others(new_store):
     outcomes = {}
     async with new_store() as store:

@@ -16,6 +16,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from triobus._alarm import Alarm
 from triobus._delivery import Carriage, Watch
 from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent
@@ -60,8 +61,8 @@ class Feed:
     _refills: dict[str, None] = attrs.field(factory=dict)
     """Those of them whose lane has become free."""
     _plans: dict[type | str, tuple[Subscription, ...]] = attrs.field(factory=dict)
-    _task: trio.lowlevel.Task | None = None
-    """The task that reads, while it waits for something to do."""
+    _alarm: Alarm = attrs.field(factory=Alarm)
+    """Rings when there may be something to read, and room for it."""
 
     # Where it stands
 
@@ -95,7 +96,7 @@ class Feed:
                 self.read_to = 0 if self._from_beginning else self.last
                 self.progress = Progress(self.read_to, is_changed=True)
                 self._on_change()
-            self.wake()
+            self._alarm.ring()
 
     # Out: what is finished
 
@@ -105,7 +106,7 @@ class Feed:
         if self._skipped and key in self._skipped and not self.shell.lanes.has_lane(key):
             assert key is not None
             self._refills[key] = None
-            self.wake()
+            self._alarm.ring()
         if carriage.letter_id is None:
             assert carriage.position is not None
             self.progress.finish(carriage.position)
@@ -165,7 +166,7 @@ class Feed:
         if self.read_to < self.last:
             if watch is not None:
                 self._watched[first] = watch
-            self.wake()
+            self._alarm.ring()
         self.shell.wake()
         self.shell.notice_quiet()
 
@@ -190,37 +191,21 @@ class Feed:
             while True:
                 is_wanted = bool(self._refills) or (self.is_active and self.read_to < self.last)
                 if not (is_wanted and self._has_room()):
-                    await self._sleep()
+                    await self._alarm.sleep()
                 elif self._refills:
                     await self._refill(next(iter(self._refills)))
                 else:
                     await self._read_on()
 
-    @enable_ki_protection
-    def wake(self) -> None:
-        """Look again whether there is something to read, and room for it."""
-        if self._task is not None:
-            task, self._task = self._task, None
-            trio.lowlevel.reschedule(task)
-
     def notice_room(self) -> None:
         """There is the room that the feed waits for."""
         self.shell.admits_at = -1
-        self.wake()
+        self._alarm.ring()
 
     def notice_idle(self) -> None:
         """A worker finds nothing ready; if that is for want of room, make some."""
         if self.shell.admits_at >= 0:
-            self.wake()
-
-    async def _sleep(self) -> None:
-        self._task = trio.lowlevel.current_task()
-
-        def abort(_: Any) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+            self._alarm.ring()
 
     def _room(self) -> float:
         return max(self.shell.buffer - self.shell.lanes.held, 0)

@@ -13,6 +13,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from triobus._alarm import Alarm
 from triobus._errors import StoreError, StoreInUse
 from triobus._events import DomainEvent
 from triobus._feed import Feed
@@ -42,7 +43,7 @@ class Recorder:
     """Why the last commit failed, if it did."""
     is_attached: bool = attrs.field(default=False, init=False)
     _stored: dict[str, GroupRecord] = attrs.field(factory=dict, init=False)
-    _task: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    _alarm: Alarm = attrs.field(factory=Alarm, init=False)
     _is_wanted: bool = attrs.field(default=False, init=False)
     _is_storing: bool = attrs.field(default=False, init=False)
     """Whether what was collected is on its way."""
@@ -130,9 +131,8 @@ class Recorder:
     def note_change(self) -> None:
         """There is something to be recorded: by whoever leads the journal, or by the recorder."""
         self._is_wanted = True
-        if self._task is not None and not self.store.journal.is_busy:
-            task, self._task = self._task, None
-            trio.lowlevel.reschedule(task)
+        if not self.store.journal.is_busy:
+            self._alarm.ring()
 
     def released(self) -> None:
         """Nobody leads the journal any more."""
@@ -149,7 +149,7 @@ class Recorder:
         task_status.started()
         while True:
             if not self._is_wanted or self.store.journal.is_busy:
-                await self._sleep()
+                await self._alarm.sleep()
             # A failure is not tried again until something happens that may go better.
             self._is_wanted = False
             await trio.lowlevel.checkpoint()
@@ -167,15 +167,6 @@ class Recorder:
         await trio.lowlevel.checkpoint()
         while self.is_pending:
             await self.store.journal.flush()
-
-    async def _sleep(self) -> None:
-        self._task = trio.lowlevel.current_task()
-
-        def abort(_: Any) -> trio.lowlevel.Abort:
-            self._task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
 
     # What the journal asks
 

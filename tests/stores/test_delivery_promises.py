@@ -1,7 +1,10 @@
 """What a bus with a store promises beyond what every bus does, whichever store it is."""
 
+import json
 import math
 from contextlib import asynccontextmanager
+from typing import ClassVar
+from uuid import UUID, uuid4
 
 import attrs
 import pytest
@@ -13,6 +16,7 @@ from triobus import (
     BusClosed,
     DomainEvent,
     EventBus,
+    EventNotEncodable,
     InvalidOption,
     MemoryEventStore,
     Retry,
@@ -22,7 +26,9 @@ from triobus import (
     StoreInUse,
     UnknownSubscription,
     current_delivery,
+    upcaster,
 )
+from triobus.stores._values import Append, NewRecord, Transaction
 
 
 class Handled(list):
@@ -158,6 +164,19 @@ async def test_a_failing_commit_fails_its_publishes_none_is_delivered_and_the_bu
         assert bus.health().status == "healthy"
     assert sorted(failures) == list(range(5))
     assert handled == [9]
+
+
+@pytest.mark.parametrize("key", ["nul \0", "half \ud800", "x" * 2_000_000])
+async def test_an_event_that_would_not_come_back_is_refused_where_it_is_published(new_store, key):
+    store, handled = new_store(), Handled()
+    async with subscribed(store, handled) as bus:
+        with pytest.raises(EventNotEncodable):
+            await bus.publish(Noted(1, key))
+        with pytest.raises(EventNotEncodable):
+            await bus.publish_many([Noted(2), Noted(3, key)])
+        await bus.publish(Noted(4))
+        assert [stored.event.number async for stored in store.read()] == [4]
+    assert handled == [4]
 
 
 async def test_handlers_publish_with_cause_and_without_deadlock(new_store):
@@ -745,6 +764,25 @@ async def test_with_raise_the_error_ends_the_bus_and_the_event_is_delivered_on_t
     assert handled == [1]
 
 
+class Steps(trio.abc.Instrument):
+    count = 0
+
+    def before_task_step(self, task):
+        self.count += 1
+
+
+async def test_a_durable_bus_with_nothing_to_do_takes_no_step(new_store, autojump_clock):
+    async with subscribed(new_store(), Handled()) as bus:
+        await bus.publish_many([Noted(n) for n in range(10)])
+        await bus.wait_idle()
+        await trio.testing.wait_all_tasks_blocked()
+        steps = Steps()
+        trio.lowlevel.add_instrument(steps)
+        await trio.sleep(24 * 3600)
+        trio.lowlevel.remove_instrument(steps)
+        assert steps.count <= 1  # this task's own
+
+
 # Listening
 
 
@@ -822,11 +860,59 @@ async def test_a_row_that_cannot_be_decoded_is_a_dead_letter_and_the_group_goes_
     assert handled == [1, 3]
 
 
+async def test_two_classes_of_one_type_are_a_dead_letter_that_names_both(new_store):
+    @attrs.frozen
+    class One(DomainEvent):
+        event_type: ClassVar[str] = "delivery.twice"
+        number: int = 0
+
+    @attrs.frozen
+    class Two(DomainEvent):
+        event_type: ClassVar[str] = "delivery.twice"
+        number: int = 0
+
+    async with new_store() as store:
+        await store.append([One(1), Noted(2)])
+    handled = Handled()
+    bus = EventBus(new_store())
+    bus.group("all", start="beginning").subscribe((One, Noted), handled, name="handler")
+    async with bus:
+        await bus.wait_idle()
+        (letter,) = await bus.dead_letters.list()
+        assert "One and" in letter.message
+        assert "Two" in letter.message
+        await bus.publish(One(3))  # it has not to be read
+        await bus.wait_idle()
+    assert handled == [2, 3]
+
+
+@attrs.frozen
+class Renamed(DomainEvent):
+    event_type: ClassVar[str] = "delivery.renamed"
+    schema_version: ClassVar[int] = 2
+    number: int
+
+
+@upcaster("delivery.renamed", from_version=1)
+def _rename(data):
+    return {"number": data["count"]}
+
+
+async def test_an_event_of_an_older_version_is_handled_as_one_of_today(new_store):
+    store, handled = new_store(), Handled()
+    async with store:
+        base = {"event_id": str(UUID(int=7)), "occurred_at": "2020-01-01T00:00:00Z"}
+        await _store_foreign(store, "delivery.renamed", json.dumps(base | {"count": 5}))
+        (found,) = [stored.event async for stored in store.read()]
+        assert (found.number, found.event_id) == (5, UUID(int=7))
+    bus = EventBus(new_store())
+    bus.group("all", start="beginning").subscribe(Renamed, handled)
+    async with bus:
+        pass
+    assert handled == [5]
+
+
 async def _store_foreign(store, event_type, data, aggregate_id=None):
-    from uuid import uuid4
-
-    from triobus.stores._values import Append, NewRecord, Transaction
-
     record = NewRecord(uuid4(), event_type, 1, aggregate_id, data.encode())
     await store.claim()
     await store.commit(Transaction([Append([record])]))

@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from tests.events import Noted, Other, SpecialNoted
 from triobus import DomainEvent, EventBus, Group, Retry, Subscription
-from triobus._delivery import Carriage, Lanes
+from triobus._delivery import Carriage, Lanes, StoredLanes
 
 NO_JITTER = Retry(attempts=3, delay=1.0, factor=2.0, jitter=0)
 
@@ -44,6 +44,13 @@ def lanes_with(
     lanes = Lanes(is_ordered=is_ordered)
     for number, key in enumerate(keys):
         lanes.add(Noted(number, key), key, plan or (subscription(),))
+    return lanes
+
+
+def stored_lanes_with(*keys: str) -> StoredLanes:
+    lanes = StoredLanes()
+    events = [Noted(number, key) for number, key in enumerate(keys)]
+    lanes.add_stored(events, keys, (subscription(),), None, 1)
     return lanes
 
 
@@ -238,7 +245,7 @@ def test_a_replay_keeps_its_place_in_its_aggregate_though_lanes_are_not_ordered(
 
 
 def test_what_lines_up_behind_busy_and_waiting_deliveries_can_be_given_up() -> None:
-    lanes = lanes_with("a", "a", "b", "a", "b", "c")
+    lanes = stored_lanes_with("a", "a", "b", "a", "b", "c")
     busy, waiting, alone = (take(lanes) for _ in range(3))
     lanes.fail(waiting, OSError(), now=0.0)
     assert lanes.ready == 0
@@ -253,7 +260,7 @@ def test_what_lines_up_behind_busy_and_waiting_deliveries_can_be_given_up() -> N
 
 
 def test_a_lane_with_something_that_no_store_has_is_not_given_up() -> None:
-    lanes = lanes_with("a", "a")
+    lanes = stored_lanes_with("a", "a")
     busy = take(lanes)
     lanes.add(Noted(2, "a"), "a", (subscription(),), letter_id=7)
     assert lanes.take() is None
@@ -263,9 +270,9 @@ def test_a_lane_with_something_that_no_store_has_is_not_given_up() -> None:
 
 
 def test_a_delivery_that_comes_with_a_time_waits_for_it_with_its_lane() -> None:
-    lanes = Lanes()
-    carriage = lanes.add(Noted(0, "a"), "a", (subscription(),), position=1)
-    lanes.postpone(carriage, 2, 10.0)
+    lanes = StoredLanes()
+    lanes.add(Noted(0, "a"), "a", (subscription(),), position=1)
+    lanes.postpone(2, 10.0, ("another",))
     lanes.add(Noted(1, "a"), "a", (subscription(),), position=2)
     lanes.add(Noted(2, "b"), "b", (subscription(),), position=3)
     assert lanes.next_due() == 10.0
@@ -284,10 +291,10 @@ def test_a_delivery_that_comes_with_a_time_waits_for_it_with_its_lane() -> None:
 
 
 def test_a_time_that_has_come_while_the_delivery_was_queued_is_no_reason_to_wait() -> None:
-    lanes = lanes_with("a")
+    lanes = stored_lanes_with("a")
     first = take(lanes)
-    carriage = lanes.add(Noted(1, "a"), "a", (subscription(),))
-    lanes.postpone(carriage, 1, 10.0)
+    lanes.add(Noted(1, "a"), "a", (subscription(),))
+    lanes.postpone(1, 10.0, ())
     assert lanes.take() is None
     lanes.release(10.0)
     lanes.advance(first)

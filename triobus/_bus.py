@@ -134,6 +134,7 @@ class EventBus:
         self.dead_letters = self._dead_letters_of(self._letters)
         for shell in self._intake.shells.values():
             self._make_durable(shell)
+        self._intake.forget_routes()
 
     def _make_durable(self, shell: GroupShell) -> None:
         if self._recorder is not None:

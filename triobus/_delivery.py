@@ -58,20 +58,31 @@ class Carriage:
     """Which subscription of the plan is next."""
     attempt: int = 0
     """How many attempts that subscription has had."""
-    position: int | None = None
-    """Its place in a store's log."""
-    due: float | None = None
-    """When its first attempt here may be made, if that is not at once."""
-    done: tuple[str, ...] = ()
-    """The subscriptions that were done with the event before it was read back."""
-    is_recorded: bool = False
-    """Whether the store has been told of its attempts."""
     _follower: "Carriage | None" = None
 
     @property
     def subscription(self) -> Subscription:
         """The subscription whose turn it is."""
         return self.plan[self.index]
+
+    @property
+    def position(self) -> int | None:
+        """Its place in a store's log."""
+        return None
+
+
+@attrs.define(eq=False)
+class StoredCarriage(Carriage):
+    """A delivery of an event that a store has. What it has more would cost every delivery speed."""
+
+    position: int | None = None
+    """Its place in the store's log."""
+    due: float | None = None
+    """When its first attempt here may be made, if that is not at once."""
+    done: tuple[str, ...] = ()
+    """The subscriptions that were done with the event before it was read back."""
+    is_recorded: bool = False
+    """Whether the store has been told of its attempts."""
 
 
 @attrs.define(eq=False)
@@ -87,8 +98,6 @@ class Lanes:
     _queue: deque[Carriage] = attrs.field(factory=deque)
     _resumed: list[tuple[int, Carriage]] = attrs.field(factory=list)
     _waiting: list[tuple[float, int, Carriage]] = attrs.field(factory=list)
-    _announced: list[float] = attrs.field(factory=list)
-    _now: float = 0.0
     _tails: dict[str, Carriage] = attrs.field(factory=dict)
 
     @property
@@ -119,26 +128,27 @@ class Lanes:
         watch: Watch | None = None,
         letter_id: int | None = None,
         position: int | None = None,
-    ) -> Carriage:
+    ) -> None:
         """Queue a delivery of `event` to the subscriptions of `plan`, in the lane of `key`.
 
-        The plan is not empty.
+        The plan is not empty. The position is for those with a store.
         """
         self.added += 1
         self.held += 1
         if not self.is_ordered and letter_id is None:
             key = None  # but replays go in their order, in any group
-        carriage = Carriage(event, key, plan, self.added, watch, letter_id, position=position)
-        self._queue.append(carriage)
-        return carriage
+        self._queue.append(self._carriage(event, key, plan, watch, letter_id, position))
 
-    def postpone(self, carriage: Carriage, attempt: int, due: float | None) -> None:
-        """Let a delivery that has just been added go on after `attempt`, at `due`."""
-        carriage.attempt = attempt
-        carriage.is_recorded = True
-        if due is not None:
-            carriage.due = due
-            heappush(self._announced, due)
+    def _carriage(
+        self,
+        event: DomainEvent,
+        key: str | None,
+        plan: tuple[Subscription, ...],
+        watch: Watch | None,
+        letter_id: int | None,
+        position: int | None,  # noqa: ARG002  # for those with a store
+    ) -> Carriage:
+        return Carriage(event, key, plan, self.added, watch, letter_id)
 
     def add_many(
         self,
@@ -146,40 +156,20 @@ class Lanes:
         keys: Iterable[str | None],
         plan: tuple[Subscription, ...],
         watch: Watch | None = None,
-        first_position: int | None = None,
     ) -> None:
         """Queue a delivery for each of `events`, in the lanes of their `keys`."""
         if not self.is_ordered:
             keys = repeat(None)
         numbers = count(self.added + 1)
-        if first_position is None:
-            self._queue.extend(map(Carriage, events, keys, repeat(plan), numbers, repeat(watch)))
-        else:
-            positions = count(first_position)
-            self._queue.extend(
-                map(
-                    Carriage,
-                    events,
-                    keys,
-                    repeat(plan),
-                    numbers,
-                    repeat(watch),
-                    repeat(None),
-                    repeat(0),
-                    repeat(0),
-                    positions,
-                )
-            )
+        self._queue.extend(map(Carriage, events, keys, repeat(plan), numbers, repeat(watch)))
         self.added += len(events)
         self.held += len(events)
 
     def take(self) -> Carriage | None:
         """Return the oldest delivery that is ready, now in flight, or None."""
-        while self._resumed:
-            carriage = heappop(self._resumed)[1]
-            if carriage.due is None or self._is_due(carriage):
-                self.held -= 1
-                return carriage
+        if self._resumed:
+            self.held -= 1
+            return heappop(self._resumed)[1]
         queue = self._queue
         tails = self._tails
         while queue:
@@ -191,45 +181,9 @@ class Lanes:
                 if tail is not None:
                     tail._follower = carriage
                     continue
-            if carriage.due is not None and not self._is_due(carriage):
-                continue
             self.held -= 1
             return carriage
         return None
-
-    def _is_due(self, carriage: Carriage) -> bool:
-        """Whether a delivery may begin that came with a time; if not, it waits from now on."""
-        due, carriage.due = carriage.due, None
-        if due is None or due <= self._now:
-            return True
-        heappush(self._waiting, (due, carriage.number, carriage))
-        return False
-
-    def spill(self, in_flight: Iterable[Carriage]) -> list[Carriage]:
-        """Give up what lines up behind busy and waiting deliveries, and return it.
-
-        Nothing is ready, so that every delivery of such an aggregate is in its lane. Lanes with
-        something in them that a store does not have, a replay or an attempt, are left alone.
-        """
-        spilled: list[Carriage] = []
-        for head in (*in_flight, *(carriage for _, _, carriage in self._waiting)):
-            line = []
-            follower = head._follower
-            while follower is not None:
-                line.append(follower)
-                follower = follower._follower
-            if line and all(c.letter_id is None and not c.is_recorded for c in line):
-                assert head.key is not None
-                head._follower = None
-                self._tails[head.key] = head
-                spilled.extend(line)
-        self.added -= len(spilled)
-        self.held -= len(spilled)
-        return spilled
-
-    def has_lane(self, key: str | None) -> bool:
-        """Whether a delivery of an aggregate has been taken and is not finished."""
-        return key in self._tails
 
     def put_back(self, carriage: Carriage) -> None:
         """Make a delivery ready again that was taken and not begun."""
@@ -269,14 +223,118 @@ class Lanes:
 
     def next_due(self) -> float | None:
         """Return when the next retry is due, or None."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def release(self, now: float) -> None:
+        """Make every delivery whose retry is due ready again."""
+        while self._waiting and self._waiting[0][0] <= now:
+            _, number, carriage = heappop(self._waiting)
+            heappush(self._resumed, (number, carriage))
+
+
+@attrs.define(eq=False)
+class StoredLanes(Lanes):
+    """The lanes of a group whose events a store has."""
+
+    _announced: list[float] = attrs.field(factory=list)
+    """When deliveries may begin that came with a time."""
+    _now: float = 0.0
+
+    def _carriage(
+        self,
+        event: DomainEvent,
+        key: str | None,
+        plan: tuple[Subscription, ...],
+        watch: Watch | None,
+        letter_id: int | None,
+        position: int | None,
+    ) -> StoredCarriage:
+        return StoredCarriage(event, key, plan, self.added, watch, letter_id, position=position)
+
+    def add_stored(
+        self,
+        events: Sequence[DomainEvent],
+        keys: Iterable[str | None],
+        plan: tuple[Subscription, ...],
+        watch: Watch | None,
+        first: int,
+    ) -> None:
+        """Queue a delivery for each of `events`, which the store has from position `first`."""
+        if not self.is_ordered:
+            keys = repeat(None)
+        numbers = count(self.added + 1)
+        defaults = repeat(None), repeat(0), repeat(0), repeat(None)
+        self._queue.extend(
+            map(
+                StoredCarriage,
+                events,
+                keys,
+                repeat(plan),
+                numbers,
+                repeat(watch),
+                *defaults,
+                count(first),
+            )
+        )
+        self.added += len(events)
+        self.held += len(events)
+
+    def postpone(self, attempt: int, due: float | None, done: tuple[str, ...]) -> None:
+        """Let the delivery that was added last go on after `attempt`, at `due`."""
+        carriage = self._queue[-1]
+        assert isinstance(carriage, StoredCarriage)
+        carriage.attempt = attempt
+        carriage.done = done
+        carriage.is_recorded = True
+        if due is not None:
+            carriage.due = due
+            heappush(self._announced, due)
+
+    def take(self) -> Carriage | None:
+        """Return the oldest delivery that is ready, now in flight, or None."""
+        while (carriage := super().take()) is not None:
+            assert isinstance(carriage, StoredCarriage)
+            due, carriage.due = carriage.due, None
+            if due is None or due <= self._now:
+                break
+            self.held += 1
+            heappush(self._waiting, (due, carriage.number, carriage))
+        return carriage
+
+    def next_due(self) -> float | None:
+        """Return when the next retry is due, or None."""
         dues = [*self._announced[:1], *(due for due, _, _ in self._waiting[:1])]
-        return min(dues) if dues else None
+        return min(dues, default=None)
 
     def release(self, now: float) -> None:
         """Make every delivery whose retry is due ready again."""
         self._now = now
         while self._announced and self._announced[0] <= now:
             heappop(self._announced)
-        while self._waiting and self._waiting[0][0] <= now:
-            _, number, carriage = heappop(self._waiting)
-            heappush(self._resumed, (number, carriage))
+        super().release(now)
+
+    def spill(self, in_flight: Iterable[Carriage]) -> list[StoredCarriage]:
+        """Give up what lines up behind busy and waiting deliveries, and return it.
+
+        Nothing is ready, so that every delivery of such an aggregate is in its lane. Lanes with
+        something in them that a store does not have, a replay or an attempt, are left alone.
+        """
+        spilled: list[StoredCarriage] = []
+        for head in (*in_flight, *(carriage for _, _, carriage in self._waiting)):
+            line = []
+            follower = head._follower
+            while isinstance(follower, StoredCarriage):
+                line.append(follower)
+                follower = follower._follower
+            if line and all(c.letter_id is None and not c.is_recorded for c in line):
+                assert head.key is not None
+                head._follower = None
+                self._tails[head.key] = head
+                spilled.extend(line)
+        self.added -= len(spilled)
+        self.held -= len(spilled)
+        return spilled
+
+    def has_lane(self, key: str | None) -> bool:
+        """Whether a delivery of an aggregate has been taken and is not finished."""
+        return key in self._tails

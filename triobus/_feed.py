@@ -17,7 +17,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._alarm import Alarm
-from triobus._delivery import Carriage, Watch
+from triobus._delivery import Carriage, StoredCarriage, StoredLanes, Watch
 from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent
 from triobus._group import GroupShell
@@ -44,6 +44,8 @@ class Feed:
     """Called when there is something to be recorded."""
     _from_beginning: bool
     """Whether a new group begins with the first event of the log, or with the next one."""
+    lanes: StoredLanes = attrs.field(init=False)
+    """The lanes of the group."""
     last: int = 0
     """The position of the log's last event."""
     progress: Progress = attrs.field(factory=Progress)
@@ -63,6 +65,9 @@ class Feed:
     _plans: dict[type | str, tuple[Subscription, ...]] = attrs.field(factory=dict)
     _alarm: Alarm = attrs.field(factory=Alarm)
     """Rings when there may be something to read, and room for it."""
+
+    def __attrs_post_init__(self) -> None:
+        self.lanes = StoredLanes(is_ordered=self.shell.lanes.is_ordered)
 
     # Where it stands
 
@@ -103,11 +108,12 @@ class Feed:
     def settle(self, carriage: Carriage) -> None:
         """Know that a delivery is finished."""
         key = carriage.key
-        if self._skipped and key in self._skipped and not self.shell.lanes.has_lane(key):
+        if self._skipped and key in self._skipped and not self.lanes.has_lane(key):
             assert key is not None
             self._refills[key] = None
             self._alarm.ring()
         if carriage.letter_id is None:
+            assert isinstance(carriage, StoredCarriage)
             assert carriage.position is not None
             self.progress.finish(carriage.position)
             if carriage.is_recorded:
@@ -116,6 +122,7 @@ class Feed:
 
     def note_attempts(self, carriage: Carriage, index: int, attempts: int, delay: float) -> None:
         """Know how far a delivery has come that is not finished."""
+        assert isinstance(carriage, StoredCarriage)
         assert carriage.position is not None
         carriage.is_recorded = True
         self._changed[carriage.position] = Attempts(
@@ -148,7 +155,6 @@ class Feed:
         watch: Watch | None,
     ) -> None:
         """Take events that now are in the log, from position `first`, as far as there is room."""
-        lanes = self.shell.lanes
         for run, run_keys in runs(events, keys):
             if self.read_to != first - 1 or self._skipped:
                 break
@@ -159,7 +165,7 @@ class Feed:
             else:
                 count = int(min(count, self._room()))
                 if count:
-                    lanes.add_many(run[:count], run_keys[:count], plan, watch, first)
+                    self.lanes.add_stored(run[:count], run_keys[:count], plan, watch, first)
                     watch = None
             self.read_to += count
             first += count
@@ -208,21 +214,21 @@ class Feed:
             self._alarm.ring()
 
     def _room(self) -> float:
-        return max(self.shell.buffer - self.shell.lanes.held, 0)
+        return max(self.shell.buffer - self.lanes.held, 0)
 
     def _has_room(self) -> bool:
         """Whether there is room for a batch; if not, some is made or waited for."""
         shell = self.shell
         enough = shell.buffer / 2 if shell.buffer < float("inf") else shell.buffer
-        if shell.lanes.held > enough and not shell.lanes.ready and shell.is_idle:
-            for carriage in shell.spill():
+        if self.lanes.held > enough and not self.lanes.ready and shell.is_idle:
+            for carriage in self.lanes.spill(shell.in_flight):
                 assert carriage.key is not None
                 assert carriage.position is not None
                 first = self._skipped.get(carriage.key, carriage.position)
                 self._skipped[carriage.key] = min(first, carriage.position)
                 if carriage.watch is not None:
                     self._watched[carriage.position] = carriage.watch
-        has_room = shell.lanes.held <= enough
+        has_room = self.lanes.held <= enough
         shell.admits_at = -1 if has_room else enough
         return has_room
 
@@ -242,7 +248,7 @@ class Feed:
         limit = int(min(self._room(), _REFILL))
         up_to = self.read_to
         records = await self._store.fetch(self._skipped[key] - 1, limit, up_to, aggregate_id=key)
-        added = self.shell.lanes.added
+        added = self.lanes.added
         for record in records:
             if not self.progress.is_finished(record.position):
                 self._load(record, is_skipped=False)
@@ -250,7 +256,7 @@ class Feed:
             self._skipped[key] = records[-1].position + 1
         else:
             del self._skipped[key]
-        if not records or added != self.shell.lanes.added:
+        if not records or added != self.lanes.added:
             # Otherwise no delivery is there whose end would bring it on.
             del self._refills[key]
         self.shell.wake()
@@ -282,14 +288,15 @@ class Feed:
             event = unreadable(record)
             plan = tuple(stand_in(subscription, error) for subscription in plan)
         watch = self._watched.pop(position, None)
-        carriage = self.shell.lanes.add(event, record.aggregate_id, plan, watch, position=position)
+        self.lanes.add(event, record.aggregate_id, plan, watch, position=position)
         if row is not None:
             del self._recovered[position]
-            carriage.done = done
             is_same = plan[0].name == row.subscription
             wait = min(row.due_at - _wall_time(), row.delay) if is_same else 0
             due = trio.current_time() + wait if wait > 0 else None
-            self.shell.postpone(carriage, row.attempts if is_same else 0, due)
+            self.lanes.postpone(row.attempts if is_same else 0, due, done)
+            if due is not None:
+                self.shell.expect(due)
 
     def _plan(self, record: Record) -> tuple[Subscription, ...]:
         """Return who wants an event, as far as its type tells."""

@@ -29,7 +29,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._dead_letters import Letters
-from triobus._delivery import Carriage, Lanes
+from triobus._delivery import Carriage, Lanes, StoredLanes
 from triobus._errors import HeldBack, NoDelivery
 from triobus._events import DomainEvent
 from triobus._handlers import NOT_MATCHED, PASSED_OVER
@@ -44,6 +44,10 @@ OnFailure = Literal["dead-letter", "raise"]
 
 class Ledger(Protocol):
     """What records how far the group has come, if there is a store."""
+
+    @property
+    def lanes(self) -> StoredLanes:
+        """The lanes of the group."""
 
     @property
     def unread(self) -> int:
@@ -187,6 +191,7 @@ class GroupShell:
     def become_durable(self, ledger: Ledger, letters: Letters) -> None:
         """Let a store have what the group comes to; nobody waits for room then but the ledger."""
         self.ledger = ledger
+        self.lanes = ledger.lanes
         self._letters = letters
         self.buffer = max(self.buffer, 1)
         self._on_room = lambda _: ledger.notice_room()
@@ -265,15 +270,14 @@ class GroupShell:
         """Whether a worker has nothing to do."""
         return bool(self.parked or self.looking)
 
-    def spill(self) -> list[Carriage]:
-        """Give up what lines up behind busy and waiting deliveries, and return it."""
-        return self.lanes.spill([h.carriage for h in self._hands if h.carriage is not None])
+    @property
+    def in_flight(self) -> list[Carriage]:
+        """What the workers carry, and some of what they carried last."""
+        return [hands.carriage for hands in self._hands if hands.carriage is not None]
 
-    def postpone(self, carriage: Carriage, attempt: int, due: float | None) -> None:
-        """Let a delivery that has just been added go on after `attempt`, at `due`."""
-        self.lanes.postpone(carriage, attempt, due)
-        if due is not None:
-            self._timer.deadline = min(self._timer.deadline, due)
+    def expect(self, due: float) -> None:
+        """Look for what is due at that time, and not later."""
+        self._timer.deadline = min(self._timer.deadline, due)
 
     def notice_quiet(self) -> None:
         """Tell whoever waits for it that nothing is left to do, if that is so."""
@@ -440,7 +444,7 @@ class GroupShell:
         if due is not None:
             if self.ledger is not None and carriage.letter_id is None:
                 self.ledger.note_attempts(carriage, carriage.index, carriage.attempt, due - now)
-            self._timer.deadline = min(self._timer.deadline, due)
+            self.expect(due)
             logger.info(
                 "%r in group %r failed at attempt %d: %s",
                 subscription.name,

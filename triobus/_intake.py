@@ -6,7 +6,7 @@ nobody is overtaken and a publisher that is woken has nothing left to do.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -128,7 +128,7 @@ class Intake:
     def commit(self, batch: Batch) -> None:
         """Accept a batch: from here on it is delivered, whatever happens to the publisher."""
         touched: dict[GroupShell, None] = {}
-        for events, keys in runs(batch.events, batch.keys):
+        for events, keys in self._runs(batch):
             route = self._route(type(events[0]))
             for lanes, shell, plan in route.targets:
                 lanes.add_many(events, keys, plan, batch.watch)
@@ -140,6 +140,11 @@ class Intake:
             batch.watch.expect([plan for _, _, plan in self._route(type(batch.events[0])).targets])
         for shell in touched:
             shell.wake()
+
+    def _runs(self, batch: Batch) -> Iterable[tuple[Sequence[DomainEvent], Sequence[str | None]]]:
+        if len(batch.counts) == 1:  # as is nearly always the case, and known
+            return [(batch.events, batch.keys)]
+        return runs(batch.events, batch.keys)
 
     def tell(self, events: Sequence[DomainEvent], first: int) -> None:
         """Give listeners and waiters what is stored from position `first`; groups have it."""

@@ -40,6 +40,8 @@ class Batch:
 
     events: list[DomainEvent]
     keys: list[str | None] = attrs.field(init=False)
+    counts: Mapping[type[DomainEvent], int] = attrs.field(init=False)
+    """How many there are of each type."""
     watch: "OutcomeWatch | None" = None
     task: trio.lowlevel.Task | None = None
     """The publisher that waits for room, if it does."""
@@ -54,10 +56,12 @@ class Batch:
             if isinstance(event, DomainEvent):
                 key = event.aggregate_id
                 self.keys = [key]
+                self.counts = {type(event): 1}
                 if key is not None and type(key) is not str:
                     _check_aggregate_id(event, key)
                 return
-        for cls in set(map(type, self.events)):
+        self.counts = Counter(map(type, self.events))
+        for cls in self.counts:
             if not issubclass(cls, DomainEvent):
                 raise InvalidEvent(
                     f"an object of type {cls.__qualname__!r} is no event: publish instances of "
@@ -67,11 +71,6 @@ class Batch:
         if not set(map(type, self.keys)) <= _KEY_TYPES:
             for event, key in zip(self.events, self.keys, strict=True):
                 _check_aggregate_id(event, key)
-
-    @property
-    def counts(self) -> Counter[type[DomainEvent]]:
-        """How many events there are of each type."""
-        return Counter(map(type, self.events))
 
 
 def runs(

@@ -41,6 +41,7 @@ from triobus._replay import DeadLetters
 from triobus._statistics import BusStatistics, GroupStatistics
 from triobus._stored_listener import StoredListener
 from triobus._subscriptions import Group, event_types
+from triobus._witness import Witness, watcher_of_run
 from triobus.stores import EventStore
 
 logger = logging.getLogger("triobus")
@@ -91,6 +92,8 @@ class EventBus:
         self._on_failure: OnFailure = on_failure
         _checks.choice("on_failure", on_failure, get_args(OnFailure))
         self._intake = Intake()
+        self._was_drained = False
+        self._is_crashed = False
         self._recorder: Recorder | None = None
         self._letters: Letters = DeadLetterBox()
         self._from_beginning: dict[str, bool] = {}
@@ -129,7 +132,7 @@ class EventBus:
             )
         if self._state != "new":
             raise BusAlreadyStarted("the bus has started: give it its store before")
-        self._recorder = Recorder(store, self._intake.tell)
+        self._recorder = Recorder(store, self._intake.tell, self._intake.witnesses)
         self._letters = self._recorder.letters
         self.dead_letters = self._dead_letters_of(self._letters)
         for shell in self._intake.shells.values():
@@ -177,10 +180,12 @@ class EventBus:
             workers=workers,
             on_failure=self._on_failure,
             letters=self._letters,
+            witnesses=self._intake.witnesses,
             on_room=self._intake.admit,
             on_quiet=self._notice_quiet,
         )
         self._intake.shells[name] = shell
+        self._attend(shell.group)
         self._from_beginning[name] = start == "beginning"
         self._make_durable(shell)
         if self._nursery is not None:
@@ -191,8 +196,22 @@ class EventBus:
 
     def _resubscribed(self, name: str) -> None:
         self._intake.forget_routes()
+        self._attend(self._intake.shells[name].group)
         if self._recorder is not None:
             self._recorder.notice_subscriptions(self._recorder.feeds[name])
+
+    # Being watched
+
+    def _watch(self, witness: Witness) -> None:
+        """Let a witness see what happens from here on."""
+        self._intake.witnesses.append(witness)
+        self._intake.forget_routes()
+        for shell in self._intake.shells.values():
+            witness.attend(shell.group)
+
+    def _attend(self, group: Group) -> None:
+        for witness in self._intake.witnesses:
+            witness.attend(group)
 
     # Starting and stopping
 
@@ -202,6 +221,8 @@ class EventBus:
             raise BusAlreadyStarted(
                 "this bus has been started before, and a bus runs once: make a new EventBus"
             )
+        if (watcher := watcher_of_run.get()) is not None:
+            self._watch(watcher(self))
         if self._recorder is not None:
             self._become("starting")
             try:
@@ -318,6 +339,7 @@ class EventBus:
                     deadline=float("inf") if timeout is None else trio.current_time() + timeout
                 ):
                     await self._until_quiet(lambda: not self._unsettled)
+                    self._was_drained = True
         finally:
             self._cancel()
         await self._until_quiet(lambda: not self._worker_count)
@@ -325,6 +347,23 @@ class EventBus:
             await self._detach()
         finally:
             self._close()
+
+    async def _crash(self) -> None:
+        """End as a killed process would: for `triobus.testing.crash`."""
+        if self._state not in ("running", "draining"):
+            raise self._closed("crash()")
+        self._crash_soon()
+        await self._until_quiet(lambda: not self._worker_count)
+        await self._detach()
+
+    def _crash_soon(self) -> None:
+        """Do so as soon as the handlers have ended, who are cancelled."""
+        self._become("draining")
+        self._is_crashed = True
+        if self._recorder is not None:
+            self._recorder.halt()
+        self._intake.refuse_all()
+        self._cancel()
 
     async def _detach(self) -> None:
         """Record what is finished and let go of the store. Not to be cancelled."""
@@ -359,7 +398,8 @@ class EventBus:
             await self._quiet.wait()
 
     def _notice_quiet(self) -> None:
-        if self._state == "draining" and not self._worker_count and self._recorder is None:
+        is_over = self._recorder is None or self._is_crashed
+        if self._state == "draining" and not self._worker_count and is_over:
             self._close()
         elif self._quiet is not None and not (self._worker_count and self._unsettled):
             for shell in self._intake.shells.values():
@@ -375,6 +415,9 @@ class EventBus:
         if self._clock is not None:
             self._stopped_at = self._clock.current_time()
         self._nursery = None
+        if self._was_drained:
+            for witness in self._intake.witnesses:
+                witness.drained()
         self._intake.refuse_all()
         for listener in self._intake.listeners:
             listener.close()

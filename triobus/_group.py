@@ -18,7 +18,7 @@ import logging
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
@@ -36,6 +36,7 @@ from triobus._handlers import NOT_MATCHED, PASSED_OVER
 from triobus._statistics import GroupStatistics, percentile
 from triobus._subscriptions import Group, Subscription
 from triobus._threads import is_virtual
+from triobus._witness import Witness
 
 logger = logging.getLogger("triobus")
 
@@ -154,6 +155,7 @@ class GroupShell:
     _workers: int
     _on_failure: OnFailure
     _letters: Letters
+    _witnesses: Sequence[Witness]
     _on_room: Callable[["GroupShell"], None]
     """Called when a worker begins a delivery and publishers wait."""
     _on_quiet: Callable[[], None]
@@ -445,6 +447,8 @@ class GroupShell:
             if self.ledger is not None and carriage.letter_id is None:
                 self.ledger.note_attempts(carriage, carriage.index, carriage.attempt, due - now)
             self.expect(due)
+            for witness in self._witnesses:
+                witness.retry_planned(carriage, due)
             logger.info(
                 "%r in group %r failed at attempt %d: %s",
                 subscription.name,
@@ -483,6 +487,8 @@ class GroupShell:
         self, carriage: Carriage, subscription: Subscription, error: Exception, attempts: int
     ) -> None:
         """Keep the event as a dead letter of the subscription."""
+        for witness in self._witnesses:
+            witness.given_up(carriage.event, subscription, attempts, error)
         now = datetime.now(UTC)
         if carriage.letter_id is not None:
             self._letters.add_failure(carriage.letter_id, attempts, error, now)

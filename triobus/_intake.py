@@ -19,6 +19,7 @@ from triobus._group import GroupShell, carried
 from triobus._listeners import Listener, Waiter
 from triobus._publishing import Batch, runs
 from triobus._subscriptions import Subscription
+from triobus._witness import Witness
 
 Place = GroupShell | Listener
 """Where there may be no room."""
@@ -31,13 +32,14 @@ class _Route:
     targets: list[tuple[Lanes, GroupShell, tuple[Subscription, ...]]]
     listeners: list[Listener]
     waiters: list[Waiter]
+    witnesses: Sequence[Witness]
     shells: list[GroupShell] = attrs.field(init=False)
     is_plain: bool = attrs.field(init=False)
     """Whether events of the type go to groups alone."""
 
     def __attrs_post_init__(self) -> None:
         self.shells = [shell for _, shell, _ in self.targets]
-        self.is_plain = not (self.listeners or self.waiters)
+        self.is_plain = not (self.listeners or self.waiters or self.witnesses)
 
 
 @attrs.define(eq=False)
@@ -52,6 +54,7 @@ class Intake:
     """Events accepted so far."""
     listeners: dict[Listener, None] = attrs.field(factory=dict, init=False)
     waiters: dict[Waiter, None] = attrs.field(factory=dict, init=False)
+    witnesses: list[Witness] = attrs.field(factory=list, init=False)
     _routes: dict[type, _Route] = attrs.field(factory=dict, init=False)
 
     @enable_ki_protection
@@ -149,14 +152,17 @@ class Intake:
     def tell(self, events: Sequence[DomainEvent], first: int) -> None:
         """Give listeners and waiters what is stored from position `first`; groups have it."""
         self.published += len(events)
-        if self.listeners or self.waiters:
+        if self.listeners or self.waiters or self.witnesses:
             for position, event in enumerate(events, first):
                 self._tell(self._route(type(event)), [event], position)
 
     def _tell(self, route: _Route, events: Sequence[DomainEvent], first: int | None = None) -> None:
         for index, event in enumerate(events):
+            position = None if first is None else first + index
+            for witness in route.witnesses:
+                witness.published(event, position)
             for listener in route.listeners:
-                listener.offer(event, None if first is None else first + index)
+                listener.offer(event, position)
             for waiter in route.waiters:
                 if waiter in self.waiters and waiter.offer(event):
                     self.remove(waiter)
@@ -169,6 +175,7 @@ class Intake:
                 [(shell.lanes, shell, plan) for shell, plan in plans if plan],
                 [listener for listener in self.listeners if issubclass(cls, listener.types)],
                 [waiter for waiter in self.waiters if issubclass(cls, waiter.types)],
+                self.witnesses,
             )
         return route
 

@@ -23,6 +23,7 @@ from triobus._stored_letters import StoredLetters
 from triobus.stores import EventStore
 from triobus.stores._journal import Entry
 from triobus.stores._values import Changes, GroupRecord
+from triobus._witness import Witness
 
 logger = logging.getLogger("triobus")
 
@@ -34,6 +35,7 @@ class Recorder:
     store: EventStore
     _tell: Callable[[Sequence[DomainEvent], int], None]
     """Called with new events for those who listen."""
+    _witnesses: Sequence[Witness]
     letters: StoredLetters = attrs.field(init=False)
     feeds: dict[str, Feed] = attrs.field(factory=dict, init=False)
     """By the name of the group."""
@@ -42,6 +44,7 @@ class Recorder:
     failure: StoreError | None = attrs.field(default=None, init=False)
     """Why the last commit failed, if it did."""
     is_attached: bool = attrs.field(default=False, init=False)
+    is_halted: bool = attrs.field(default=False, init=False)
     _stored: dict[str, GroupRecord] = attrs.field(factory=dict, init=False)
     _alarm: Alarm = attrs.field(factory=Alarm, init=False)
     _is_wanted: bool = attrs.field(default=False, init=False)
@@ -87,6 +90,10 @@ class Recorder:
         if not self.is_attached:
             return
         self.is_attached = False
+        if self.is_halted:
+            self.store.journal.observer = None
+            await self.store.vanish()
+            return
         with trio.CancelScope(shield=True):
             try:
                 # Also when nothing has changed, for it ends behind all who are publishing.
@@ -94,6 +101,11 @@ class Recorder:
             finally:
                 self.store.journal.observer = None
                 await self.store.__aexit__(None, None, None)
+
+    def halt(self) -> None:
+        """Store nothing from here on, and leave what is stored as a killed process would."""
+        self.is_halted = True
+        self.store.journal.halt()
 
     def add(self, shell: GroupShell, *, from_beginning: bool) -> Feed:
         """Bring the store's log to a group."""
@@ -182,6 +194,8 @@ class Recorder:
         self._is_storing = False
         for name, change in changes.groups.items():
             self.feeds[name].progress.note_stored(change.progress)
+            for witness in self._witnesses:
+                witness.recorded(name, change.progress)
 
     def give_back(self, changes: Changes, error: BaseException) -> None:
         """What was collected is not stored, because of an error."""

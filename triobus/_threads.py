@@ -10,7 +10,7 @@ none of this happens.
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -31,6 +31,10 @@ class _Guard:
 
 
 _guard: trio.lowlevel.RunVar[_Guard | None] = trio.lowlevel.RunVar("triobus clock guard", None)
+instead_of_thread: trio.lowlevel.RunVar[Callable[..., Awaitable[Any]] | None] = (
+    trio.lowlevel.RunVar("triobus instead of a thread", None)
+)
+"""What makes the calls of a run that has no threads, because its time is decided by a test."""
 
 
 async def run_in_thread(
@@ -44,6 +48,9 @@ async def run_in_thread(
     Cancellation waits for the thread to finish and then has no effect, unless `abandon_on_cancel`
     is true, which leaves the thread behind: only for reading what may never come.
     """
+    if (call := instead_of_thread.get()) is not None:
+        result: T = await call(function, *args)
+        return result
     with clock_held():
         return await trio.to_thread.run_sync(
             function, *args, limiter=limiter, abandon_on_cancel=abandon_on_cancel
@@ -64,8 +71,9 @@ class Worker:
 
     def start(self) -> None:
         """Start the thread. It ends with the interpreter, should nobody stop it."""
-        self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
-        self._thread.start()
+        if instead_of_thread.get() is None:
+            self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+            self._thread.start()
 
     def stop(self) -> None:
         """End the thread, which has nothing left to do."""
@@ -86,10 +94,14 @@ class Worker:
     @enable_ki_protection
     async def finish(self, function: Callable[..., T], *args: Any) -> T:
         """Do the same whatever is cancelled."""
+        result: T
+        if (call := instead_of_thread.get()) is not None:
+            result = await call(function, *args)
+            return result
         task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()
         with clock_held():
             self._calls.put(_Call(function, args, task, token))
-            result: T = await trio.lowlevel.wait_task_rescheduled(_decline)
+            result = await trio.lowlevel.wait_task_rescheduled(_decline)
         return result
 
     def _work(self) -> None:
@@ -118,6 +130,7 @@ def _decline(_: object) -> trio.lowlevel.Abort:
 
 
 @contextmanager
+@enable_ki_protection
 def clock_held() -> Iterator[None]:
     """Keep an autojump clock from jumping inside the block. It may be nested and shared."""
     if not is_virtual(trio.lowlevel.current_clock()):

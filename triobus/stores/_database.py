@@ -10,7 +10,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -128,6 +128,22 @@ class Database:
             if is_ours and self.is_writer and self._at is not None and self._broken is None:
                 self._checkpoint("TRUNCATE")
         finally:
+            self._let_go()
+
+    def abandon(self) -> None:
+        """Close the file and leave it, and what is beside it, as they are on disk now.
+
+        The last connection takes the `-wal` into the file and removes it, unless it is read-only.
+        """
+        if self._at is None or not self.is_writer:
+            self._let_go()
+            return
+        name = quote(os.fsencode(self._at.path))
+        with closing(sqlite3.connect(f"file:{name}?mode=ro", uri=True)) as last:
+            last.execute("SELECT count(*) FROM sqlite_master").fetchall()
+            claim, self._claim = self._claim, None
+            if claim is not None:
+                claim.abandon()
             self._let_go()
 
     def claim(self) -> None:

@@ -222,8 +222,14 @@ class Claim:
             with suppress(OSError):
                 _remove_and_close(self.file.path + "-lock", self._lock, descriptor)
 
-    def _abandon(self) -> None:
-        """Close the descriptor in a forked child, which has no lock to lose by it.
+    def abandon(self) -> None:
+        """Let the next writer in, and leave the lock file there, as a killed process does."""
+        with _guard:
+            _held.discard(self)
+            self._close()
+
+    def _close(self) -> None:
+        """Close the descriptor; in a forked child, too, which has no lock to lose by it.
 
         Were it closed later, it would drop the lock that the child may have taken by then.
         """
@@ -242,7 +248,7 @@ def _forget_in_child() -> None:
     global _guard
     _guard = threading.Lock()  # the thread that may have held it does not exist in the child
     for claim in _held:
-        claim._abandon()
+        claim._close()
     _held.clear()
 
 

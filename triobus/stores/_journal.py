@@ -13,7 +13,7 @@ import attrs
 import trio
 from trio.lowlevel import Abort, cancel_shielded_checkpoint, enable_ki_protection
 
-from triobus._errors import StoreError
+from triobus._errors import BusClosed, OutcomeUnknown, StoreError
 from triobus._publishing import Batch
 from triobus.stores._values import Append, Changes, Placement, Transaction
 
@@ -63,6 +63,7 @@ class Journal:
     """The bus that uses the store."""
     is_busy: bool = False
     """Whether somebody leads, who will take along what there is."""
+    is_halted: bool = False
     _pending: dict[Entry, None] = attrs.field(factory=dict)
 
     @enable_ki_protection
@@ -71,6 +72,8 @@ class Journal:
 
         Cancelled before the entry is in a commit, nothing is stored; after that it has no effect.
         """
+        if self.is_halted:
+            raise _halted()
         self._pending[entry] = None
         if self.is_busy:
             entry.task = trio.lowlevel.current_task()
@@ -94,10 +97,22 @@ class Journal:
         """Store what the groups have finished. Raises `StoreError`."""
         await self.submit(Entry(Batch([]), None))
 
+    def halt(self) -> None:
+        """Store nothing any more; what is in the commit under way may be stored or not."""
+        self.is_halted = True
+        for entry in self._pending:
+            entry.error = _halted()
+            if not entry.is_leading:
+                assert entry.task is not None
+                trio.lowlevel.reschedule(entry.task)
+        self._pending.clear()
+
     @enable_ki_protection
     async def _lead(self) -> None:
         # Whoever is about to come, because the last commit has let them go on, comes now.
         await cancel_shielded_checkpoint()
+        if self.is_halted:
+            return
         entries = list(self._pending)
         self._pending.clear()
         for entry in entries:
@@ -111,7 +126,10 @@ class Journal:
             if self.observer is not None:
                 self.observer.give_back(changes, error)
         else:
-            if self.observer is not None:
+            if self.is_halted:
+                for entry in entries:
+                    entry.error = _outcome_unknown()
+            elif self.observer is not None:
                 self.observer.recorded(changes)
                 self.observer.committed([e for e in entries if e.append and e.error is None])
         for entry in entries:
@@ -139,6 +157,17 @@ class Journal:
                 entry.error = result
             else:
                 entry.placements = result
+
+
+def _halted() -> BusClosed:
+    return BusClosed("the bus was crashed before the event was stored: it was not accepted")
+
+
+def _outcome_unknown() -> OutcomeUnknown:
+    return OutcomeUnknown(
+        "the bus was crashed while the event was being stored: publish the same event again, when "
+        "the store is open again"
+    )
 
 
 def _copied(error: StoreError) -> StoreError:

@@ -77,6 +77,10 @@ class EventStore(ABC):
     async def close(self) -> None:
         """Let go of everything. Shielded from cancellation by the caller."""
 
+    async def abandon(self) -> None:
+        """Let go of everything as a killed process would, so far as that is not the same."""
+        await self.close()
+
     @abstractmethod
     async def claim(self) -> None:
         """Become the only writer until the store is closed; harmless when repeated.
@@ -156,9 +160,20 @@ class EventStore(ABC):
         """Close the store when the last one leaves that has opened it. Not to be cancelled."""
         with trio.CancelScope(shield=True):
             async with self._opening:
-                self._users -= 1
-                if not self._users:
-                    await self.close()
+                if self._users:  # there are none after `vanish`
+                    self._users -= 1
+                    if not self._users:
+                        await self.close()
+
+    async def vanish(self) -> None:
+        """Close the store for everybody, as the end of a killed process would. For tests."""
+        with trio.CancelScope(shield=True):
+            async with self._opening:
+                is_open = self._users > 0
+                self._users = 0
+                self.journal = Journal(self.commit)
+                if is_open:
+                    await self.abandon()
 
     @enable_ki_protection
     async def append(

@@ -106,6 +106,13 @@ class SqliteEventStore(EventStore):
         finally:
             self._worker.stop()
 
+    async def abandon(self) -> None:
+        """Close the file as a killed process would; what is beside it stays there."""
+        try:
+            await self._worker.run(self._database.abandon)
+        finally:
+            self._worker.stop()
+
     async def claim(self) -> None:
         """Become the only writer. Raises `StoreInUse` with the pid of another one."""
         if not self._database.is_writer:

@@ -1,0 +1,45 @@
+"""What somebody is told who watches a bus, as the test kit does. Unwatched, a bus pays nothing.
+
+A witness comes before a bus starts or while it runs; one of a whole run of Trio sees every bus that
+starts in it.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import trio
+
+from triobus._delivery import Carriage
+from triobus._events import DomainEvent
+from triobus._progress import ProgressChange
+from triobus._subscriptions import Group, Subscription
+
+
+class Witness(Protocol):
+    """Whoever watches one bus. None of it waits, and none of it may raise."""
+
+    def attend(self, group: Group, /) -> None:
+        """A group is there, or a subscription of it is new; its attempts can be watched."""
+
+    def published(self, event: DomainEvent, position: int | None, /) -> None:
+        """An event was accepted, in this order, and no handler has seen it yet."""
+
+    def retry_planned(self, carriage: Carriage, due: float, /) -> None:
+        """An attempt has failed, and the next one is due at that time."""
+
+    def given_up(
+        self, event: DomainEvent, subscription: Subscription, attempts: int, error: Exception, /
+    ) -> None:
+        """An event has become a dead letter of a subscription, or has remained one."""
+
+    def recorded(self, group: str, progress: ProgressChange, /) -> None:
+        """A store has the progress of a group."""
+
+    def drained(self) -> None:
+        """The bus has stopped because nothing was left to do."""
+
+
+watcher_of_run: trio.lowlevel.RunVar[Callable[[Any], Witness] | None] = trio.lowlevel.RunVar(
+    "triobus watcher", None
+)
+"""Called with every bus that starts."""

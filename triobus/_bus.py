@@ -430,7 +430,7 @@ class EventBus:
             self._quiet.set()
             self._quiet = None
         left = {name: count for name, count in self._report().left.items() if count}
-        if left:
+        if left and not self._is_crashed:
             counts = ", ".join(f"{count} in group {name!r}" for name, count in left.items())
             logger.warning("the bus stopped and left deliveries: %s", counts)
 

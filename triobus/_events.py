@@ -4,11 +4,12 @@ There is no registry of event classes: a class is found by being a loaded subcla
 of one name in two modules never disturb each other.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, tzinfo
 from os import urandom
 from time import time_ns
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol
 from uuid import UUID
 
 import attrs
@@ -80,7 +81,30 @@ def _new_id() -> UUID:
 
 
 def _now() -> datetime:
-    return datetime.now(UTC)
+    return clock.now(UTC)
+
+
+class Clock(Protocol):
+    """What tells the time of new events."""
+
+    def now(self, zone: tzinfo, /) -> datetime:
+        """Return the time in a zone."""
+
+
+clock: Clock = datetime
+
+
+@contextmanager
+def predictable(chance: Callable[[int], bytes], moment: Clock) -> Iterator[None]:
+    """Make ids and times of new events from these, in the whole process: a test repeats a run."""
+    global urandom, time_ns, clock
+    before = urandom, time_ns, clock
+    urandom, clock = chance, moment
+    time_ns = lambda: int(moment.now(UTC).timestamp() * 1e9)  # noqa: E731  # it replaces a function
+    try:
+        yield
+    finally:
+        urandom, time_ns, clock = before
 
 
 @attrs.frozen

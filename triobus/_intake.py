@@ -160,7 +160,7 @@ class Intake:
         for index, event in enumerate(events):
             position = None if first is None else first + index
             for witness in route.witnesses:
-                witness.published(event, position)
+                witness.accepted(event, position)
             for listener in route.listeners:
                 listener.offer(event, position)
             for waiter in route.waiters:

@@ -20,10 +20,10 @@ from triobus._feed import Feed
 from triobus._group import GroupShell
 from triobus._publishing import OutcomeWatch
 from triobus._stored_letters import StoredLetters
+from triobus._witness import Witness
 from triobus.stores import EventStore
 from triobus.stores._journal import Entry
 from triobus.stores._values import Changes, GroupRecord
-from triobus._witness import Witness
 
 logger = logging.getLogger("triobus")
 

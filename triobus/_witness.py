@@ -21,7 +21,7 @@ class Witness(Protocol):
     def attend(self, group: Group, /) -> None:
         """A group is there, or a subscription of it is new; its attempts can be watched."""
 
-    def published(self, event: DomainEvent, position: int | None, /) -> None:
+    def accepted(self, event: DomainEvent, position: int | None, /) -> None:
         """An event was accepted, in this order, and no handler has seen it yet."""
 
     def retry_planned(self, carriage: Carriage, due: float, /) -> None:

@@ -1,6 +1,51 @@
-"""The test kit: deterministic tests for programs that embed a bus."""
+"""The test kit: deterministic tests for programs that embed a bus.
+
+Nothing of it is imported by `triobus` itself.
+"""
 
 from triobus.testing._clock import hold_clock
 from triobus.testing._crash import crash
+from triobus.testing._doubles import Call, FlakyHandler, SlowHandler
+from triobus.testing._explore import (
+    Exploration,
+    ExplorationFailed,
+    StepFailed,
+    cancel_at_every_step,
+    explore,
+)
+from triobus.testing._promises import PromiseBroken
+from triobus.testing._record import (
+    RecordedAttempt,
+    RecordedDeadLetter,
+    RecordedDelivery,
+    RecordedEvent,
+    RecordedRetry,
+    Recording,
+    record,
+)
+from triobus.testing._world import Faults, PlannedFailure, ProgramHangs, World
 
-__all__ = ["crash", "hold_clock"]
+__all__ = [
+    "Call",
+    "Exploration",
+    "ExplorationFailed",
+    "Faults",
+    "FlakyHandler",
+    "PlannedFailure",
+    "ProgramHangs",
+    "PromiseBroken",
+    "RecordedAttempt",
+    "RecordedDeadLetter",
+    "RecordedDelivery",
+    "RecordedEvent",
+    "RecordedRetry",
+    "Recording",
+    "SlowHandler",
+    "StepFailed",
+    "World",
+    "cancel_at_every_step",
+    "crash",
+    "explore",
+    "hold_clock",
+    "record",
+]

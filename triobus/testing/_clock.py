@@ -10,7 +10,7 @@ from triobus._threads import clock_held
 
 @asynccontextmanager
 async def hold_clock() -> AsyncIterator[None]:
-    """Keep an autojump clock from jumping inside the block: `async with hold_clock():`.
+    """Keep an autojump clock from jumping inside the block; enter it by `async with`.
 
     Such a clock jumps when every task is blocked, and does not see that one of them waits for a
     thread, a socket or a process (python-trio/trio issue 456). Inside the block it stands still,

@@ -1,0 +1,168 @@
+"""The kit finds what is wrong: each test breaks a promise of the bus, and the kit says which."""
+
+import attrs
+import pytest
+import trio
+
+from tests.kit.scenarios import Ordered, durable, in_memory
+from triobus import EventBus
+from triobus._delivery import Lanes
+from triobus._feed import Feed
+from triobus._group import GroupShell
+from triobus._progress import Progress, ProgressChange
+from triobus.testing import (
+    ExplorationFailed,
+    Faults,
+    StepFailed,
+    cancel_at_every_step,
+    explore,
+)
+
+
+def test_an_acknowledgement_before_the_handler_ends_is_found(monkeypatch):
+    offer = Feed.offer
+
+    def acknowledge_at_once(self, events, keys, first, watch):
+        self.progress.finish(first, first + len(events) - 1)
+        offer(self, events, keys, first, watch)
+
+    monkeypatch.setattr(Feed, "offer", acknowledge_at_once)
+    monkeypatch.setattr(Feed, "settle", lambda self, carriage: None)
+    with pytest.raises(ExplorationFailed, match="is recorded as finished in group 'default'"):
+        explore(durable)
+
+
+def test_a_retry_that_lets_the_next_event_of_its_aggregate_overtake_is_found(monkeypatch):
+    fail = Lanes.fail
+
+    def fail_and_let_go(self, carriage, error, now):
+        due = fail(self, carriage, error, now)
+        if due is not None and carriage.key is not None:
+            follower = carriage._follower
+            if follower is None:
+                del self._tails[carriage.key]
+            else:
+                self.put_back(follower)
+                self.held -= 1
+            carriage.key = carriage._follower = None
+        return due
+
+    monkeypatch.setattr(Lanes, "fail", fail_and_let_go)
+    with pytest.raises(ExplorationFailed, match="an event went past one that waits for a retry"):
+        explore(in_memory)
+
+
+def test_a_lost_wake_up_is_found(monkeypatch):
+    wake = GroupShell.wake
+
+    def wake_unless_the_last_one_sleeps(self):
+        if self.parked < 2:
+            wake(self)
+
+    monkeypatch.setattr(GroupShell, "wake", wake_unless_the_last_one_sleeps)
+    with pytest.raises(ExplorationFailed, match="ProgramHangs: every task of the program waits"):
+        explore(in_memory)
+
+
+def test_a_drain_that_stops_too_early_is_found(monkeypatch):
+    def without_those_that_wait(self):
+        return self.lanes.unsettled - self.lanes.waiting
+
+    monkeypatch.setattr(GroupShell, "unsettled", property(without_those_that_wait))
+    with pytest.raises(ExplorationFailed, match="an event that was accepted is lost"):
+        explore(in_memory, faults=Faults(handler_failures=0.3))
+
+
+def test_an_offset_that_runs_ahead_is_found(monkeypatch):
+    def ahead(self):
+        self.is_changed = False
+        return ProgressChange(max(self.offset, *self._lasts, 0) if self._lasts else self.offset)
+
+    monkeypatch.setattr(Progress, "take_change", ahead)
+    with pytest.raises(ExplorationFailed, match="is recorded as finished in group 'default'"):
+        explore(durable)
+
+
+def test_a_recovery_that_skips_an_event_is_found(monkeypatch):
+    restore = Feed.restore
+
+    def skip_one(self, record):
+        restore(self, record)
+        self.read_to += 1
+
+    monkeypatch.setattr(Feed, "restore", skip_one)
+    with pytest.raises(ExplorationFailed, match="'lag': 1"):
+        explore(durable)
+
+
+class _Afterthought(EventBus):
+    """Its publish can be cancelled after the event was accepted."""
+
+    async def publish(self, event, *, expected_sequence=None):
+        published = await super().publish(event, expected_sequence=expected_sequence)
+        await trio.lowlevel.checkpoint()
+        return published
+
+
+@attrs.define
+class _Ledger:
+    """Which events were not accepted, and which were handled."""
+
+    raised: list = attrs.field(factory=list)
+    handled: list = attrs.field(factory=list)
+
+
+async def _publishing(world, bus_class):
+    """Only the publisher is cancelled: its bus lives on, and handles what it has accepted."""
+    ledger = world.outside["ledger"] = _Ledger()
+    bus = bus_class()
+
+    @bus.subscribe(Ordered)
+    async def handle(event):
+        ledger.handled.append(event.number)
+
+    async def run(task_status=trio.TASK_STATUS_IGNORED):
+        with trio.CancelScope(shield=True):
+            await bus.run(task_status=task_status)
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope(shield=True):
+            await nursery.start(run)
+        try:
+            for number in range(3):
+                ledger.raised.append(number)
+                await bus.publish(Ordered("Ada", number))
+                ledger.raised.remove(number)
+        finally:
+            with trio.CancelScope(shield=True):
+                await bus.stop()
+
+
+def _check_that_what_raised_is_not_delivered(world):
+    ledger = world.outside["ledger"]
+    assert not set(ledger.raised) & set(ledger.handled), ledger
+
+
+def test_a_publish_that_is_delivered_though_it_raised_is_found():
+    async def scenario(world):
+        await _publishing(world, _Afterthought)
+
+    with pytest.raises(StepFailed, match=r"raised=\[0\], handled=\[0\]") as caught:
+        cancel_at_every_step(scenario, _check_that_what_raised_is_not_delivered)
+    with pytest.raises(StepFailed) as again:
+        cancel_at_every_step(
+            scenario, _check_that_what_raised_is_not_delivered, step=caught.value.step
+        )
+    assert str(again.value) == str(caught.value)
+
+
+@pytest.mark.parametrize("scenario", [in_memory, durable])
+def test_nothing_is_found_in_the_real_bus(scenario):
+    assert explore(scenario, seeds=1000).seeds == 1000
+
+
+def test_no_step_is_found_at_which_the_real_bus_must_not_be_cancelled():
+    async def scenario(world):
+        await _publishing(world, EventBus)
+
+    assert cancel_at_every_step(scenario, _check_that_what_raised_is_not_delivered) > 20

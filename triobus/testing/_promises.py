@@ -1,0 +1,247 @@
+"""What every bus promises, watched from outside. Written without a look at how the bus does it.
+
+1. Nothing accepted is lost: when a bus has drained, every event that was accepted, in this life or
+   in one before on the same store, has been handled or given up by each subscription it was for.
+2. Order: of an aggregate a group handles one event at a time, in the order of publication, and none
+   goes past one that waits for a retry.
+3. Progress: a group's offset never goes back, and nothing is recorded as finished that is not.
+4. Statistics add up: they agree with what was seen.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import attrs
+
+from triobus._bus import EventBus
+from triobus._delivery import Carriage
+from triobus._events import DomainEvent
+from triobus._group import carried
+from triobus._handlers import Invoke
+from triobus._progress import ProgressChange
+from triobus._subscriptions import Group, Subscription
+
+Key = tuple[str, str]
+"""The names of a group and a subscription of it."""
+
+
+class PromiseBroken(AssertionError):
+    """A bus did not keep a promise."""
+
+
+@attrs.define(eq=False)
+class _Log:
+    """What is known of one store, or of a bus without one, over all lives."""
+
+    open: dict[UUID, set[Key]] = attrs.field(factory=dict)
+    """Whom an accepted event was for that have not settled it."""
+    ids: dict[int, UUID] = attrs.field(factory=dict)
+    """Of the events, by position."""
+    offsets: dict[str, int] = attrs.field(factory=dict)
+
+
+@attrs.define(eq=False)
+class Promises:
+    """Remembers over all lives of a program what its buses owe."""
+
+    _on_breach: Callable[[], None]
+    first: PromiseBroken | None = attrs.field(default=None, init=False)
+    """The first that was broken."""
+    _logs: dict[Any, _Log] = attrs.field(factory=dict, init=False)
+
+    def of(self, bus: EventBus, plan_failure: Callable[[], Exception | None]) -> "Watch":
+        """Return a witness for a bus that starts."""
+        store = bus.store
+        key = bus if store is None else getattr(store, "path", store)
+        return Watch(bus, self._logs.setdefault(key, _Log()), self.breach, plan_failure)
+
+    def breach(self, message: str) -> None:
+        """Note that a promise was broken, and end the program."""
+        if self.first is None:
+            self.first = PromiseBroken(message)
+            self._on_breach()
+
+    def check(self) -> None:
+        """Raise the first `PromiseBroken`, if there is one."""
+        if self.first is not None:
+            raise self.first
+
+
+@attrs.define(eq=False)
+class _Lane:
+    """What is going on with one aggregate in one group."""
+
+    last: int = 0
+    """The number of the event whose attempt began last."""
+    running: int = 0
+    waiting: int | None = None
+    """The number of the event that waits for a retry."""
+
+
+@attrs.define(eq=False)
+class Watch:
+    """Watches one bus, and lets its handlers fail as planned."""
+
+    _bus: EventBus
+    _log: _Log
+    _breach: Callable[[str], None]
+    _plan_failure: Callable[[], Exception | None]
+    _groups: dict[str, Group] = attrs.field(factory=dict, init=False)
+    _attended: set[Subscription] = attrs.field(factory=set, init=False)
+    _lanes: dict[tuple[str, str], _Lane] = attrs.field(factory=dict, init=False)
+    _accepted: int = attrs.field(default=0, init=False)
+    _failed: dict[str, int] = attrs.field(factory=dict, init=False)
+    _letters: dict[str, int] = attrs.field(factory=dict, init=False)
+    _running: dict[str, int] = attrs.field(factory=dict, init=False)
+
+    def attend(self, group: Group) -> None:
+        """Watch the attempts of a group."""
+        self._groups[group.name] = group
+        for subscription in group.subscriptions:
+            if subscription not in self._attended:
+                self._attended.add(subscription)
+                subscription.invoke = self._watched(subscription, subscription.invoke)
+
+    def _watched(self, subscription: Subscription, invoke: Invoke) -> Invoke:
+        async def watched(event: DomainEvent) -> object:
+            carriage = carried()
+            assert carriage is not None
+            lane = self._began(carriage, subscription)
+            try:
+                planned = self._plan_failure()
+                if planned is not None and self._is_repeated(carriage, planned):
+                    raise planned
+                result = await invoke(event)
+            except Exception:
+                self._failed[subscription.group] = self._failed.get(subscription.group, 0) + 1
+                raise
+            else:
+                self._settled(event.event_id, subscription)
+                return result
+            finally:
+                lane.running -= 1
+                self._running[subscription.group] -= 1
+
+        return watched
+
+    def _is_repeated(self, carriage: Carriage, error: Exception) -> bool:
+        retry = carriage.subscription.retry
+        return retry.delay_after(carriage.attempt, error, carriage.event.event_id) is not None
+
+    def _began(self, carriage: Carriage, subscription: Subscription) -> _Lane:
+        group, aggregate_id = subscription.group, carriage.event.aggregate_id
+        self._running[group] = self._running.get(group, 0) + 1
+        shell = self._bus._intake.shells[group]
+        statistics = shell.statistics()
+        if not self._running[group] <= statistics.in_flight <= statistics.worker_count:
+            self._breach(
+                f"group {group!r} runs {self._running[group]} handlers, and its statistics say "
+                f"in_flight={statistics.in_flight}, worker_count={statistics.worker_count}"
+            )
+        is_alone = aggregate_id is None or carriage.letter_id is not None
+        if is_alone or not shell.lanes.is_ordered:
+            lane = _Lane()
+        else:
+            assert aggregate_id is not None
+            lane = self._lanes.setdefault((group, aggregate_id), _Lane())
+            self._check_turn(lane, carriage, f"aggregate {aggregate_id!r} in group {group!r}")
+        lane.running += 1
+        return lane
+
+    def _check_turn(self, lane: _Lane, carriage: Carriage, where: str) -> None:
+        number = carriage.number if carriage.position is None else carriage.position
+        if lane.running:
+            self._breach(f"two handlers work on {where} at the same time")
+        if number < lane.last:
+            self._breach(f"an earlier event came after a later one of {where}")
+        if lane.waiting not in (None, number):
+            self._breach(f"an event went past one that waits for a retry, of {where}")
+        lane.waiting = None
+        lane.last = number
+
+    def _settled(self, event_id: UUID, subscription: Subscription) -> None:
+        self._log.open.get(event_id, set()).discard((subscription.group, subscription.name))
+
+    def accepted(self, event: DomainEvent, position: int | None) -> None:
+        """An event is owed to its handlers."""
+        self._accepted += 1
+        if position is not None:
+            self._log.ids[position] = event.event_id
+        self._log.open[event.event_id] = {
+            (subscription.group, subscription.name)
+            for group in self._groups.values()
+            for subscription in group.plan_for(type(event))
+        }
+
+    def retry_planned(self, carriage: Carriage, due: float) -> None:  # noqa: ARG002  # the core's affair
+        """An aggregate waits."""
+        key = carriage.subscription.group, carriage.event.aggregate_id or ""
+        if key in self._lanes and carriage.letter_id is None:
+            number = carriage.number if carriage.position is None else carriage.position
+            self._lanes[key].waiting = number
+
+    def given_up(
+        self,
+        event: DomainEvent,
+        subscription: Subscription,
+        attempts: int,  # noqa: ARG002  # whatever it was
+        error: Exception,  # noqa: ARG002  # whatever it was
+    ) -> None:
+        """A dead letter is what it has come to."""
+        self._letters[subscription.group] = self._letters.get(subscription.group, 0) + 1
+        self._settled(event.event_id, subscription)
+
+    def recorded(self, group: str, progress: ProgressChange) -> None:
+        """A store says what is finished."""
+        before = self._log.offsets.get(group, 0)
+        if progress.offset < before:
+            self._breach(f"the offset of {group!r} went back from {before} to {progress.offset}")
+        self._log.offsets[group] = progress.offset
+        finished = [range(before + 1, progress.offset + 1)]
+        finished += [range(first, last + 1) for first, last in progress.ranges if last is not None]
+        for position in (position for positions in finished for position in positions):
+            open_ = self._open(self._log.ids.get(position), group)
+            if open_:
+                self._breach(
+                    f"position {position} is recorded as finished in group {group!r}, and is not "
+                    f"by {open_[0]!r}"
+                )
+
+    def _open(self, event_id: UUID | None, group: str) -> list[str]:
+        """Return the subscriptions that are there and owed an event."""
+        if event_id is None or group not in self._groups:
+            return []
+        return sorted(
+            name
+            for owner, name in self._log.open.get(event_id, ())
+            if owner == group and self._groups[group].get(name) is not None
+        )
+
+    def drained(self) -> None:
+        """All must be done."""
+        for event_id in self._log.open:
+            for group in self._groups:
+                open_ = self._open(event_id, group)
+                if open_:
+                    self._breach(
+                        f"the bus has drained, and an event that was accepted is lost: "
+                        f"{group}/{open_[0]} never finished {event_id}"
+                    )
+        statistics = self._bus.statistics()
+        for name, found in statistics.groups.items():
+            counted = {
+                "queued": 0,
+                "in_flight": 0,
+                "waiting_for_retry": 0,
+                "lag": 0,
+                "published": found.handled,
+                "dead_lettered": self._letters.get(name, 0),
+                "failed_attempts": self._failed.get(name, 0),
+            }
+            wrong = {key: getattr(found, key) for key in counted}
+            if wrong != counted:
+                self._breach(
+                    f"the statistics of group {name!r} say {wrong} when the bus has drained; what "
+                    f"was seen is {counted}"
+                )

@@ -1,0 +1,424 @@
+"""`record`: what a bus did, and when, as values, as assertions and as a timeline to read."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NoReturn
+from uuid import UUID
+
+import attrs
+import trio
+
+from triobus._bus import EventBus
+from triobus._delivery import Carriage
+from triobus._errors import InvalidOption
+from triobus._events import DomainEvent
+from triobus._group import carried
+from triobus._handlers import NOT_MATCHED, Invoke
+from triobus._progress import ProgressChange
+from triobus._subscriptions import Group, Subscription, event_types
+
+_BASE_FIELDS = frozenset(field.name for field in attrs.fields(DomainEvent))
+_LONGEST = 200
+
+
+@attrs.frozen(kw_only=True)
+class RecordedEvent:
+    """An event that was accepted."""
+
+    event: DomainEvent
+    time: float
+    """When, in seconds on Trio's clock."""
+    position: int | None
+    """Its place in the store's log; None without a store."""
+
+
+@attrs.define(kw_only=True)
+class RecordedAttempt:
+    """One call of one handler for one event."""
+
+    event: DomainEvent
+    group: str
+    subscription: str
+    attempt: int
+    """Which attempt it was, from 1."""
+    time: float
+    """When it began, in seconds on Trio's clock."""
+    ended: float | None = None
+    """When it ended; None while it runs."""
+    result: Any = None
+    """What the handler returned."""
+    error: BaseException | None = None
+    """What it raised; `Cancelled` is no failure."""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the handler raised, and was not merely cancelled."""
+        return isinstance(self.error, Exception)
+
+    @property
+    def has_succeeded(self) -> bool:
+        """Whether the handler returned."""
+        return self.ended is not None and self.error is None
+
+
+@attrs.frozen(kw_only=True)
+class RecordedRetry:
+    """A further attempt that was planned after a failure."""
+
+    event: DomainEvent
+    group: str
+    subscription: str
+    attempt: int
+    """Which attempt had failed, from 1."""
+    time: float
+    """When it had failed, in seconds on Trio's clock."""
+    due: float
+    """When the next attempt is due."""
+
+
+@attrs.frozen(kw_only=True)
+class RecordedDeadLetter:
+    """An event that a handler had failed for good."""
+
+    event: DomainEvent
+    group: str
+    subscription: str
+    attempts: int
+    """How many attempts it had had; 0 if it was held back."""
+    error: Exception
+    time: float
+    """When, in seconds on Trio's clock."""
+
+
+@attrs.frozen(kw_only=True)
+class RecordedDelivery:
+    """One event that was carried through the handlers of one group, so far as it came."""
+
+    event: DomainEvent
+    group: str
+    attempts: tuple[RecordedAttempt, ...]
+    """All of them, in the order in which they began."""
+
+
+@attrs.frozen
+class _Note:
+    """A line of the timeline that is about no event."""
+
+    time: float
+    text: str
+
+
+_Entry = RecordedEvent | RecordedAttempt | RecordedRetry | RecordedDeadLetter | _Note
+
+
+def record(bus: EventBus) -> "Recording":
+    """Record what a bus does from here on: published events, attempts, retries, dead letters.
+
+    Call it before the bus starts to see everything. Called again for the same bus it returns the
+    same recording. It keeps all events in memory: it is for tests.
+    """
+    for witness in bus._intake.witnesses:
+        if isinstance(witness, Recording) and not witness.is_shared:
+            return witness
+    recording = Recording()
+    bus._watch(recording)
+    return recording
+
+
+@attrs.define(eq=False, repr=False)
+class Recording:
+    """What a bus did, in order. Made by `record`; times are seconds on Trio's clock."""
+
+    is_shared: bool = False
+    """Whether it is about several buses."""
+    _entries: list[_Entry] = attrs.field(factory=list, init=False)
+    _numbers: dict[UUID, int] = attrs.field(factory=dict, init=False)
+    _wanted: dict[UUID, set[tuple[str, str]]] = attrs.field(factory=dict, init=False)
+    """For each event that was published the groups and subscriptions that it was for."""
+    _groups: dict[str, Group] = attrs.field(factory=dict, init=False)
+    _attended: set[Subscription] = attrs.field(factory=set, init=False)
+
+    # What was recorded
+
+    @property
+    def published(self) -> list[RecordedEvent]:
+        """The events that were accepted, in that order."""
+        return [entry for entry in self._entries if isinstance(entry, RecordedEvent)]
+
+    @property
+    def attempts(self) -> list[RecordedAttempt]:
+        """The calls of handlers, in the order in which they began."""
+        return [entry for entry in self._entries if isinstance(entry, RecordedAttempt)]
+
+    @property
+    def retries(self) -> list[RecordedRetry]:
+        """The further attempts that were planned."""
+        return [entry for entry in self._entries if isinstance(entry, RecordedRetry)]
+
+    @property
+    def dead_letters(self) -> list[RecordedDeadLetter]:
+        """The events that handlers failed for good; those that a replay failed are there again."""
+        return [entry for entry in self._entries if isinstance(entry, RecordedDeadLetter)]
+
+    @property
+    def deliveries(self) -> list[RecordedDelivery]:
+        """The attempts of each event in each group together, in the order in which they began."""
+        found: dict[tuple[UUID, str], list[RecordedAttempt]] = {}
+        for attempt in self.attempts:
+            found.setdefault((attempt.event.event_id, attempt.group), []).append(attempt)
+        return [
+            RecordedDelivery(event=attempts[0].event, group=group, attempts=tuple(attempts))
+            for (_, group), attempts in found.items()
+        ]
+
+    # Assertions
+
+    def assert_published(self, type_: type[DomainEvent], /, **fields: Any) -> DomainEvent:
+        """Assert that an event of the type with these fields was published; return the first."""
+        found = self._matching(type_, fields)
+        if not found:
+            self._fail(f"no {_wish(type_, fields)} was published")
+        return found[0]
+
+    def assert_not_published(self, type_: type[DomainEvent], /, **fields: Any) -> None:
+        """Assert that no event of the type with these fields was published."""
+        found = self._matching(type_, fields)
+        if found:
+            times = "once" if len(found) == 1 else f"{len(found)} times"
+            self._fail(f"a {_wish(type_, fields)} was published, {times}")
+
+    def assert_handled_in_order(self, aggregate_id: str, group: str | None = None) -> None:
+        """Assert that all events of an aggregate were handled, in the order of publication.
+
+        That is asserted of every handler that they were for, or of those of one group. An event
+        that has become a dead letter was not handled.
+        """
+        events = [
+            entry.event for entry in self.published if entry.event.aggregate_id == aggregate_id
+        ]
+        handled: dict[tuple[str, str], dict[UUID, None]] = {}
+        for attempt in self.attempts:
+            if attempt.event.aggregate_id == aggregate_id and attempt.has_succeeded:
+                of_handler = handled.setdefault((attempt.group, attempt.subscription), {})
+                of_handler.setdefault(attempt.event.event_id)
+        keys = sorted({key for event in events for key in self._wanted[event.event_id]})
+        keys = [key for key in keys if group in (None, key[0])]
+        if not keys:
+            where = "" if group is None else f" in group {group!r}"
+            self._fail(f"no event of aggregate {aggregate_id!r} was for any handler{where}")
+        for key in keys:
+            wanted = [event.event_id for event in events if key in self._wanted[event.event_id]]
+            found = [event_id for event_id in handled.get(key, {}) if event_id in set(wanted)]
+            if found != wanted:
+                self._fail(
+                    f"{'/'.join(key)} was to handle the events of {aggregate_id!r} in the order "
+                    f"{self._listed(wanted)}, and handled {self._listed(found)}"
+                )
+
+    def assert_dead_lettered(
+        self, type_: type[DomainEvent], /, **fields: Any
+    ) -> RecordedDeadLetter:
+        """Assert that an event of the type with these fields became a dead letter; return it."""
+        self._check_fields(type_, fields)
+        found = [letter for letter in self.dead_letters if _is_like(letter.event, type_, fields)]
+        if not found:
+            self._fail(f"no {_wish(type_, fields)} became a dead letter")
+        return found[0]
+
+    def assert_nothing_failed(self) -> None:
+        """Assert that no attempt failed, and that there is no dead letter."""
+        failed = sum(attempt.has_failed for attempt in self.attempts)
+        letters = len(self.dead_letters)
+        if failed or letters:
+            self._fail(f"{failed} attempts failed, and {letters} events became dead letters")
+
+    def _matching(self, type_: type[DomainEvent], fields: Mapping[str, Any]) -> list[DomainEvent]:
+        self._check_fields(type_, fields)
+        return [entry.event for entry in self.published if _is_like(entry.event, type_, fields)]
+
+    def _check_fields(self, type_: type[DomainEvent], fields: Iterable[str]) -> None:
+        (type_,) = event_types(type_)
+        known = [field.name for field in attrs.fields(type_)]
+        for name in fields:
+            if name not in known and not hasattr(type_, name):
+                raise InvalidOption(
+                    f"{type_.__qualname__} has no field {name!r}: it has {', '.join(known)}"
+                )
+
+    def _fail(self, message: str) -> NoReturn:
+        raise AssertionError(f"{message}\n\nWhat happened:\n{self.timeline()}")
+
+    def _listed(self, ids: Iterable[UUID]) -> str:
+        return ", ".join(f"#{self._numbers[event_id]}" for event_id in ids) or "none of them"
+
+    # The timeline
+
+    def timeline(self) -> str:
+        """Return what happened as text: one line for each thing, indented by what caused it.
+
+        Events are numbered in the order in which they were seen. The same run gives the same text.
+        """
+        depths: dict[UUID, int] = {}
+        lines = []
+        for entry in self._entries:
+            if isinstance(entry, _Note):
+                lines.append(f"{entry.time:10.3f}  {entry.text}")
+                continue
+            event_id = entry.event.event_id
+            if event_id not in depths:
+                cause = entry.event.causation_id
+                depths[event_id] = 0 if cause is None else depths.get(cause, -2) + 2
+            depth = depths[event_id] + (not isinstance(entry, RecordedEvent))
+            lines.append(f"{entry.time:10.3f}  {'  ' * depth}{self._line(entry)}")
+        return "\n".join(lines) or "nothing"
+
+    def _line(
+        self, entry: RecordedEvent | RecordedAttempt | RecordedRetry | RecordedDeadLetter
+    ) -> str:
+        number = f"#{self._numbers[entry.event.event_id]}"
+        if isinstance(entry, RecordedEvent):
+            place = "" if entry.position is None else f" at position {entry.position}"
+            return f"{number} {_shown(entry.event)} published{place}"
+        handler = f"{number} {entry.group}/{entry.subscription}"
+        if isinstance(entry, RecordedRetry):
+            return f"{handler} again at {entry.due:.3f}"
+        if isinstance(entry, RecordedDeadLetter):
+            return f"{handler} dead letter after attempt {entry.attempts}: {_told(entry.error)}"
+        attempt = f"{handler} attempt {entry.attempt}"
+        if entry.ended is None:
+            return f"{attempt} running"
+        after = f" after {entry.ended - entry.time:.3f} s" if entry.ended > entry.time else ""
+        if entry.error is None:
+            return f"{attempt} handled{after}"
+        if isinstance(entry.error, Exception):
+            return f"{attempt} failed{after}: {_told(entry.error)}"
+        return f"{attempt} cancelled{after}"
+
+    def note(self, text: str) -> None:
+        """Put a line of your own into the timeline."""
+        self._entries.append(_Note(trio.current_time(), text))
+
+    # What the bus tells
+
+    def attend(self, group: Group) -> None:
+        """Watch the subscriptions of a group."""
+        self._groups[group.name] = group
+        for subscription in group.subscriptions:
+            if subscription not in self._attended:
+                self._attended.add(subscription)
+                subscription.invoke = self._watched(subscription, subscription.invoke)
+
+    def _watched(self, subscription: Subscription, invoke: Invoke) -> Invoke:
+        async def watched(event: DomainEvent) -> object:
+            carriage = carried()
+            assert carriage is not None
+            self._number(event)
+            attempt = RecordedAttempt(
+                event=event,
+                group=subscription.group,
+                subscription=subscription.name,
+                attempt=carriage.attempt,
+                time=trio.current_time(),
+            )
+            self._entries.append(attempt)
+            try:
+                result = await invoke(event)
+            except BaseException as error:
+                attempt.error = error
+                raise
+            else:
+                if result is NOT_MATCHED:
+                    self._entries.remove(attempt)
+                    wanted = self._wanted.get(event.event_id, set())
+                    wanted.discard((subscription.group, subscription.name))
+                attempt.result = result
+                return result
+            finally:
+                attempt.ended = trio.current_time()
+
+        return watched
+
+    def _number(self, event: DomainEvent) -> None:
+        self._numbers.setdefault(event.event_id, len(self._numbers) + 1)
+
+    def accepted(self, event: DomainEvent, position: int | None) -> None:
+        """An event was accepted."""
+        self._number(event)
+        self._wanted[event.event_id] = {
+            (subscription.group, subscription.name)
+            for group in self._groups.values()
+            for subscription in group.plan_for(type(event))
+        }
+        self._entries.append(
+            RecordedEvent(event=event, time=trio.current_time(), position=position)
+        )
+
+    def retry_planned(self, carriage: Carriage, due: float) -> None:
+        """An attempt has failed, and another one will be made."""
+        self._entries.append(
+            RecordedRetry(
+                event=carriage.event,
+                group=carriage.subscription.group,
+                subscription=carriage.subscription.name,
+                attempt=carriage.attempt,
+                time=trio.current_time(),
+                due=due,
+            )
+        )
+
+    def given_up(
+        self, event: DomainEvent, subscription: Subscription, attempts: int, error: Exception
+    ) -> None:
+        """An event has become a dead letter."""
+        self._number(event)
+        self._entries.append(
+            RecordedDeadLetter(
+                event=event,
+                group=subscription.group,
+                subscription=subscription.name,
+                attempts=attempts,
+                error=error,
+                time=trio.current_time(),
+            )
+        )
+
+    def recorded(self, group: str, progress: ProgressChange) -> None:
+        """Progress is stored: nothing to be seen from outside."""
+
+    def drained(self) -> None:
+        """The bus has stopped."""
+
+
+def _is_like(event: DomainEvent, type_: type[DomainEvent], fields: Mapping[str, Any]) -> bool:
+    return isinstance(event, type_) and all(
+        getattr(event, name) == value for name, value in fields.items()
+    )
+
+
+def _wish(type_: type[DomainEvent], fields: Mapping[str, Any]) -> str:
+    given = ", ".join(f"{name}={_safe(value)}" for name, value in fields.items())
+    return f"{type_.__qualname__}({given})" if given else type_.__qualname__
+
+
+def _shown(event: DomainEvent) -> str:
+    """Return an event with the fields of its own, for the others are different in every run."""
+    fields = [field.name for field in attrs.fields(type(event)) if field.name not in _BASE_FIELDS]
+    return _wish(type(event), {name: getattr(event, name) for name in fields})
+
+
+def _told(error: Exception) -> str:
+    try:
+        text = str(error)
+    except Exception as second:  # noqa: BLE001  # an error's str may raise anything
+        text = f"its str raised {type(second).__name__}"
+    return f"{type(error).__name__}: {_cut(text.encode('unicode_escape').decode('ascii'))}"
+
+
+def _safe(value: object) -> str:
+    try:
+        return _cut(ascii(value))
+    except Exception as error:  # noqa: BLE001  # a repr may raise anything
+        return f"<its repr raised {type(error).__name__}>"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

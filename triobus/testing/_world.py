@@ -1,0 +1,286 @@
+"""A world of one seed, in which a program runs, is killed and is started again.
+
+In it nothing is left to chance: the scheduler, the ids and times of new events and the duration of
+every call that would go to a thread come from the seed, and time is virtual. What ends a run is its
+program, a crash, a broken promise, or the end of patience, when nothing is left that could wake it.
+"""
+
+import inspect
+import math
+import tempfile
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta, tzinfo
+from pathlib import Path
+from random import Random
+from typing import Any
+from uuid import UUID, uuid5
+
+import attrs
+import outcome
+import trio
+from trio.testing import MockClock
+
+from triobus import _checks
+from triobus._bus import EventBus
+from triobus._errors import StoreError
+from triobus._events import predictable
+from triobus._threads import instead_of_thread
+from triobus._witness import Witness, watcher_of_run
+from triobus.stores.sqlite import SqliteEventStore
+from triobus.testing._promises import Promises
+from triobus.testing._record import Recording
+from triobus.testing._scheduler import scheduled_by
+
+Scenario = Callable[..., Awaitable[object]]
+
+_PATIENCE = 1e7
+"""Virtual seconds after which nothing is left that could wake a program."""
+_MOST_IDLE = 1000
+_NAMESPACE = UUID("0d9e6b4c-3c1e-5f0a-9a55-7b1d2f6c8e10")
+_BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@attrs.frozen(kw_only=True)
+class Faults:
+    """What goes wrong in a world."""
+
+    handler_failures: float = 0.1
+    """Which part of the attempts fail before the handler is called; never one that its `Retry`
+    would not repeat, so that they make no dead letters."""
+    latency: float = 0.02
+    """How many virtual seconds a call of a store or of a plain `def` handler takes, at most."""
+    crashes: int = 2
+    """How often a program is killed and started again, at most. Only a scenario that takes the
+    world is, for only that can have a store to come back to."""
+
+    def __attrs_post_init__(self) -> None:
+        _checks.number("handler_failures", self.handler_failures, least=0, most=1)
+        _checks.number("latency", self.latency, least=0)
+        _checks.whole_number("crashes", self.crashes, least=0)
+
+
+class PlannedFailure(Exception):
+    """What an attempt fails with because a world had it so."""
+
+
+class ProgramHangs(Exception):
+    """Every task waits, and nothing is left that could wake one."""
+
+
+@attrs.define(eq=False)
+class World:
+    """What a scenario is given: a place for its files, and chances that its seed decides."""
+
+    seed: int
+    """What decides everything."""
+    directory: Path
+    """An empty directory for the scenario's files, which outlive crashes."""
+    faults: Faults
+    life: int = attrs.field(default=0, init=False)
+    """How often the program has been started: 1 at first, 2 after the first crash."""
+    random: Random = attrs.field(init=False)
+    """For the scenario's own choices."""
+    outside: dict[str, Any] = attrs.field(factory=dict, init=False)
+    """For what outlives a crash besides files: whatever the world outside remembers."""
+    crashes: int = attrs.field(default=0, init=False)
+    """How often it was killed."""
+    recording: Recording = attrs.field(factory=lambda: Recording(is_shared=True), init=False)
+    steps: int = attrs.field(default=0, init=False)
+    """How many steps Trio's scheduler has taken."""
+    buses: list[EventBus] = attrs.field(factory=list, init=False)
+    """Those that were started in this life."""
+    promises: Promises = attrs.field(init=False)
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    """What the program runs in."""
+    is_over: bool = attrs.field(default=False, init=False)
+    """Whether the program has ended, and only a check still runs."""
+    _chance: Random = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.random = Random(f"{self.seed} scenario")
+        self._chance = Random(f"{self.seed} faults")
+        self.promises = Promises(lambda: self.scope.cancel())
+
+    def store(self, name: str = "events.db", **options: Any) -> SqliteEventStore:
+        """Return a new `SqliteEventStore` on a file of the world; the options are its own."""
+        return SqliteEventStore(self.directory / name, **options)
+
+    def event_id(self, name: str) -> UUID:
+        """Return the id of that name: the same in every life, so that publishing is idempotent."""
+        return uuid5(_NAMESPACE, name)
+
+    def timeline(self) -> str:
+        """Return what happened so far, in all lives; see `Recording.timeline`."""
+        return self.recording.timeline().replace(str(self.directory), "...")
+
+    # Living
+
+    async def live(self, scenario: Scenario) -> None:
+        """Run a scenario, and again after each crash, until it has ended by itself."""
+        takes_world = takes_argument(scenario)
+        most = self._chance.randint(0, self.faults.crashes) if takes_world else 0
+        while True:
+            self.life += 1
+            self.scope = trio.CancelScope()
+            self.buses.clear()
+            if self.life > 1:
+                self.recording.note(f"--- life {self.life} begins ---")
+            self._crash_at = math.inf
+            if self.crashes < most:
+                self._crash_at = self.steps + int(math.exp(self._chance.uniform(2, 8)))
+            crashes = self.crashes
+            with self.scope:
+                try:
+                    await (scenario(self) if takes_world else scenario())
+                except BaseException as error:
+                    if self.crashes == crashes:
+                        raise
+                    # Whatever a killed program still says, nobody hears.
+                    _raise_unless_error(error)
+            self._crash_at = math.inf
+            if self.crashes == crashes:
+                return
+
+    _crash_at: float = attrs.field(default=math.inf, init=False)
+
+    def step(self) -> None:
+        """Count a step of the scheduler, before which the program may be killed."""
+        self.steps += 1
+        if self.steps >= self._crash_at:
+            self._crash_at = math.inf
+            self.crashes += 1
+            self.recording.note("--- crash ---")
+            for bus in self.buses:
+                bus._crash_soon()
+            self.scope.cancel()
+
+    def watch(self, bus: EventBus) -> Witness:
+        """Come to know a bus that starts."""
+        self.buses.append(bus)
+        bus._watch(self.promises.of(bus, self._plan_failure))
+        return self.recording  # the last, and so around the others: it sees planned failures
+
+    def _plan_failure(self) -> Exception | None:
+        if self._chance.random() < self.faults.handler_failures:
+            return PlannedFailure("planned by the exploration")
+        return None
+
+    async def call(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Make a call that would go to a thread: here, and in virtual time."""
+        crashes = self.crashes
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self._chance.random() * self.faults.latency)
+            is_commit = function.__qualname__ == "Database.commit"
+            if is_commit and self.crashes != crashes and self._chance.random() < 0.5:
+                raise StoreError("the process was killed before this was written")
+            try:
+                return function(*args)
+            finally:
+                await trio.sleep(self._chance.random() * self.faults.latency)
+
+
+@attrs.define(eq=False)
+class _Steps(trio.abc.Instrument):
+    """Tells somebody of each step of the scheduler."""
+
+    _tell: Callable[[], None]
+    main: trio.lowlevel.Task | None = None
+    _idle: int = 0
+
+    def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002  # time is virtual
+        """Give up when there was nothing to do again and again, although patience has ended.
+
+        What is shielded from its end is told with force; otherwise the run would go on for ever.
+        """
+        self._idle += 1
+        if self._idle > _MOST_IDLE and self.main is not None:
+            for task in _leaves(self.main):
+                trio.lowlevel.reschedule(task, outcome.Error(_hangs()))
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # which does not matter
+        self._idle = 0
+        self._tell()
+
+
+def _leaves(task: trio.lowlevel.Task) -> list[trio.lowlevel.Task]:
+    children = [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return [leaf for child in children for leaf in _leaves(child)] if children else [task]
+
+
+def _hangs() -> ProgramHangs:
+    return ProgramHangs("every task of the program waits, and nothing is left that could wake one")
+
+
+@attrs.define(eq=False)
+class _VirtualTime:
+    """Tells the time of new events by Trio's clock."""
+
+    _clock: MockClock
+
+    def now(self, zone: tzinfo) -> datetime:
+        return (_BEGINNING + timedelta(seconds=self._clock.current_time())).astimezone(zone)
+
+
+def run_in_world(
+    seed: int,
+    faults: Faults,
+    main: Callable[[World], Awaitable[None]],
+    on_step: Callable[[World], None],
+) -> World:
+    """Run `main(world)` in a new world, and return that; what it raises has the world with it."""
+    clock = MockClock(autojump_threshold=0)
+    with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
+        world = World(seed, Path(directory), faults)
+
+        steps = _Steps(lambda: on_step(world))
+
+        async def run() -> None:
+            steps.main = trio.lowlevel.current_task()
+            instead_of_thread.set(world.call)
+            watcher_of_run.set(world.watch)
+            with trio.move_on_after(_PATIENCE) as patience:
+                await main(world)
+            if patience.cancelled_caught:
+                raise _hangs()
+
+        chance = Random(f"{seed} ids")
+        try:
+            with scheduled_by(seed), predictable(chance.randbytes, _VirtualTime(clock)):
+                trio.run(run, clock=clock, instruments=[steps])
+            world.promises.check()
+        except Exception as error:
+            raise Broken(world, world.promises.first or error) from error
+    return world
+
+
+class Broken(Exception):
+    """A run in a world has failed; it never leaves the kit."""
+
+    def __init__(self, world: World, error: BaseException) -> None:
+        super().__init__(world, error)
+        self.world = world
+        self.error = error
+
+
+def takes_argument(function: Callable[..., object]) -> bool:
+    """Whether a scenario or check wants the world."""
+    return any(
+        parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        and parameter.default is parameter.empty
+        for parameter in inspect.signature(function).parameters.values()
+    )
+
+
+def told(error: BaseException) -> str:
+    """Return what an error says, those in its group included."""
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(dict.fromkeys(told(inner) for inner in error.exceptions))
+    return f"{type(error).__name__}: {error}"
+
+
+def _raise_unless_error(error: BaseException) -> None:
+    rest: BaseException | None = None if isinstance(error, Exception) else error
+    if isinstance(error, BaseExceptionGroup):
+        rest = error.split(Exception)[1]
+    if rest is not None:
+        raise rest

@@ -78,6 +78,7 @@ def explore(
     first that fails; `seed=N` repeats that one alone, step by step the same. Not to be called
     inside `trio.run`.
     """
+    __tracebackhide__ = True  # for pytest: what failed is in the scenario
     _check_scenario(scenario)
     chosen: Iterable[int]
     if seed is not None:
@@ -133,6 +134,7 @@ def cancel_at_every_step(
     Returns how many steps there are. Raises `StepFailed` with the number of the first step that
     fails and what happened; `step=N` repeats that one alone. Not to be called inside `trio.run`.
     """
+    __tracebackhide__ = True
     _check_scenario(scenario)
     if step is not None:
         _checks.whole_number("step", step, least=1)

@@ -127,7 +127,7 @@ class World:
                 self.recording.note(f"--- life {self.life} begins ---")
             self._crash_at = math.inf
             if self.crashes < most:
-                self._crash_at = self.steps + int(math.exp(self._chance.uniform(2, 8)))
+                self._crash_at = self.steps + int(math.exp(self._chance.uniform(2, 7)))
             crashes = self.crashes
             with self.scope:
                 try:

@@ -1,0 +1,96 @@
+"""The pytest plugin: marker, option and fixtures, beside pytest-trio."""
+
+import pytest
+
+EVENTS = """
+import attrs, pytest, trio
+from triobus import DomainEvent, EventBus
+from triobus.testing import Faults
+
+@attrs.frozen
+class Placed(DomainEvent):
+    number: int
+"""
+
+
+@pytest.fixture(params=["trio_mode = true", ""])
+def project(request, pytester):
+    pytester.makeini(f"[pytest]\n{request.param}\naddopts = --strict-markers -W error\n")
+
+    def run(source, *arguments):
+        pytester.makepyfile(EVENTS + source)
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=60)
+
+    return run
+
+
+def test_a_marked_test_runs_in_many_worlds(project):
+    done = project("""
+worlds = []
+
+@pytest.mark.explore(seeds=7, faults=Faults(crashes=0))
+async def test_with_a_world(world, tmp_path):
+    worlds.append(world.seed)
+    async with EventBus(store=world.store()) as bus:
+        await bus.publish(Placed(1))
+
+@pytest.mark.explore(seeds=3)
+async def test_without():
+    worlds.append("without")
+
+def test_after():
+    assert worlds == [*range(7), *["without"] * 3]
+""")
+    done.assert_outcomes(passed=3)
+
+
+FAILING = """
+@pytest.mark.explore(seeds=50)
+async def test_order():
+    order = []
+    async def note(number):
+        await trio.lowlevel.checkpoint()
+        order.append(number)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(note, 1)
+        nursery.start_soon(note, 2)
+    print("seen", order)
+    assert order == [1, 2]
+"""
+
+
+def test_its_failure_names_the_seed_which_the_option_repeats(project):
+    done = project(FAILING)
+    done.assert_outcomes(failed=1)
+    (line,) = [line for line in done.outlines if "ExplorationFailed: seed" in line][:1]
+    seed = line.split("seed ")[1].split(":")[0]
+    alone = project(FAILING, "--triobus-seed", seed)
+    alone.assert_outcomes(failed=1)
+    assert alone.stdout.str().count("seen [2, 1]") == 1
+    assert f"seed {seed}:" in alone.stdout.str()
+
+
+def test_a_marked_test_that_is_not_async_is_refused(project):
+    done = project("@pytest.mark.explore\ndef test_plain():\n    pass\n")
+    assert "is marked 'explore' and is no 'async def'" in done.stdout.str() + done.stderr.str()
+    assert done.ret != 0
+
+
+def test_the_world_is_for_marked_tests(project):
+    done = project("def test_plain(world):\n    pass\n")
+    assert "'world' is for tests that are marked @pytest.mark.explore" in done.stdout.str()
+
+
+def test_a_failing_test_shows_what_it_had_recorded(project):
+    done = project("""
+@pytest.mark.trio
+async def test_it(recorded, store_path):
+    bus = EventBus()
+    assert recorded(bus) is recorded(bus)
+    async with bus:
+        await bus.publish(Placed(7))
+    assert store_path.exists()
+""")
+    done.assert_outcomes(failed=1)
+    assert "What the bus did" in done.stdout.str()
+    assert "#1 Placed(number=7) published" in done.stdout.str()

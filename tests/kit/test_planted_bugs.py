@@ -13,6 +13,7 @@ from triobus._progress import Progress, ProgressChange
 from triobus.testing import (
     ExplorationFailed,
     Faults,
+    SlowHandler,
     StepFailed,
     cancel_at_every_step,
     explore,
@@ -52,6 +53,35 @@ def test_a_retry_that_lets_the_next_event_of_its_aggregate_overtake_is_found(mon
         explore(in_memory)
 
 
+def test_two_handlers_at_once_for_one_aggregate_are_found(monkeypatch):
+    add_many = Lanes.add_many
+
+    def add_without_keys(self, events, keys, *rest):
+        add_many(self, events, [None] * len(events), *rest)
+
+    async def scenario():
+        bus = EventBus(workers=2)
+        bus.subscribe(Ordered, SlowHandler(seconds=1))
+        async with bus:
+            await bus.publish_many([Ordered("Ada", number) for number in range(3)])
+
+    monkeypatch.setattr(Lanes, "add_many", add_without_keys)
+    with pytest.raises(ExplorationFailed, match="two handlers work on aggregate 'Ada'"):
+        explore(scenario, faults=Faults(handler_failures=0))
+
+
+def test_a_queue_that_takes_the_newest_first_is_found(monkeypatch):
+    add_many = Lanes.add_many
+
+    def add_in_front(self, events, *rest):
+        add_many(self, events, *rest)
+        self._queue.rotate(len(events))
+
+    monkeypatch.setattr(Lanes, "add_many", add_in_front)
+    with pytest.raises(ExplorationFailed, match="an earlier event came after a later one of"):
+        explore(in_memory)
+
+
 def test_a_lost_wake_up_is_found(monkeypatch):
     wake = GroupShell.wake
 
@@ -80,6 +110,18 @@ def test_an_offset_that_runs_ahead_is_found(monkeypatch):
 
     monkeypatch.setattr(Progress, "take_change", ahead)
     with pytest.raises(ExplorationFailed, match="is recorded as finished in group 'default'"):
+        explore(durable)
+
+
+def test_an_offset_that_goes_back_is_found(monkeypatch):
+    take_change = Progress.take_change
+
+    def now_and_then_the_old_one(self):
+        change = take_change(self)
+        return attrs.evolve(change, offset=0, ranges=()) if change.offset == 3 else change
+
+    monkeypatch.setattr(Progress, "take_change", now_and_then_the_old_one)
+    with pytest.raises(ExplorationFailed, match=r"the offset of 'default' went back from \d to 0"):
         explore(durable)
 
 

@@ -1,50 +1,61 @@
 """How often a bus with nothing to do wakes up: never."""
 
-import attrs
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+
 import trio
 
 import triobus
+from benchmarks.measuring import Benchmark, Competitor
+from benchmarks.work import Ticked, events_of, handler
 
 
-@attrs.frozen
-class Ticked(triobus.DomainEvent):
-    """An event, so that the bus has worked before it idles."""
+def voluntary_switches() -> int | None:
+    """Return how often this process has given up the processor, where the system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows does not
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nvcsw
 
 
-async def handler(event: Ticked) -> None:
-    """Do nothing."""
+async def measure(seconds: float, *, with_bus: bool) -> Mapping[str, float | None]:
+    """Return what happens in that time, with a bus that has worked before it idles, or without."""
 
-
-async def voluntary_switches(seconds: float, *, with_bus: bool) -> int:
-    """Return how often the process gave up the processor in that time, with or without a bus."""
-    import psutil  # the extra `bench` has it
-
-    process = psutil.Process()
-
-    async def count() -> int:
-        before = process.num_ctx_switches().voluntary
+    async def count() -> Mapping[str, float | None]:
+        before, worked = voluntary_switches(), time.process_time()
         await trio.sleep(seconds)
+        after, worked = voluntary_switches(), time.process_time() - worked
         # The sleep itself is one: the process waits for its end.
-        return int(process.num_ctx_switches().voluntary - before - 1)
+        switches = None if before is None or after is None else after - before - 1
+        return {"switches": switches, "us of processor": worked * 1e6}
 
     if not with_bus:
         return await count()
     bus = triobus.EventBus()
     bus.subscribe(Ticked, handler)
     async with bus:
-        await bus.publish_many([Ticked() for _ in range(1000)])
+        await bus.publish_many(events_of(1000))
         await bus.wait_idle()
         return await count()
 
 
-def main(*, quick: bool, rounds: int | None) -> bool:
-    """Measure, print the figures, and return whether there was no wake-up."""
-    seconds = 1.0 if quick else 5.0
-    is_good = True
-    for _ in range(rounds or 1):
-        print(f"idle: counting voluntary context switches for {seconds:g} s", flush=True)
-        alone = trio.run(lambda: voluntary_switches(seconds, with_bus=False))
-        found = trio.run(lambda: voluntary_switches(seconds, with_bus=True))
-        print(f"{'Trio alone':34}{alone:10}\n{'an idle bus':34}{found:10}\nbound{'':29}{0:10}")
-        is_good &= found <= max(alone, 0)
-    return is_good
+def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:  # noqa: ARG001  # as every benchmark
+    """Return the competitors."""
+    seconds = 0.5 if quick else 2.0
+    return Benchmark(
+        "idle",
+        f"What happens in {seconds:g} s of idleness",
+        [
+            Competitor(
+                "Trio alone", lambda: trio.run(lambda: measure(seconds, with_bus=False)), ""
+            ),
+            Competitor(
+                "a bus with nothing to do",
+                lambda: trio.run(lambda: measure(seconds, with_bus=True)),
+                "",
+                bounds={"switches": 0},
+            ),
+        ],
+    )

@@ -18,6 +18,8 @@ import trio
 import triobus
 import triobus.demo
 import triobus.testing
+from benchmarks import report
+from benchmarks.__main__ import BENCHMARKS
 from tests.kit.scenarios import in_memory
 from triobus.testing import plugin
 
@@ -142,7 +144,7 @@ def test_the_set_up_commands_name_extras_that_exist():
         "optional-dependencies"
     ]
     named = [re.findall(r"'\.\[([\w,]+)\]'", command) for command in COMMANDS]
-    assert [found for found in named if found] == [["cli,metrics"], ["test,cli"]]
+    assert [found for found in named if found] == [["cli,metrics"], ["test,cli"], ["bench"]]
     assert {extra for found in named for names in found for extra in names.split(",")} <= set(
         extras
     )
@@ -150,10 +152,18 @@ def test_the_set_up_commands_name_extras_that_exist():
     assert set(re.findall(r"`(\w+)`", listed)) == set(extras)
 
 
-def test_the_benchmarks_of_the_readme_exist():
-    named = [command.split()[-1] for command in COMMANDS if "-m benchmarks" in command]
-    assert named == ["throughput", "durable", "idle"]
-    assert [name for name in named if not (ROOT / "benchmarks" / f"{name}.py").is_file()] == []
+def test_the_readme_names_every_benchmark():
+    listed = PROSE.partition("runs that benchmark alone:")[2].partition(".\n")[0]
+    assert re.findall(r"`(\w+)`", listed) == list(BENCHMARKS)
+    assert [command for command in COMMANDS if "benchmarks" in command] == [
+        ".venv/bin/python -m benchmarks --quick"
+    ]
+
+
+def test_the_readme_has_the_figures_of_every_benchmark_():
+    written = README.partition(report.BEGIN)[2].partition(report.END)[0]
+    titles = re.findall(r"^\*\*(.*)\*\*$", written, re.MULTILINE)
+    assert len(titles) == len(BENCHMARKS)
 
 
 def test_the_error_table_has_every_error_once_with_what_else_it_is():
@@ -194,6 +204,7 @@ VALUES = {
 NOT_OURS = {
     *("autojump_clock", "TrioEventEmitter", "'*'"),  # of pytest-trio, pyee and bubus
     *("def", "async for"),
+    *BENCHMARKS,
     *("cli", "metrics", "test", "bench", "dev"),  # extras, which have a test of their own
     *("aggregate", "metadata"),  # keys of an event on the command line
 }

@@ -1,0 +1,64 @@
+"""How long it takes until a bus runs: importing it, starting it, opening its store."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import trio
+
+import triobus
+from benchmarks.measuring import Benchmark, Competitor
+
+TRIO = "import trio"
+_IMPORT = """
+import sys, time
+sys.path[:0] = {path!r}
+for module in {before!r}:
+    __import__(module)
+started = time.perf_counter()
+__import__({module!r})
+print(time.perf_counter() - started)
+"""
+
+
+def import_ms(module: str, *before: str) -> float:
+    """Return the milliseconds that an import takes after others, in a process of its own."""
+    program = _IMPORT.format(path=sys.path, before=before, module=module)
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    return float(done.stdout) * 1e3
+
+
+def start_and_stop_ms(path: Path | None) -> float:
+    """Return the milliseconds of starting and stopping a bus, with a new store or without."""
+
+    async def run() -> float:
+        started = time.perf_counter()
+        store = None if path is None else triobus.SqliteEventStore(path)
+        async with triobus.EventBus(store):
+            pass
+        return (time.perf_counter() - started) * 1e3
+
+    return trio.run(run)
+
+
+def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:  # noqa: ARG001  # as every benchmark
+    """Return the competitors."""
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="triobus-"))
+    paths = (Path(directory, f"{number}.db") for number in range(10**9))
+    return Benchmark(
+        "startup",
+        "Milliseconds until it runs",
+        [
+            Competitor(TRIO, lambda: import_ms("trio"), "ms"),
+            Competitor(
+                "import triobus after it", lambda: import_ms("triobus", "trio"), "ms", bound=60
+            ),
+            Competitor("a bus, started and stopped", lambda: start_and_stop_ms(None), "ms"),
+            Competitor("the same with a new store", lambda: start_and_stop_ms(next(paths)), "ms"),
+        ],
+    )

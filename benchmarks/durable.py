@@ -165,9 +165,9 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:
         "durable",
         "Events a second with a store: committed, handled, and acknowledged on disk",
         [
-            Competitor(RAW, raw_rate(ROWS_A_COMMIT)),
-            Competitor(OWN, raw_rate(ROWS_A_COMMIT, random_ids=False), limit=RAW),
-            Competitor(SINGLE, raw_rate(1)),
+            Competitor(RAW, raw_rate(ROWS_A_COMMIT), kind="limit"),
+            Competitor(OWN, raw_rate(ROWS_A_COMMIT, random_ids=False), limit=RAW, kind="limit"),
+            Competitor(SINGLE, raw_rate(1), kind="limit"),
             Competitor(MANY, bus_rate(by_256_publishers, many // 2), limit=RAW, bound=0.35),
             Competitor(
                 f"publish_many of {BATCH}", bus_rate(in_batches, many), limit=RAW, bound=0.6

@@ -57,7 +57,7 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:
         "fanout",
         f"Calls a second of {HANDLERS} handlers of one event",
         [
-            Competitor(RAW, lambda: len(raw) / seconds(raw_channel, raw), unit="calls/s"),
+            Competitor(RAW, lambda: len(raw) / seconds(raw_channel, raw), "calls/s", kind="limit"),
             Competitor(group, rate(one_group), unit="calls/s", limit=RAW, bound=15),
             Competitor("publish, one group", rate(one_by_one), unit="calls/s", limit=RAW),
             Competitor("publish_many, ten groups", rate(ten_groups), unit="calls/s", limit=RAW),

@@ -49,7 +49,10 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:  # noqa: ARG001  #
         f"What happens in {seconds:g} s of idleness",
         [
             Competitor(
-                "Trio alone", lambda: trio.run(lambda: measure(seconds, with_bus=False)), ""
+                "Trio alone",
+                lambda: trio.run(lambda: measure(seconds, with_bus=False)),
+                "",
+                kind="limit",
             ),
             Competitor(
                 "a bus with nothing to do",

@@ -113,7 +113,7 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:
         "latency",
         "Microseconds from publish to the first line of the handler",
         [
-            Competitor(RAW, percentiles(idle, through_channel, few), unit="us"),
+            Competitor(RAW, percentiles(idle, through_channel, few), "us", kind="limit"),
             Competitor(
                 "publish",
                 percentiles(idle, through_bus, few),
@@ -121,7 +121,7 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:
                 limit=RAW,
                 bounds={"p50": 2.5},
             ),
-            Competitor(raw_load, percentiles(loaded, through_channel, many), unit="us"),
+            Competitor(raw_load, percentiles(loaded, through_channel, many), "us", kind="limit"),
             Competitor(
                 "publish at half its speed",
                 percentiles(loaded, through_bus, many),

@@ -8,6 +8,7 @@ from typing import Literal
 import attrs
 
 Unit = Literal["", "events/s", "calls/s", "us", "ms", "s", "B", "MiB", "switches", "ratio"]
+Kind = Literal["bus", "limit", "peer"]
 RATES: frozenset[str] = frozenset(["events/s", "calls/s"])
 """The units of which more is better."""
 
@@ -28,7 +29,7 @@ class Competitor:
     """The same for each of several figures."""
     lacks: str = ""
     """What a peer does not promise that triobus does."""
-    is_peer: bool = False
+    kind: Kind = "bus"
     is_fixed: bool = False
     """Whether one round is enough, for virtual time and counts are the same in each."""
 
@@ -61,7 +62,7 @@ class Figure:
     """How far apart these are, in the ratio itself."""
     bound: float | None = None
     lacks: str = ""
-    is_peer: bool = False
+    kind: Kind = "bus"
 
     @property
     def is_reached(self) -> bool | None:
@@ -69,7 +70,7 @@ class Figure:
         value = self.ratio if self.limit else self.median
         if self.bound is None or value is None:
             return None
-        is_more_better = self.is_peer or self.unit in RATES
+        is_more_better = self.kind == "peer" or self.unit in RATES
         return value >= self.bound if is_more_better else value <= self.bound
 
 
@@ -117,7 +118,7 @@ def _figure(
     limits: Sequence[float | None],
 ) -> Figure:
     pairs = [pair for pair in zip(values, limits, strict=False) if all(pair)]
-    if competitor.is_peer and competitor.unit in RATES:
+    if competitor.kind == "peer" and competitor.unit in RATES:
         pairs = [(limit, value) for value, limit in pairs]
     ratios = [value / limit for value, limit in pairs if value and limit]
     told = [value for value in values if value is not None]
@@ -131,7 +132,7 @@ def _figure(
         ratio_spread=_range(ratios),
         bound=competitor.bounds.get(key, competitor.bound),
         lacks=competitor.lacks,
-        is_peer=competitor.is_peer,
+        kind=competitor.kind,
     )
 
 

@@ -114,7 +114,7 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:  # noqa: ARG001  #
         "memory",
         "What is kept in memory",
         [
-            Competitor(RAW, bytes_of(queued_in_channel), "B"),
+            Competitor(RAW, bytes_of(queued_in_channel), "B", kind="limit"),
             Competitor("an event queued", bytes_of(queued_in_bus), "B", limit=RAW),
             Competitor("an idle aggregate", bytes_of(idle_aggregate), "B", bound=1),
             Competitor("a subscription", bytes_of(subscription), "B", bound=4096),

@@ -128,7 +128,7 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:  # noqa: ARG001  #
         "ordering",
         f"Seconds of virtual time for {EVENTS:,} events of {AGGREGATES} aggregates, in order",
         [
-            Competitor(limit, lambda: best(events, failing), unit="s", is_fixed=True),
+            Competitor(limit, lambda: best(events, failing), "s", kind="limit", is_fixed=True),
             Competitor(
                 f"publish_many, {WORKERS} workers",
                 virtual(partial(by_bus, events, failing)),
@@ -141,6 +141,7 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:  # noqa: ARG001  #
                 f"{WORKERS} channels, one a worker",
                 virtual(partial(by_partitions, events, failing)),
                 unit="s",
+                kind="limit",
                 is_fixed=True,
                 limit=limit,
             ),

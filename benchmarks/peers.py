@@ -98,7 +98,7 @@ def competitors(
             return ask(peer, work=work, count=count, handlers=handlers)
 
         bound = (bounds or {}).get(name)
-        yield Competitor(name, measure, lacks=lacks, is_peer=True, bound=bound, **options)
+        yield Competitor(name, measure, lacks=lacks, kind="peer", bound=bound, **options)
 
 
 # That side

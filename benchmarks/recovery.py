@@ -129,7 +129,7 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:
         "recovery",
         "Coming back to a store",
         [
-            Competitor(PLAIN, lambda: 1 / plain_loop(path)),
+            Competitor(PLAIN, lambda: 1 / plain_loop(path), kind="limit"),
             Competitor(f"catching up on {caught_up:,} events", catch_up, limit=PLAIN),
             Competitor(
                 f"memory of a backlog of {backlog:,}",

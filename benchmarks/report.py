@@ -43,9 +43,9 @@ def ratio(figure: Figure) -> str:
     """Return the ratio to the limit; of a peer, how many times it is behind."""
     if figure.ratio is None:
         return ""
-    if figure.is_peer and figure.ratio >= 1:
+    if figure.kind == "peer" and figure.ratio >= 1:
         return f"1/{figure.ratio:,.0f}" if figure.ratio >= 10 else f"1/{figure.ratio:.1f}"
-    if figure.is_peer:
+    if figure.kind == "peer":
         return f"{1 / figure.ratio:.1f}"
     return f"{figure.ratio:.2f}"
 
@@ -54,7 +54,7 @@ def bound(figure: Figure) -> str:
     """Return the bound."""
     if figure.bound is None:
         return ""
-    if figure.is_peer:
+    if figure.kind == "peer":
         return f"1/{figure.bound:g}"
     return f"{figure.bound:g}"
 
@@ -115,7 +115,7 @@ def worse(reports: Iterable[Report], earlier: Mapping[tuple[str, str], Figure]) 
             before = earlier.get((report.name, figure.name))
             if before is None or figure.ratio is None or before.ratio is None:
                 continue
-            is_more_better = figure.is_peer or figure.unit in RATES
+            is_more_better = figure.kind == "peer" or figure.unit in RATES
             loss = (before.ratio - figure.ratio) * (1 if is_more_better else -1)
             spread = max(figure.ratio_spread, before.ratio_spread)
             if loss > spread:
@@ -179,8 +179,7 @@ def plot(path: Path, reports: Sequence[Report]) -> None:
     for (report, figures), panel in zip(shown, panels[:, 0], strict=True):
         medians: list[Any] = [each.median for each in figures]
         colours = [
-            "#9aa5b1" if each.is_peer else "#1f6f8b" if each.limit or each.bound else "#d6a24a"
-            for each in figures
+            {"limit": "#d6a24a", "bus": "#1f6f8b", "peer": "#9aa5b1"}[each.kind] for each in figures
         ]
         bars = panel.barh([each.name for each in figures], medians, color=colours)
         panel.bar_label(bars, [f" {number(each)}" for each in medians], fontsize=7)
@@ -189,10 +188,9 @@ def plot(path: Path, reports: Sequence[Report]) -> None:
         if is_wide:
             panel.set_xscale("log")
         panel.margins(x=0.15)
-        unit = figures[0].unit
-        panel.set_title(
-            f"{report.title} ({unit}{', logarithmic' if is_wide else ''})", fontsize=9, loc="left"
-        )
+        about = [word for word in (figures[0].unit, "logarithmic" * is_wide) if word]
+        title = f"{report.title} ({', '.join(about)})" if about else report.title
+        panel.set_title(title, fontsize=9, loc="left")
         panel.tick_params(labelsize=7)
         panel.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

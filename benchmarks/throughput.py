@@ -82,8 +82,8 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:
         "throughput",
         "Events a second to one handler",
         [
-            Competitor(RAW, rate(raw_channel)),
-            Competitor("plain loop of handler calls", rate(plain_loop), limit=RAW),
+            Competitor(RAW, rate(raw_channel), kind="limit"),
+            Competitor("plain loop of handler calls", rate(plain_loop), limit=RAW, kind="limit"),
             Competitor("publish", rate(publish), limit=RAW, bound=0.9),
             Competitor(MANY.format("1 aggregate"), rate(publish_many, 1), limit=RAW, bound=6),
             Competitor(ORDERED, rate(publish_many, 100), limit=RAW, bound=6),

@@ -90,7 +90,7 @@ def test_rounds_take_the_competitors_in_turn():
                 Competitor("bus", measured("bus", [9, 16, 9]), limit="limit", bound=0.9),
                 Competitor("once", measured("once", [3]), "s", bound=2, is_fixed=True),
                 Competitor(
-                    "peer", measured("peer", [1, 2, 2]), limit="limit", bound=10, is_peer=True
+                    "peer", measured("peer", [1, 2, 2]), limit="limit", bound=10, kind="peer"
                 ),
             ],
         ),
@@ -116,7 +116,7 @@ def test_figures_of_one_competitor_stand_beside_the_limits_of_their_name():
                 Competitor(
                     "bus", lambda: {"p50": 3.0, "p99": 8.0}, "us", "limit", None, {"p50": 1}
                 ),
-                Competitor("peer", lambda: 6.0, "us", "bus, p50", is_peer=True),
+                Competitor("peer", lambda: 6.0, "us", "bus, p50", kind="peer"),
             ],
         ),
         rounds=1,

@@ -12,6 +12,7 @@ Also measured, in microseconds an event of `publish_many`: a context variable se
 0.15 (now once a worker), a coroutine around the handlers of each delivery 0.15 (now inlined),
 asking for room whenever a worker begins 0.3 (now when there is enough for the first who waits),
 asking Trio's clock for the percentiles 0.12 (now `perf_counter`, unless time is virtual: 0.06).
+Making a carriage takes 0.14; with four slots in place of ten it would take 0.09, a tuple 0.03.
 """
 
 import logging

@@ -14,11 +14,9 @@ threads, 80, and 30 of our own. Moving the leader's yield before or after gained
 
 import gc
 import sqlite3
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, closing
-from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -29,6 +27,7 @@ import trio
 import triobus
 from benchmarks import peers
 from benchmarks.measuring import Benchmark, Competitor
+from benchmarks.work import new_paths
 from triobus._codec import EventCodec
 from triobus.stores import _schema
 
@@ -151,8 +150,7 @@ def durable(path: Path, events: list[Booked], publish: Publish) -> float:
 def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:
     """Return the competitors."""
     many, few = (10_000, 500) if quick else (50_000, 4000)
-    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="triobus-"))
-    paths = (Path(directory, f"{number}.db") for number in count())
+    paths = new_paths(stack)
 
     def raw_rate(rows_a_commit: int, *, random_ids: bool = True) -> Callable[[], float]:
         rows = rows_of(events_of(few if rows_a_commit == 1 else many), random_ids=random_ids)

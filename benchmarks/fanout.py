@@ -8,7 +8,7 @@ from benchmarks import peers
 from benchmarks.measuring import Benchmark, Competitor
 from benchmarks.peers_in_memory import no_op_handlers
 from benchmarks.throughput import RAW, raw_channel, seconds
-from benchmarks.work import BATCH, Ticked, batches, events_of
+from benchmarks.work import BATCH, Ticked, events_of, run_in_batches
 
 HANDLERS = 10
 
@@ -18,9 +18,7 @@ async def one_group(events: list[Ticked]) -> None:
     bus = triobus.EventBus(buffer=2 * BATCH)
     for handler in no_op_handlers(HANDLERS):
         bus.subscribe(Ticked, handler)
-    async with bus:
-        for batch in batches(events):
-            await bus.publish_many(batch)
+    await run_in_batches(bus, events)
 
 
 async def one_by_one(events: list[Ticked]) -> None:
@@ -38,9 +36,7 @@ async def ten_groups(events: list[Ticked]) -> None:
     bus = triobus.EventBus(buffer=2 * BATCH)
     for number, handler in enumerate(no_op_handlers(HANDLERS)):
         bus.group(f"group-{number}").subscribe(Ticked, handler)
-    async with bus:
-        for batch in batches(events):
-            await bus.publish_many(batch)
+    await run_in_batches(bus, events)
 
 
 def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:

@@ -16,27 +16,11 @@ import trio.testing
 import triobus
 from benchmarks import peers
 from benchmarks.measuring import Benchmark, Competitor
-from benchmarks.work import BATCH, Ticked, events_of
+from benchmarks.work import Send, Ticked, events_of, through_channel
 
 RAW = "raw memory channel"
-Send = Callable[[Ticked], Awaitable[object]]
 Way = Callable[[Callable[[Ticked], Awaitable[None]]], AbstractAsyncContextManager[Send]]
 """How events get to a handler."""
-
-
-@asynccontextmanager
-async def through_channel(handler: Callable[[Ticked], Awaitable[None]]) -> AsyncIterator[Send]:
-    """Through a memory channel to a task that calls the handler."""
-    send, receive = trio.open_memory_channel[Ticked](BATCH)
-
-    async def consume() -> None:
-        async for event in receive:
-            await handler(event)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(consume)
-        async with send:
-            yield send.send
 
 
 @asynccontextmanager
@@ -77,7 +61,6 @@ async def loaded(way: Way, count: int) -> list[float]:
         for event in events:
             await send(event)
         gap = 2 * (time.perf_counter() - started) / count
-        begun.clear()
         await trio.testing.wait_all_tasks_blocked()
         begun.clear()
         started = time.perf_counter() + gap

@@ -70,8 +70,12 @@ class Figure:
         value = self.ratio if self.limit else self.median
         if self.bound is None or value is None:
             return None
-        is_more_better = self.kind == "peer" or self.unit in RATES
-        return value >= self.bound if is_more_better else value <= self.bound
+        return value >= self.bound if self.is_more_better else value <= self.bound
+
+    @property
+    def is_more_better(self) -> bool:
+        """Whether the more is the better, of the ratio."""
+        return self.kind == "peer" or self.unit in RATES
 
 
 @attrs.frozen
@@ -82,6 +86,12 @@ class Report:
     title: str
     figures: Sequence[Figure]
     notes: Sequence[str] = ()
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the ratios are to, and the notes."""
+        limits = sorted({figure.limit for figure in self.figures if figure.limit})
+        return [f"Ratios are to: {'; '.join(limits)}."] * bool(limits) + [*self.notes]
 
 
 def run(benchmark: Benchmark, rounds: int) -> Report:

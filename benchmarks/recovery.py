@@ -3,7 +3,6 @@
 import gc
 import multiprocessing
 import sqlite3
-import tempfile
 import time
 from contextlib import ExitStack, closing
 from itertools import count
@@ -16,6 +15,7 @@ import triobus
 from benchmarks.durable import Booked, events_of
 from benchmarks.measuring import Benchmark, Competitor
 from benchmarks.memory import resident_bytes
+from benchmarks.work import new_paths
 from triobus.testing import crash
 
 BACKLOG_MIB = 60
@@ -107,8 +107,7 @@ def restart_ms(path: Path, left: int) -> float:
 def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:
     """Return the competitors."""
     caught_up, backlog = (20_000, 50_000) if quick else (100_000, 500_000)
-    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="triobus-"))
-    paths = (Path(directory, f"{number}.db") for number in count())
+    paths = new_paths(stack)
 
     def filled(events: int) -> Path:
         path = next(paths)

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from benchmarks import peers
-from benchmarks.measuring import RATES, Figure, Report
+from benchmarks.measuring import Figure, Report
 
 BEGIN = "<!-- What follows is written by: python -m benchmarks --readme README.md -->"
 END = "<!-- end of what the benchmarks write -->"
@@ -76,10 +76,7 @@ def table(report: Report) -> str:
             line += "  not reached"
         lines.append(line.rstrip())
     lines += [f"  {figure.name} lacks: {figure.lacks}" for figure in report.figures if figure.lacks]
-    limits = sorted({figure.limit for figure in report.figures if figure.limit})
-    if limits:
-        lines.append(f"  Ratios are to: {'; '.join(limits)}.")
-    lines += [f"  {note}" for note in report.notes]
+    lines += [f"  {remark}" for remark in report.remarks]
     return "\n".join(lines)
 
 
@@ -115,8 +112,7 @@ def worse(reports: Iterable[Report], earlier: Mapping[tuple[str, str], Figure]) 
             before = earlier.get((report.name, figure.name))
             if before is None or figure.ratio is None or before.ratio is None:
                 continue
-            is_more_better = figure.kind == "peer" or figure.unit in RATES
-            loss = (before.ratio - figure.ratio) * (1 if is_more_better else -1)
+            loss = (before.ratio - figure.ratio) * (1 if figure.is_more_better else -1)
             spread = max(figure.ratio_spread, before.ratio_spread)
             if loss > spread:
                 lines.append(
@@ -136,9 +132,7 @@ def markdown(reports: Sequence[Report]) -> str:
             name = f"{figure.name} ({figure.lacks})" if figure.lacks else figure.name
             value = f"{number(figure.median)} {figure.unit}".strip()
             lines.append(f"| {name} | {ratio(figure) or '-'} | {value} | {figure.spread:.0%} |")
-        limits = sorted({figure.limit for figure in report.figures if figure.limit})
-        text = [f"Ratios are to: {'; '.join(limits)}."] if limits else []
-        lines += ["", *[" ".join([*text, *report.notes]), ""] * bool(text or report.notes)]
+        lines += ["", *[" ".join(report.remarks), ""] * bool(report.remarks)]
     lines += [
         "Measured on "
         + ", ".join([told.pop("machine"), *(f"{name} {found}" for name, found in told.items())])

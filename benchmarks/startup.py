@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +10,7 @@ import trio
 
 import triobus
 from benchmarks.measuring import Benchmark, Competitor
+from benchmarks.work import new_paths
 
 TRIO = "import trio"
 _IMPORT = """
@@ -48,8 +48,7 @@ def start_and_stop_ms(path: Path | None) -> float:
 
 def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:  # noqa: ARG001  # as every benchmark
     """Return the competitors."""
-    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="triobus-"))
-    paths = (Path(directory, f"{number}.db") for number in range(10**9))
+    paths = new_paths(stack)
     return Benchmark(
         "startup",
         "Milliseconds until it runs",

@@ -13,7 +13,7 @@ import trio
 import triobus
 from benchmarks import peers
 from benchmarks.measuring import Benchmark, Competitor
-from benchmarks.work import BATCH, Ticked, batches, events_of, handler
+from benchmarks.work import BATCH, Ticked, events_of, handler, run_in_batches, through_channel
 
 RAW = "raw memory channel"
 MANY = "publish_many, {}"
@@ -22,17 +22,9 @@ ORDERED = MANY.format("100 aggregates")
 
 async def raw_channel(events: list[Ticked]) -> None:
     """Send every event through a memory channel to one task that calls the handler."""
-    send, receive = trio.open_memory_channel[Ticked](BATCH)
-
-    async def consume() -> None:
-        async for event in receive:
-            await handler(event)
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(consume)
-        async with send:
-            for event in events:
-                await send.send(event)
+    async with through_channel(handler) as send:
+        for event in events:
+            await send(event)
 
 
 async def plain_loop(events: list[Ticked]) -> None:
@@ -54,9 +46,7 @@ async def publish_many(events: list[Ticked]) -> None:
     """Publish the events in batches."""
     bus = triobus.EventBus(buffer=2 * BATCH)
     bus.subscribe(Ticked, handler)
-    async with bus:
-        for batch in batches(events):
-            await bus.publish_many(batch)
+    await run_in_batches(bus, events)
 
 
 def seconds(run: Callable[[list[Ticked]], Awaitable[None]], events: list[Ticked]) -> float:

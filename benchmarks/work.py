@@ -1,8 +1,13 @@
 """The work that is measured: one kind of event, and handlers that do nothing."""
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from itertools import count
+from pathlib import Path
 
 import attrs
+import trio
 
 import triobus
 
@@ -35,3 +40,34 @@ def batches(events: list[Ticked]) -> Iterator[list[Ticked]]:
     """Cut a list into lists of `BATCH`."""
     for first in range(0, len(events), BATCH):
         yield events[first : first + BATCH]
+
+
+Send = Callable[[Ticked], Awaitable[object]]
+
+
+@asynccontextmanager
+async def through_channel(handler: Callable[[Ticked], Awaitable[None]]) -> AsyncIterator[Send]:
+    """Send through a memory channel to a task that calls the handler: the raw limit."""
+    send, receive = trio.open_memory_channel[Ticked](BATCH)
+
+    async def consume() -> None:
+        async for event in receive:
+            await handler(event)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(consume)
+        async with send:
+            yield send.send
+
+
+async def run_in_batches(bus: triobus.EventBus, events: list[Ticked]) -> None:
+    """Start a bus, publish the events to it in batches, and stop it."""
+    async with bus:
+        for batch in batches(events):
+            await bus.publish_many(batch)
+
+
+def new_paths(stack: ExitStack) -> Iterator[Path]:
+    """Return paths of new files, in a directory that is there as long as the stack."""
+    directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="triobus-"))
+    return (Path(directory, f"{number}.db") for number in count())

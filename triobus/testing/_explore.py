@@ -15,7 +15,6 @@ from triobus.testing._world import (
     Scenario,
     World,
     run_in_world,
-    takes_argument,
     told,
 )
 
@@ -148,9 +147,9 @@ def cancel_at_every_step(
 
         async def main(world: World) -> None:
             with world.scope:
-                await (scenario(world) if takes_argument(scenario) else scenario())
+                await world.give_to(scenario)
             world.is_over = True
-            found = check(world) if takes_argument(check) else check()
+            found = world.give_to(check)
             if inspect.isawaitable(found):
                 await found
 

@@ -20,10 +20,8 @@ from triobus._events import DomainEvent
 from triobus._group import carried
 from triobus._handlers import Invoke
 from triobus._progress import ProgressChange
-from triobus._subscriptions import Group, Subscription
-
-Key = tuple[str, str]
-"""The names of a group and a subscription of it."""
+from triobus._subscriptions import Subscription
+from triobus.testing._attempts import AttemptWitness, Key
 
 
 class PromiseBroken(AssertionError):
@@ -80,28 +78,18 @@ class _Lane:
 
 
 @attrs.define(eq=False)
-class Watch:
+class Watch(AttemptWitness):
     """Watches one bus, and lets its handlers fail as planned."""
 
     _bus: EventBus
     _log: _Log
     _breach: Callable[[str], None]
     _plan_failure: Callable[[], Exception | None]
-    _groups: dict[str, Group] = attrs.field(factory=dict, init=False)
-    _attended: set[Subscription] = attrs.field(factory=set, init=False)
     _lanes: dict[tuple[str, str], _Lane] = attrs.field(factory=dict, init=False)
     _accepted: int = attrs.field(default=0, init=False)
     _failed: dict[str, int] = attrs.field(factory=dict, init=False)
     _letters: dict[str, int] = attrs.field(factory=dict, init=False)
     _running: dict[str, int] = attrs.field(factory=dict, init=False)
-
-    def attend(self, group: Group) -> None:
-        """Watch the attempts of a group."""
-        self._groups[group.name] = group
-        for subscription in group.subscriptions:
-            if subscription not in self._attended:
-                self._attended.add(subscription)
-                subscription.invoke = self._watched(subscription, subscription.invoke)
 
     def _watched(self, subscription: Subscription, invoke: Invoke) -> Invoke:
         async def watched(event: DomainEvent) -> object:
@@ -168,11 +156,7 @@ class Watch:
         self._accepted += 1
         if position is not None:
             self._log.ids[position] = event.event_id
-        self._log.open[event.event_id] = {
-            (subscription.group, subscription.name)
-            for group in self._groups.values()
-            for subscription in group.plan_for(type(event))
-        }
+        self._log.open[event.event_id] = self._wanted_by(event)
 
     def retry_planned(self, carriage: Carriage, due: float) -> None:  # noqa: ARG002  # the core's affair
         """An aggregate waits."""

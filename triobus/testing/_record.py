@@ -14,7 +14,8 @@ from triobus._events import DomainEvent
 from triobus._group import carried
 from triobus._handlers import NOT_MATCHED, Invoke
 from triobus._progress import ProgressChange
-from triobus._subscriptions import Group, Subscription, event_types
+from triobus._subscriptions import Subscription, event_types
+from triobus.testing._attempts import AttemptWitness, Key
 
 _BASE_FIELDS = frozenset(field.name for field in attrs.fields(DomainEvent))
 _LONGEST = 200
@@ -125,17 +126,15 @@ def record(bus: EventBus) -> "Recording":
 
 
 @attrs.define(eq=False, repr=False)
-class Recording:
+class Recording(AttemptWitness):
     """What a bus did, in order. Made by `record`; times are seconds on Trio's clock."""
 
     is_shared: bool = False
     """Whether it is about several buses."""
     _entries: list[_Entry] = attrs.field(factory=list, init=False)
     _numbers: dict[UUID, int] = attrs.field(factory=dict, init=False)
-    _wanted: dict[UUID, set[tuple[str, str]]] = attrs.field(factory=dict, init=False)
+    _wanted: dict[UUID, set[Key]] = attrs.field(factory=dict, init=False)
     """For each event that was published the groups and subscriptions that it was for."""
-    _groups: dict[str, Group] = attrs.field(factory=dict, init=False)
-    _attended: set[Subscription] = attrs.field(factory=set, init=False)
 
     # What was recorded
 
@@ -299,14 +298,6 @@ class Recording:
 
     # What the bus tells
 
-    def attend(self, group: Group) -> None:
-        """Watch the subscriptions of a group."""
-        self._groups[group.name] = group
-        for subscription in group.subscriptions:
-            if subscription not in self._attended:
-                self._attended.add(subscription)
-                subscription.invoke = self._watched(subscription, subscription.invoke)
-
     def _watched(self, subscription: Subscription, invoke: Invoke) -> Invoke:
         async def watched(event: DomainEvent) -> object:
             carriage = carried()
@@ -343,11 +334,7 @@ class Recording:
     def accepted(self, event: DomainEvent, position: int | None) -> None:
         """An event was accepted."""
         self._number(event)
-        self._wanted[event.event_id] = {
-            (subscription.group, subscription.name)
-            for group in self._groups.values()
-            for subscription in group.plan_for(type(event))
-        }
+        self._wanted[event.event_id] = self._wanted_by(event)
         self._entries.append(
             RecordedEvent(event=event, time=trio.current_time(), position=position)
         )

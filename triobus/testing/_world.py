@@ -95,6 +95,8 @@ class World:
     is_over: bool = attrs.field(default=False, init=False)
     """Whether the program has ended, and only a check still runs."""
     _chance: Random = attrs.field(init=False)
+    _crash_at: float = attrs.field(default=math.inf, init=False)
+    """The step at which the program is killed."""
 
     def __attrs_post_init__(self) -> None:
         self.random = Random(f"{self.seed} scenario")
@@ -117,8 +119,7 @@ class World:
 
     async def live(self, scenario: Scenario) -> None:
         """Run a scenario, and again after each crash, until it has ended by itself."""
-        takes_world = takes_argument(scenario)
-        most = self._chance.randint(0, self.faults.crashes) if takes_world else 0
+        most = self._chance.randint(0, self.faults.crashes) if takes_argument(scenario) else 0
         while True:
             self.life += 1
             self.scope = trio.CancelScope()
@@ -131,7 +132,7 @@ class World:
             crashes = self.crashes
             with self.scope:
                 try:
-                    await (scenario(self) if takes_world else scenario())
+                    await self.give_to(scenario)
                 except BaseException as error:
                     if self.crashes == crashes:
                         raise
@@ -141,7 +142,9 @@ class World:
             if self.crashes == crashes:
                 return
 
-    _crash_at: float = attrs.field(default=math.inf, init=False)
+    def give_to(self, function: Callable[..., Any]) -> Any:
+        """Call a scenario or a check, with the world if it wants it."""
+        return function(self) if takes_argument(function) else function()
 
     def step(self) -> None:
         """Count a step of the scheduler, before which the program may be killed."""

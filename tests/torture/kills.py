@@ -1,7 +1,5 @@
 """Kill a program that publishes and handles, again and again, and look at what its store has kept.
 
-    python -m tests.torture --rounds 500
-
 Each round is a store and several lives of a child process. The child reports on a pipe what was
 accepted and what was handled, in lines that are written whole; after a number of lines that is
 drawn from the seed it is killed with SIGKILL. Between two lives the store tells how far each group
@@ -13,7 +11,6 @@ finished before the last commit began; positions have no gaps; the chain of chec
 after a clean end nothing is left beside the file.
 """
 
-import argparse
 import logging
 import os
 import random
@@ -30,6 +27,7 @@ import attrs
 import trio
 
 import triobus
+from tests.torture.violation import ROOT, Violation
 
 GROUPS = ("default", "mail")
 LIVES = 3
@@ -37,10 +35,6 @@ AGGREGATES = 7
 PUBLISHERS = 4
 POISON = 13
 """Every number that is divisible by it fails for good."""
-
-
-class Violation(Exception):
-    """A promise was broken."""
 
 
 @attrs.frozen
@@ -134,7 +128,7 @@ class Round:
         child = subprocess.Popen(
             [sys.executable, "-m", "tests.torture", "--live", *arguments],
             stdout=subprocess.PIPE,
-            cwd=Path(__file__).parent.parent,
+            cwd=ROOT,
         )
         assert child.stdout is not None
         for group in GROUPS:
@@ -276,26 +270,3 @@ def torture(rounds: int, seed: int, say: Callable[[str], None]) -> int:
         )
     say(f"{rounds} rounds: {accepted} accepted, none lost, {repeated} handled twice")
     return repeated
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25, help="how many stores (default 25)")
-    parser.add_argument("--seed", type=int, default=1, help="what the moments are drawn from")
-    parser.add_argument("--live", nargs=3, help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    if options.live:
-        path, first, is_last = options.live
-        trio.run(live, path, int(first), bool(int(is_last)))
-        return 0
-    try:
-        torture(options.rounds, options.seed, print)
-    except Violation as violation:
-        print(f"seed {options.seed}: {violation}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

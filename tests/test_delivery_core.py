@@ -5,6 +5,7 @@ linked lists and heaps, and has to come to the same decisions.
 """
 
 import math
+from itertools import count
 from typing import Literal
 from uuid import UUID
 
@@ -50,7 +51,7 @@ def lanes_with(
 def stored_lanes_with(*keys: str) -> StoredLanes:
     lanes = StoredLanes()
     events = [Noted(number, key) for number, key in enumerate(keys)]
-    lanes.add_stored(events, keys, (subscription(),), None, 1)
+    lanes.add_many(events, keys, (subscription(),), positions=count(1))
     return lanes
 
 

@@ -14,20 +14,23 @@ It knows no Trio, no clock and no disk; the shell in `_group.py` tells it what h
    that comes from a store with such a time behind it waits for the rest of it.
 6. What lines up behind a delivery can be given up for the time being, if a store has it.
 
-Only lanes in use exist, as the last delivery of a linked list in a dict: a queued event costs one
-small object, and an aggregate with nothing busy or waiting costs nothing at all.
+Only lanes in use exist, and have a line only when something has lined up: a queued event costs one
+tuple, and an aggregate with nothing busy or waiting costs nothing at all.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import count, repeat
-from typing import Protocol
+from math import inf
+from typing import Any, Protocol
 
 import attrs
 
 from triobus._events import DomainEvent
 from triobus._subscriptions import Subscription
+
+_NO_POSITIONS = repeat(None)
 
 
 class Watch(Protocol):
@@ -43,46 +46,38 @@ class Watch(Protocol):
         """The delivery is finished."""
 
 
+Queued = tuple[
+    int, DomainEvent, str | None, tuple[Subscription, ...], Watch | None, int | None, int | None
+]
+"""A queued delivery: the first seven fields of its carriage, for a third of what that costs."""
+
+
 @attrs.define(eq=False)
 class Carriage:
     """One delivery while the group carries it."""
 
+    number: int
     event: DomainEvent
     key: str | None
     plan: tuple[Subscription, ...]
-    number: int
     watch: Watch | None = None
     letter_id: int | None = None
     """The dead letter that is being replayed, if it is one."""
+    position: int | None = None
+    """Its place in a store's log."""
     index: int = 0
     """Which subscription of the plan is next."""
     attempt: int = 0
     """How many attempts that subscription has had."""
-    _follower: "Carriage | None" = None
+    done: tuple[str, ...] = ()
+    """The subscriptions that were done with the event before it was read back."""
+    is_recorded: bool = False
+    """Whether the store has been told of its attempts."""
 
     @property
     def subscription(self) -> Subscription:
         """The subscription whose turn it is."""
         return self.plan[self.index]
-
-    @property
-    def position(self) -> int | None:
-        """Its place in a store's log."""
-        return None
-
-
-@attrs.define(eq=False)
-class StoredCarriage(Carriage):
-    """A delivery of an event that a store has. What it has more would cost every delivery speed."""
-
-    position: int | None = None
-    """Its place in the store's log."""
-    due: float | None = None
-    """When its first attempt here may be made, if that is not at once."""
-    done: tuple[str, ...] = ()
-    """The subscriptions that were done with the event before it was read back."""
-    is_recorded: bool = False
-    """Whether the store has been told of its attempts."""
 
 
 @attrs.define(eq=False)
@@ -91,14 +86,21 @@ class Lanes:
 
     is_ordered: bool = True
     """Whether aggregates have lanes; without, every delivery is on its own."""
-    added: int = 0
     finished: int = 0
     held: int = 0
     """How many deliveries no worker has: queued, or waiting for a retry."""
-    _queue: deque[Carriage] = attrs.field(factory=deque)
-    _resumed: list[tuple[int, Carriage]] = attrs.field(factory=list)
+    _numbered: int = 0
+    """The number of the delivery that was added last."""
+    _queue: deque[Queued] = attrs.field(factory=deque)
+    _resumed: list[Queued | tuple[int, Carriage]] = attrs.field(factory=list)
     _waiting: list[tuple[float, int, Carriage]] = attrs.field(factory=list)
-    _tails: dict[str, Carriage] = attrs.field(factory=dict)
+    _lanes: dict[str, deque[Queued] | None] = attrs.field(factory=dict)
+    """What has lined up, for each aggregate with a delivery that is busy, waiting or resumed."""
+
+    @property
+    def added(self) -> int:
+        """How many deliveries were added."""
+        return self._numbered
 
     @property
     def unsettled(self) -> int:
@@ -133,22 +135,11 @@ class Lanes:
 
         The plan is not empty. The position is for those with a store.
         """
-        self.added += 1
+        self._numbered = number = self._numbered + 1
         self.held += 1
         if not self.is_ordered and letter_id is None:
             key = None  # but replays go in their order, in any group
-        self._queue.append(self._carriage(event, key, plan, watch, letter_id, position))
-
-    def _carriage(
-        self,
-        event: DomainEvent,
-        key: str | None,
-        plan: tuple[Subscription, ...],
-        watch: Watch | None,
-        letter_id: int | None,
-        position: int | None,  # noqa: ARG002  # for those with a store
-    ) -> Carriage:
-        return Carriage(event, key, plan, self.added, watch, letter_id)
+        self._queue.append((number, event, key, plan, watch, letter_id, position))
 
     def add_many(
         self,
@@ -156,34 +147,61 @@ class Lanes:
         keys: Iterable[str | None],
         plan: tuple[Subscription, ...],
         watch: Watch | None = None,
+        positions: Iterable[int | None] = _NO_POSITIONS,
     ) -> None:
         """Queue a delivery for each of `events`, in the lanes of their `keys`."""
         if not self.is_ordered:
             keys = repeat(None)
-        numbers = count(self.added + 1)
-        self._queue.extend(map(Carriage, events, keys, repeat(plan), numbers, repeat(watch)))
-        self.added += len(events)
+        numbers = count(self._numbered + 1)
+        self._queue.extend(
+            zip(numbers, events, keys, repeat(plan), repeat(watch), repeat(None), positions)
+        )
+        self._numbered += len(events)
         self.held += len(events)
 
-    def take(self) -> Carriage | None:
-        """Return the oldest delivery that is ready, now in flight, or None."""
+    def take(self, spare: Carriage | None = None) -> Carriage | None:
+        """Return the oldest delivery that is ready, now in flight, or None.
+
+        It may come in `spare`, a carriage whose delivery is finished.
+        """
+        queued: Any
         if self._resumed:
-            self.held -= 1
-            return heappop(self._resumed)[1]
-        queue = self._queue
-        tails = self._tails
-        while queue:
-            carriage = queue.popleft()
-            key = carriage.key
-            if key is not None:
-                tail = tails.get(key)
-                tails[key] = carriage
-                if tail is not None:
-                    tail._follower = carriage
-                    continue
-            self.held -= 1
-            return carriage
-        return None
+            queued = heappop(self._resumed)
+            if len(queued) == 2:
+                self.held -= 1
+                return queued[1]  # type: ignore[no-any-return]  # it is the carriage of a retry
+        else:
+            queue = self._queue
+            lanes = self._lanes
+            while True:
+                if not queue:
+                    return None
+                queued = queue.popleft()
+                key = queued[2]
+                if key is None:
+                    break
+                if key not in lanes:
+                    lanes[key] = None
+                    break
+                line = lanes[key]
+                if line is None:
+                    lanes[key] = deque((queued,))
+                else:
+                    line.append(queued)
+        self.held -= 1
+        if spare is None:
+            return Carriage(*queued)
+        (
+            spare.number,
+            spare.event,
+            spare.key,
+            spare.plan,
+            spare.watch,
+            spare.letter_id,
+            spare.position,
+        ) = queued
+        spare.index = spare.attempt = 0
+        return spare
 
     def put_back(self, carriage: Carriage) -> None:
         """Make a delivery ready again that was taken and not begun."""
@@ -199,12 +217,11 @@ class Lanes:
         self.finished += 1
         key = carriage.key
         if key is not None:
-            follower = carriage._follower
-            if follower is None:
-                del self._tails[key]
+            line = self._lanes[key]
+            if line:
+                heappush(self._resumed, line.popleft())
             else:
-                carriage._follower = None
-                heappush(self._resumed, (follower.number, follower))
+                del self._lanes[key]
         return True
 
     def fail(self, carriage: Carriage, error: Exception, now: float) -> float | None:
@@ -236,66 +253,37 @@ class Lanes:
 class StoredLanes(Lanes):
     """The lanes of a group whose events a store has."""
 
+    _spilled: int = 0
+    """How many deliveries were given up."""
+    _postponed: dict[int, tuple[int, float, tuple[str, ...]]] = attrs.field(factory=dict)
+    """What is known of queued deliveries from before they were read back, by their numbers."""
     _announced: list[float] = attrs.field(factory=list)
-    """When deliveries may begin that came with a time."""
+    """When those of them may begin."""
     _now: float = 0.0
 
-    def _carriage(
-        self,
-        event: DomainEvent,
-        key: str | None,
-        plan: tuple[Subscription, ...],
-        watch: Watch | None,
-        letter_id: int | None,
-        position: int | None,
-    ) -> StoredCarriage:
-        return StoredCarriage(event, key, plan, self.added, watch, letter_id, position=position)
-
-    def add_stored(
-        self,
-        events: Sequence[DomainEvent],
-        keys: Iterable[str | None],
-        plan: tuple[Subscription, ...],
-        watch: Watch | None,
-        first: int,
-    ) -> None:
-        """Queue a delivery for each of `events`, which the store has from position `first`."""
-        if not self.is_ordered:
-            keys = repeat(None)
-        numbers = count(self.added + 1)
-        defaults = repeat(None), repeat(0), repeat(0), repeat(None)
-        self._queue.extend(
-            map(
-                StoredCarriage,
-                events,
-                keys,
-                repeat(plan),
-                numbers,
-                repeat(watch),
-                *defaults,
-                count(first),
-            )
-        )
-        self.added += len(events)
-        self.held += len(events)
+    @property
+    def added(self) -> int:
+        """How many deliveries were added, those that were given up aside."""
+        return self._numbered - self._spilled
 
     def postpone(self, attempt: int, due: float | None, done: tuple[str, ...]) -> None:
         """Let the delivery that was added last go on after `attempt`, at `due`."""
-        carriage = self._queue[-1]
-        assert isinstance(carriage, StoredCarriage)
-        carriage.attempt = attempt
-        carriage.done = done
-        carriage.is_recorded = True
+        self._postponed[self._numbered] = attempt, -inf if due is None else due, done
         if due is not None:
-            carriage.due = due
             heappush(self._announced, due)
 
-    def take(self) -> Carriage | None:
-        """Return the oldest delivery that is ready, now in flight, or None."""
+    def take(self, spare: Carriage | None = None) -> Carriage | None:  # noqa: ARG002  # see below
+        """Return the oldest delivery that is ready, now in flight, or None.
+
+        It never comes in `spare`: what a commit costs is a hundred times what that would save.
+        """
         while (carriage := super().take()) is not None:
-            assert isinstance(carriage, StoredCarriage)
-            due, carriage.due = carriage.due, None
-            if due is None or due <= self._now:
+            known = self._postponed.pop(carriage.number, None)
+            if known is None:
+                break
+            carriage.attempt, due, carriage.done = known
+            carriage.is_recorded = True
+            if due <= self._now:
                 break
             self.held += 1
             heappush(self._waiting, (due, carriage.number, carriage))
@@ -313,28 +301,25 @@ class StoredLanes(Lanes):
             heappop(self._announced)
         super().release(now)
 
-    def spill(self, in_flight: Iterable[Carriage]) -> list[StoredCarriage]:
+    def spill(self) -> list[Queued]:
         """Give up what lines up behind busy and waiting deliveries, and return it.
 
-        Nothing is ready, so that every delivery of such an aggregate is in its lane. Lanes with
-        something in them that a store does not have, a replay or an attempt, are left alone.
+        Nothing is ready. Lanes with something in line that a store does not have, a replay or an
+        attempt, are left alone.
         """
-        spilled: list[StoredCarriage] = []
-        for head in (*in_flight, *(carriage for _, _, carriage in self._waiting)):
-            line = []
-            follower = head._follower
-            while isinstance(follower, StoredCarriage):
-                line.append(follower)
-                follower = follower._follower
-            if line and all(c.letter_id is None and not c.is_recorded for c in line):
-                assert head.key is not None
-                head._follower = None
-                self._tails[head.key] = head
+        spilled: list[Queued] = []
+        for key, line in self._lanes.items():
+            if line and all(self._can_be_read_again(queued) for queued in line):
+                self._lanes[key] = None
                 spilled.extend(line)
-        self.added -= len(spilled)
+        self._spilled += len(spilled)
         self.held -= len(spilled)
         return spilled
 
+    def _can_be_read_again(self, queued: Queued) -> bool:
+        number, _, _, _, _, letter_id, _ = queued
+        return letter_id is None and number not in self._postponed
+
     def has_lane(self, key: str | None) -> bool:
         """Whether a delivery of an aggregate has been taken and is not finished."""
-        return key in self._tails
+        return key in self._lanes

@@ -8,6 +8,7 @@ When the room is full of events that line up behind aggregates which are busy or
 and workers have nothing to do, these events are given up and read again when their turn comes.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._alarm import Alarm
-from triobus._delivery import Carriage, StoredCarriage, StoredLanes, Watch
+from triobus._delivery import Carriage, StoredLanes, Watch
 from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent
 from triobus._group import GroupShell
@@ -113,7 +114,6 @@ class Feed:
             self._refills[key] = None
             self._alarm.ring()
         if carriage.letter_id is None:
-            assert isinstance(carriage, StoredCarriage)
             assert carriage.position is not None
             self.progress.finish(carriage.position)
             if carriage.is_recorded:
@@ -122,7 +122,6 @@ class Feed:
 
     def note_attempts(self, carriage: Carriage, index: int, attempts: int, delay: float) -> None:
         """Know how far a delivery has come that is not finished."""
-        assert isinstance(carriage, StoredCarriage)
         assert carriage.position is not None
         carriage.is_recorded = True
         self._changed[carriage.position] = Attempts(
@@ -165,7 +164,9 @@ class Feed:
             else:
                 count = int(min(count, self._room()))
                 if count:
-                    self.lanes.add_stored(run[:count], run_keys[:count], plan, watch, first)
+                    self.lanes.add_many(
+                        run[:count], run_keys[:count], plan, watch, itertools.count(first)
+                    )
                     watch = None
             self.read_to += count
             first += count
@@ -221,13 +222,12 @@ class Feed:
         shell = self.shell
         enough = shell.buffer / 2 if shell.buffer < float("inf") else shell.buffer
         if self.lanes.held > enough and not self.lanes.ready and shell.is_idle:
-            for carriage in self.lanes.spill(shell.in_flight):
-                assert carriage.key is not None
-                assert carriage.position is not None
-                first = self._skipped.get(carriage.key, carriage.position)
-                self._skipped[carriage.key] = min(first, carriage.position)
-                if carriage.watch is not None:
-                    self._watched[carriage.position] = carriage.watch
+            for _, _, key, _, watch, _, position in self.lanes.spill():
+                assert key is not None
+                assert position is not None
+                self._skipped[key] = min(self._skipped.get(key, position), position)
+                if watch is not None:
+                    self._watched[position] = watch
         has_room = self.lanes.held <= enough
         shell.admits_at = -1 if has_room else enough
         return has_room

@@ -95,7 +95,8 @@ class _Hands:
     carriage: Carriage | None = None
 
 
-_hands: ContextVar[_Hands | None] = ContextVar("triobus worker", default=None)
+hands: ContextVar[_Hands | None] = ContextVar("triobus worker", default=None)
+"""What the worker carries that has called, in its task and all that its handlers start."""
 
 
 @attrs.frozen(kw_only=True)
@@ -134,16 +135,16 @@ def carried() -> Carriage | None:
     A task that a handler has started in somebody else's nursery may outlive it, and is no part of
     the delivery.
     """
-    hands = _hands.get()
-    if hands is None or hands.carriage is None:
+    own = hands.get()
+    if own is None or own.carriage is None:
         return None
     if trio.lowlevel.in_trio_task():
         task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
-        while task is not hands.worker:
+        while task is not own.worker:
             if task is None or task.parent_nursery is None:
                 return None
             task = task.parent_nursery.parent_task
-    return hands.carriage
+    return own.carriage
 
 
 @attrs.define(eq=False)
@@ -341,13 +342,17 @@ class GroupShell:
         durations = self._durations
         trio_clock = trio.lowlevel.current_clock()
         clock = trio_clock.current_time if is_virtual(trio_clock) else time.perf_counter
-        hands = _Hands(trio.lowlevel.current_task())
-        self._hands.append(hands)
-        _hands.set(hands)
+        own = _Hands(trio.lowlevel.current_task())
+        self._hands.append(own)
+        hands.set(own)
         turn = 0
         started = turn_ends = -math.inf
+        spare: Carriage | None = None
         while True:
-            carriage = take()
+            if turn >= _DELIVERIES_PER_TURN or started > turn_ends:
+                await checkpoint()  # with empty hands, so that the others go on meanwhile
+                turn = 0
+            carriage = take(spare)
             if carriage is None:
                 self.looking += 1
                 if self.waiting:
@@ -356,18 +361,15 @@ class GroupShell:
                     self.ledger.notice_idle()
                 try:
                     await checkpoint()
-                    carriage = take()
+                    carriage = take(spare)
                     if carriage is None:
                         await checkpoint()
-                        carriage = take()
+                        carriage = take(spare)
                 finally:
                     self.looking -= 1
                 if carriage is None:
-                    hands.carriage = None  # so that an idle worker keeps no event alive
+                    own.carriage = spare = None  # so that an idle worker keeps no event alive
                     carriage = await self._park()
-                turn = 0
-            elif turn >= _DELIVERIES_PER_TURN or started > turn_ends:
-                await checkpoint()
                 turn = 0
             if not turn:
                 started = clock()
@@ -375,7 +377,7 @@ class GroupShell:
             turn += 1
             if lanes.held <= self.admits_at:
                 self._on_room(self)
-            hands.carriage = carriage
+            own.carriage = carriage
             while True:
                 subscription = carriage.plan[carriage.index]
                 carriage.attempt += 1
@@ -392,6 +394,7 @@ class GroupShell:
                     if self._attempt_failed(carriage, subscription, error):
                         # It waits for a retry; or was cancelled, and this raises Cancelled.
                         await trio.lowlevel.checkpoint_if_cancelled()
+                        spare = None
                         break
                 except BaseExceptionGroup as group:
                     raise self._cancelled_alone(subscription, group) from None
@@ -401,6 +404,7 @@ class GroupShell:
                 if advance(carriage):
                     if carriage.watch is not None:
                         carriage.watch.finished()
+                    spare = carriage
                     break
             ended = clock()
             durations.append(ended - started)

@@ -15,7 +15,7 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._delivery import Lanes
 from triobus._events import DomainEvent
-from triobus._group import GroupShell, carried
+from triobus._group import GroupShell, carried, hands
 from triobus._listeners import Listener, Waiter
 from triobus._publishing import Batch, runs
 from triobus._subscriptions import Subscription
@@ -64,7 +64,9 @@ class Intake:
         Return the groups whose workers may have to be woken, or None if it was not accepted.
         """
         route = self._routes.get(type(event))
-        if route is None or not route.is_plain or not self.is_open or carried():
+        if route is None or not route.is_plain or not self.is_open:
+            return None
+        if hands.get() is not None and carried() is not None:
             return None
         for lanes, shell, _ in route.targets:
             if shell.waiting or lanes.held >= shell.buffer:

@@ -60,7 +60,11 @@ class Batch:
                 if key is not None and type(key) is not str:
                     _check_aggregate_id(event, key)
                 return
-        self.counts = Counter(map(type, self.events))
+        classes = set(map(type, self.events))
+        if len(classes) == 1:  # half the time of counting
+            self.counts = dict.fromkeys(classes, len(self.events))
+        else:
+            self.counts = Counter(map(type, self.events))
         for cls in self.counts:
             if not issubclass(cls, DomainEvent):
                 raise InvalidEvent(

@@ -247,11 +247,10 @@ def test_a_replay_keeps_its_place_in_its_aggregate_though_lanes_are_not_ordered(
 
 def test_what_lines_up_behind_busy_and_waiting_deliveries_can_be_given_up() -> None:
     lanes = stored_lanes_with("a", "a", "b", "a", "b", "c")
-    busy, waiting, alone = (take(lanes) for _ in range(3))
+    busy, waiting, _ = (take(lanes) for _ in range(3))
     lanes.fail(waiting, OSError(), now=0.0)
     assert lanes.ready == 0
-    spilled = lanes.spill([busy, alone])
-    assert [number_of(carriage) for carriage in spilled] == [1, 3, 4]
+    assert [event.number for _, event, *_ in lanes.spill()] == [1, 3, 4]
     assert (lanes.held, lanes.waiting, lanes.in_flight, lanes.unsettled) == (1, 1, 2, 3)
     lanes.advance(busy)
     assert not lanes.has_lane("a")
@@ -265,7 +264,7 @@ def test_a_lane_with_something_that_no_store_has_is_not_given_up() -> None:
     busy = take(lanes)
     lanes.add(Noted(2, "a"), "a", (subscription(),), letter_id=7)
     assert lanes.take() is None
-    assert lanes.spill([busy]) == []
+    assert lanes.spill() == []
     lanes.advance(busy)
     assert number_of(lanes.take()) == 1
 
@@ -302,6 +301,32 @@ def test_a_time_that_has_come_while_the_delivery_was_queued_is_no_reason_to_wait
     assert number_of(lanes.take()) == 1
 
 
+def test_what_is_given_up_leaves_its_numbers_unused() -> None:
+    lanes = stored_lanes_with("a", "a", "b")
+    first, third = take(lanes), take(lanes)
+    assert len(lanes.spill()) == 1
+    lanes.add(Noted(3, "c"), "c", (subscription(),), position=4)
+    fourth = take(lanes)
+    for carriage in (first, third, fourth):
+        carriage.attempt = 1
+        lanes.fail(carriage, ValueError(), now=0.0)
+    lanes.release(1.0)
+    assert [number_of(lanes.take()) for _ in range(3)] == [0, 2, 3]
+    assert (lanes.added, lanes.held, lanes.in_flight) == (3, 0, 3)
+
+
+def test_a_carriage_is_used_again_and_keeps_nothing_of_what_it_carried() -> None:
+    lanes = lanes_with("a", "b")
+    first = take(lanes)
+    first.attempt = 2
+    assert lanes.advance(first)
+    second = lanes.take(first)
+    assert second is first
+    assert (number_of(second), second.key, second.index, second.attempt) == (1, "b", 0, 0)
+    assert lanes.advance(second)
+    assert lanes.take(second) is None
+
+
 def test_many_deliveries_are_added_as_they_are_one_by_one() -> None:
     events = [Noted(n, key) for n, key in enumerate(["a", "a", None, "b"])]
     for is_ordered in (True, False):
@@ -329,7 +354,7 @@ def test_a_free_aggregate_costs_nothing() -> None:
     lanes = lanes_with("a", "b", "a", None)
     while (carriage := lanes.take()) is not None:
         lanes.advance(carriage)
-    assert (lanes._tails, len(lanes._queue), lanes._resumed, lanes._waiting) == ({}, 0, [], [])
+    assert (lanes._lanes, len(lanes._queue), lanes._resumed, lanes._waiting) == ({}, 0, [], [])
 
 
 # The model

@@ -9,6 +9,7 @@ from trio.testing import MockClock
 
 from tests.events import Noted
 from triobus import EventBus, Retry, current_delivery
+from triobus.testing._scheduler import scheduled_by
 
 Calls = list[tuple[float, Any]]
 
@@ -321,3 +322,31 @@ async def test_every_aggregate_stays_in_order_whatever_fails(
             assert sorted(finished[key]) == expected
         else:
             assert finished[key] == expected
+
+
+def test_what_is_published_right_behind_an_event_whose_handler_waits_is_handled_meanwhile():
+    async def scenario(lead):
+        bus = EventBus(workers=2)
+        is_slow, seen = trio.Event(), trio.Event()
+
+        @bus.subscribe(Noted)
+        async def note(event):
+            if event.key == "slow":
+                await is_slow.wait()
+            elif event.key == "other":
+                seen.set()
+
+        async with bus:
+            for number in range(lead):  # so that workers and the publisher have found their rhythm
+                await bus.publish(Noted(number, str(number)))
+            await bus.publish(Noted(0, "slow"))
+            await bus.publish(Noted(0, "other"))
+            try:
+                with trio.fail_after(1):
+                    await seen.wait()
+            finally:
+                is_slow.set()
+
+    for seed in range(64):
+        with scheduled_by(seed):
+            trio.run(scenario, seed % 7, clock=MockClock(autojump_threshold=0))

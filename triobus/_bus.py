@@ -473,7 +473,7 @@ class EventBus:
             batch = Batch([event])
             self._take_cause(batch)
             (place,) = await self._recorder.store.submit(batch, expected_sequence)
-            return tuple.__new__(Published, (event.event_id, place.position))
+            return Published(event.event_id, place.position)
         if expected_sequence is not None:
             raise InvalidOption(
                 f"expected_sequence={expected_sequence!r}: a bus without a store knows no "
@@ -484,11 +484,11 @@ class EventBus:
             await self._publish_batch(Batch([event]))
         else:
             await cancel_shielded_checkpoint()
-            # Workers that were about to look have done so, unless their handlers wait.
+            # Workers that were about to run may have taken it meanwhile.
             for shell in shells:
-                if shell.lanes.held and shell.parked:
-                    shell.wake()
-        return tuple.__new__(Published, (event.event_id, None))  # half the time of a call
+                if shell.parked and shell.lanes.held:
+                    shell.wake_later()
+        return Published(event.event_id, None)
 
     @enable_ki_protection
     async def publish_many(self, events: Iterable[DomainEvent]) -> list[Published]:

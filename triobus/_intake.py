@@ -68,16 +68,17 @@ class Intake:
             return None
         if hands.get() is not None and carried() is not None:
             return None
-        for lanes, shell, _ in route.targets:
+        targets = route.targets
+        for lanes, shell, _ in targets:
             if shell.waiting or lanes.held >= shell.buffer:
                 return None
         key = event.aggregate_id
-        if key is not None and type(key) is not str:
+        if type(key) is not str and key is not None:
             return None
         self.published += 1
-        for lanes, shell, plan in route.targets:
+        for lanes, shell, plan in targets:
             lanes.add(event, key, plan)
-            if shell.parked and not (shell.looking or shell.handed_over):
+            if not shell.is_streaming and shell.parked and not shell.handed_over:
                 shell.wake()
         return route.shells
 

@@ -163,9 +163,9 @@ def test_two_hundred_seeds_of_fifty_events_take_less_than_twenty_seconds():
                 event = Ordered(f"customer {number % 10}", number, event_id=event_id)
                 nursery.start_soon(bus.publish, event)
 
-    started = time.perf_counter()
+    started = time.process_time()  # what else runs on the machine is not its fault
     explore(scenario)
-    assert time.perf_counter() - started < 20
+    assert time.process_time() - started < 20
 
 
 async def test_inside_a_run_of_trio_they_are_refused():

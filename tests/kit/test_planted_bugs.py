@@ -1,5 +1,7 @@
 """The kit finds what is wrong: each test breaks a promise of the bus, and the kit says which."""
 
+from heapq import heappush
+
 import attrs
 import pytest
 import trio
@@ -39,13 +41,12 @@ def test_a_retry_that_lets_the_next_event_of_its_aggregate_overtake_is_found(mon
     def fail_and_let_go(self, carriage, error, now):
         due = fail(self, carriage, error, now)
         if due is not None and carriage.key is not None:
-            follower = carriage._follower
-            if follower is None:
-                del self._tails[carriage.key]
+            line = self._lanes[carriage.key]
+            if line:
+                heappush(self._resumed, line.popleft())
             else:
-                self.put_back(follower)
-                self.held -= 1
-            carriage.key = carriage._follower = None
+                del self._lanes[carriage.key]
+            carriage.key = None
         return due
 
     monkeypatch.setattr(Lanes, "fail", fail_and_let_go)
@@ -86,7 +87,7 @@ def test_a_lost_wake_up_is_found(monkeypatch):
     wake = GroupShell.wake
 
     def wake_unless_the_last_one_sleeps(self):
-        if self.parked < 2:
+        if len(self.parked) < 2:
             wake(self)
 
     monkeypatch.setattr(GroupShell, "wake", wake_unless_the_last_one_sleeps)

@@ -35,7 +35,8 @@ class GroupStatistics:
     lag: int
     """Accepted events of the group that are not settled yet."""
     p50: float | None
-    """Median of the seconds spent in handlers per delivery, of the last 1,024; None before any."""
+    """Median of the seconds spent in handlers per delivery, of the last 1,024 that were timed; None
+    before any. Once there are so many, those that take no time are timed one in eight."""
     p99: float | None
     """The same for the slowest hundredth."""
 

@@ -57,11 +57,19 @@ _FRAMES_BEFORE_CHECKPOINT = 2000
 _PAGES_A_COMMIT = 4
 _BYTES_A_PAGE = 3000
 _INEXACT_NS = 50_000_000
+_ENDLESS = 2**63 - 1
+_NO_FILE = (-1, -1)
+"""Device and inode of a log that was removed before it was looked at."""
 _SEQUENCES_KEPT = 10_000
 _CERTAIN = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY", "SQLITE_CONSTRAINT")
 """How a commit fails of which nothing can be in the file."""
 
 _LAST = "SELECT position FROM progress WHERE name = ''"
+_LAST_AND_MORE = (
+    "SELECT min(position, ?2), "
+    "EXISTS (SELECT 1 FROM events WHERE events.position > ?1 AND events.position <= ?2) "
+    "FROM progress WHERE name = ''"
+)
 _INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = (
     "position, event_id, event_type, schema_version, aggregate_id, sequence, recorded_at, data, "
@@ -126,7 +134,7 @@ class Database:
         try:
             is_ours = connection is not None and os.getpid() == self._pid
             if is_ours and self.is_writer and self._at is not None and self._broken is None:
-                self._checkpoint("TRUNCATE")
+                self._checkpoint("PASSIVE")
         finally:
             self._let_go()
 
@@ -241,6 +249,9 @@ class Database:
                 said = problems[0][0].decode("utf-8", "replace")
                 raise StoreCorrupt(f"{self._shown} is damaged: {said}. {_RESTORE}")
         self._position, self._checksum = self._head(connection)
+        if self._at is not None:
+            # SQLite has opened it to read.
+            self._wal = _file.wal_identity(self._at.path) or _NO_FILE
         self._sequences.clear()
         connection.execute("PRAGMA query_only = OFF")
         self.is_writer = True
@@ -248,12 +259,13 @@ class Database:
 
     def _head(self, connection: sqlite3.Connection) -> tuple[int, int]:
         """Return position and checksum of the last event, after a look whether it is there."""
-        (position, checksum) = connection.execute(
-            "SELECT position, checksum FROM progress WHERE name = ''"
-        ).fetchone() or (-1, 0)
-        last = connection.execute(
-            "SELECT position, checksum FROM events ORDER BY position DESC LIMIT 1"
-        ).fetchone() or (0, 0)
+        with self._one_moment(connection):
+            (position, checksum) = connection.execute(
+                "SELECT position, checksum FROM progress WHERE name = ''"
+            ).fetchone() or (-1, 0)
+            last = connection.execute(
+                "SELECT position, checksum FROM events ORDER BY position DESC LIMIT 1"
+            ).fetchone() or (0, 0)
         if (position, checksum) != last:
             raise self._corrupt(
                 min(max(position, 0), last[0]) + 1,
@@ -476,8 +488,6 @@ class Database:
         if changed_at == self._settled_at:
             return
         looked_at = time.time_ns()
-        if self._wal is None:
-            self._wal = _file.wal_identity(self._at.path)
         try:
             _file.check_unchanged(self._at, self._wal)
         except StoreError as error:
@@ -546,8 +556,10 @@ class Database:
             finally:
                 cursor.close()
             if is_whole and not size:
-                (last,) = connection.execute(_LAST).fetchone()
-                if after < (last if up_to is None else min(up_to, last)):
+                # In one statement, for a writer may have added what has not been seen.
+                bounds = (after, _ENDLESS if up_to is None else up_to)
+                end, has_more = connection.execute(_LAST_AND_MORE, bounds).fetchone()
+                if after < end and not has_more:
                     raise self._corrupt(after + 1, "the event is missing")
         return records
 
@@ -685,7 +697,7 @@ class Database:
         """
         connection = self._ready()
         damaged: list[int] = []
-        with self._explained("be read"):
+        with self._explained("be read"), self._one_moment(connection):
             last = connection.execute(_LAST).fetchone()[0]
             cursor = connection.execute(
                 f"SELECT {_COLUMNS} FROM events WHERE position > ? AND position <= ? "

@@ -215,6 +215,7 @@ class EventBus:
 
     # Starting and stopping
 
+    @enable_ki_protection
     async def __aenter__(self) -> "EventBus":
         """Start: every worker is running when the body begins. Raises `BusAlreadyStarted`."""
         if self._state != "new":
@@ -252,6 +253,7 @@ class EventBus:
         self._nursery = nursery
         return self
 
+    @enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -301,6 +303,7 @@ class EventBus:
         if failure is not None and failure is not exc:
             raise failure
 
+    @enable_ki_protection
     async def run(
         self, *, task_status: trio.TaskStatus["EventBus"] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -313,6 +316,7 @@ class EventBus:
             task_status.started(self)
             await self._ended.wait()
 
+    @enable_ki_protection
     async def stop(self, *, drain: bool = True, timeout: float | None = None) -> StopReport:
         """Accept nothing more from outside, let the handlers finish what there is, and stop.
 

@@ -326,8 +326,8 @@ class GroupShell:
     ) -> None:
         with scope:
             self.worker_count += 1
-            task_status.started()
             try:
+                task_status.started()
                 await self._work()
             finally:
                 self.worker_count -= 1

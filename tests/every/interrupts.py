@@ -6,9 +6,10 @@ signals, one run for each of them.
 
 import contextlib
 import dis
+import itertools
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,6 +36,11 @@ class Interrupter:
     """The place in the code at which it came."""
     _lets_in: dict[object, bool] = attrs.field(factory=dict)
     _is_on: bool = False
+
+    @property
+    def has_come(self) -> bool:
+        """Whether it has interrupted."""
+        return bool(self.where)
 
     def start(self) -> None:
         self._is_on = True
@@ -100,3 +106,21 @@ def control_c() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, handler)
         sys.settrace(trace)
+
+
+class InterruptFailed(AssertionError):
+    """An interrupt after which a promise was broken."""
+
+
+def interrupt_everywhere(run: Callable[[Interrupter], object], stride: int = 1) -> int:
+    """Run once for every moment, or for every so manyeth; return how many interrupts came."""
+    for count, at in enumerate(itertools.count(1, stride)):
+        interrupter = Interrupter(at)
+        try:
+            run(interrupter)
+        except Exception as error:
+            place = interrupter.where or "nowhere"
+            raise InterruptFailed(f"interrupted at moment {at}, in {place}: {error}") from error
+        if not interrupter.has_come:
+            return count
+    raise AssertionError("itertools.count never ends")

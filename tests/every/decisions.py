@@ -7,7 +7,8 @@ tasks, their order in the batch is that of a set, which changes with the address
 it is that of their age, so that a sequence of bits means the same schedule each time.
 
 This rests on privates of Trio: `trio._core._run._r` is the random source, `unrolled_run` has the
-batch in a local variable of that name when it asks, and a task has a `_counter` and a `_next_send`.
+batch in a local variable of that name when it asks, and a task has a `_counter` and a `_next_send`;
+a flag, which pytest-trio sets, would have it do something else.
 Checked with Trio 0.35; where they are missing, `RuntimeError` says so.
 """
 
@@ -48,7 +49,10 @@ class Decisions(random.Random):
 
     def random(self) -> float:
         """Decide about one batch: less than a half reverses it."""
-        batch: list[Any] = sys._getframe(1).f_locals["batch"]
+        frame = sys._getframe(1)
+        if frame.f_code.co_name != "unrolled_run":
+            return super().random()  # a clock has its offset from the same source
+        batch: list[Any] = frame.f_locals["batch"]
         if len(batch) < 2:
             return 0.75
         _settle_cancelled(batch)
@@ -91,14 +95,21 @@ def decided_by(decisions: Decisions) -> Iterator[None]:
         and names is not None
         and "batch" in names.co_varnames
         and {"_counter", "_next_send"} <= fields
-        and getattr(scheduler, "_ALLOW_DETERMINISTIC_SCHEDULING", None) is False
+        and hasattr(scheduler, _FLAG)
     ):
         raise RuntimeError(
             f"trio {trio.__version__} has another scheduler than the one whose decisions are known "
             "here: read unrolled_run in trio/_core/_run.py, and bring decisions.py up to date"
         )
+    flag = getattr(scheduler, _FLAG)
     scheduler._r = decisions
+    setattr(scheduler, _FLAG, False)
     try:
         yield
     finally:
         scheduler._r = source
+        setattr(scheduler, _FLAG, flag)
+
+
+_FLAG = "_ALLOW_DETERMINISTIC_SCHEDULING"
+"""With it Trio would sort and shuffle its batches, which it never does outside of tests."""

@@ -24,7 +24,8 @@ from tests.every.cancellations import cancel_call, cancel_scenario
 from tests.every.interrupts import control_c, interrupt_everywhere
 from tests.every.program import Kind
 from tests.every.runs import run, run_interrupted
-from tests.every.scenarios import SCENARIOS, Scenario
+from tests.every.scenario import Scenario
+from tests.every.scenarios import SCENARIOS
 from tests.every.schedules import NotRepeatable, every_schedule, one_schedule, some_schedules
 
 

@@ -5,11 +5,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tests.every.calls import Call, Stage, check_call, make_bus
 from tests.every.checks import Violation
 from tests.every.program import Kind, Program
 from tests.every.runs import check_after, live, settle
-from tests.every.scenarios import Scenario
+from tests.every.scenario import Scenario
+from tests.every.stage import Call, Stage, check_call, make_bus
 from triobus.testing import World, cancel_at_every_step
 
 

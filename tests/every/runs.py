@@ -14,7 +14,7 @@ from tests.every.checks import (
 )
 from tests.every.decisions import Decisions, decided_by
 from tests.every.program import Program
-from tests.every.scenarios import Make, Scenario
+from tests.every.scenario import Make, Scenario
 from triobus import BusClosed
 from triobus.testing import Faults, World
 from triobus.testing._world import Broken, run_in_world, told

@@ -1,54 +1,21 @@
 """The scenarios: small enough for every schedule, every step and every bytecode of each.
 
-Each has a function that makes its bus, which is called again for every life, and one that lives
-with it and says with `assert` what it expects at its end.
+Each makes its bus, for every life anew, lives with it, and says with `assert` what it expects at
+its end.
 """
 
 import math
-from collections.abc import Awaitable, Callable
 
-import attrs
 import trio
 
 from tests.events import Noted
-from tests.every.program import Kind, Program
+from tests.every.program import Program
+from tests.every.scenario import Scenario, scenario
 from triobus import BusClosed, EventBus, OutcomeUnknown, Retry
 from triobus.testing import crash
 
-Make = Callable[[Program], EventBus]
-Live = Callable[[Program, EventBus], Awaitable[None]]
-
 LATER = Retry(delay=1, factor=1, jitter=0)
 NEVER = Retry(attempts=1)
-
-
-@attrs.frozen
-class Scenario:
-    """What happens, and with which bus."""
-
-    name: str
-    make: Make
-    live: Live
-    kind: Kind
-    """Which store it has."""
-    is_lossless: bool
-    """Whether it handles everything that is accepted in it before it ends."""
-
-
-SCENARIOS: dict[str, Scenario] = {}
-
-
-def scenario(
-    make: Make, *, kind: Kind = "none", is_lossless: bool = True
-) -> Callable[[Live], Live]:
-    """Add a scenario."""
-
-    def add(live: Live) -> Live:
-        name = live.__name__
-        SCENARIOS[name] = Scenario(name, make, live, kind, is_lossless)
-        return live
-
-    return add
 
 
 # Publishing and handling
@@ -311,3 +278,23 @@ async def crashing(program: Program, bus: EventBus) -> None:
             program.unsure.clear()
             await program.publish(again, 1, "a")
     assert set(program.numbers_finished()) == {1}
+
+
+SCENARIOS: dict[str, Scenario] = {
+    found.name: found
+    for found in (
+        retry,
+        room,
+        inside,
+        asking,
+        idle,
+        listening,
+        letters,
+        hold,
+        group,
+        timeout,
+        durable,
+        crashing,
+    )
+}
+"""By name."""

@@ -5,75 +5,21 @@ each of them.
 """
 
 import contextlib
-import dis
 import itertools
-import signal
-import sys
-from pathlib import Path
 
 import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-import triobus
 from tests.events import Noted
-from triobus import EventBus, Retry
-
-PACKAGE = str(Path(triobus.__file__).parent)
-
-RESUME = dis.opmap["RESUME"]
-LETS_SIGNALS_IN = {
-    number for name, number in dis.opmap.items() if "CALL" in name or "JUMP_BACKWARD" in name
-} - {dis.opmap["JUMP_BACKWARD_NO_INTERRUPT"]}
-"""The bytecodes after which CPython runs signal handlers, beside the first one of a function."""
+from tests.every.interrupts import Interrupter, control_c
+from triobus import BusClosed, EventBus, MemoryEventStore, Retry
 
 # Interrupted between a call of a coroutine function and its 'await', Python says so in a warning.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
 ]
-
-
-@attrs.define(eq=False)
-class Interrupter:
-    """Raises SIGINT at the Nth moment at which it can come in triobus after `start`."""
-
-    at: int
-    seen: int = 0
-    _lets_in: dict[object, bool] = attrs.field(factory=dict)
-
-    def start(self):
-        sys.settrace(self._enter)
-        frame = sys._getframe(1)
-        while frame is not None:  # settrace sees new calls only, and some frames wait already
-            self._watch(frame)
-            frame = frame.f_back
-
-    def stop(self):
-        sys.settrace(None)
-        self._lets_in.clear()
-
-    def _watch(self, frame):
-        if frame.f_code.co_filename.startswith(PACKAGE):
-            frame.f_trace_opcodes = True
-            frame.f_trace_lines = False
-            frame.f_trace = self._step
-
-    def _enter(self, frame, what, argument):
-        self._watch(frame)
-        return frame.f_trace
-
-    def _step(self, frame, what, argument):
-        if what == "opcode":
-            bytecode, argument = frame.f_code.co_code[frame.f_lasti :][:2]
-            is_start = bytecode == RESUME and argument & 3 == 0
-            can_come = self._lets_in.get(frame, False)
-            self._lets_in[frame] = is_start or bytecode in LETS_SIGNALS_IN
-            self.seen += can_come
-            if can_come and self.seen == self.at:
-                self.stop()
-                signal.raise_signal(signal.SIGINT)
-        return self._step
 
 
 @attrs.define(eq=False)
@@ -155,11 +101,8 @@ def interrupt_everywhere(make, scenario, check=check):
 
 @pytest.fixture(autouse=True)
 def _control_c():
-    """Have Trio take care of SIGINT as in a program, and put the tracing of coverage back."""
-    trace, handler = sys.gettrace(), signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, handler)
-    sys.settrace(trace)
+    with control_c():
+        yield
 
 
 def recording(**options):
@@ -267,3 +210,31 @@ def test_control_c_anywhere_in_a_retry_loses_nothing():
         assert len(record.begun) <= 2
 
     assert interrupt_everywhere(make, scenario, check_attempts) > 20
+
+
+@pytest.mark.parametrize("new_store", [lambda: None, MemoryEventStore], ids=["plain", "store"])
+def test_control_c_anywhere_in_the_block_of_a_bus_leaves_it_stopped_and_trio_whole(new_store):
+    def make():
+        record = Record(EventBus(new_store(), workers=1))
+        record.bus.subscribe(Noted, record.handle)
+        return record
+
+    async def scenario(record, interrupter):
+        interrupter.start()
+        async with record.bus:
+            await wait_all_tasks_blocked()
+        interrupter.stop()
+
+    assert interrupt_everywhere(make, scenario) > 100
+
+
+def test_control_c_anywhere_in_run_and_stop_leaves_the_bus_stopped_and_trio_whole():
+    async def scenario(record, interrupter):
+        interrupter.start()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(record.bus.run)
+            with contextlib.suppress(BusClosed):
+                await record.bus.stop()
+        interrupter.stop()
+
+    assert interrupt_everywhere(recording(workers=1, buffer=10), scenario) > 100

@@ -7,11 +7,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.events import Noted, Other
+from tests.every_step import at_every_step
 from triobus import (
     BusAlreadyStarted,
     BusClosed,
     EventBus,
     InvalidOption,
+    MemoryEventStore,
     Retry,
     StopReport,
     WouldDeadlock,
@@ -576,6 +578,39 @@ async def test_a_stop_that_is_cancelled_cancels_the_handlers(autojump_clock):
     assert trio.current_time() == 2
     assert (gate.begun, gate.finished) == ([1], [])
     assert bus.statistics().groups["default"].lag == 1
+
+
+async def test_run_ends_though_the_stop_was_cancelled_with_a_store_too(autojump_clock):
+    gate = Gate()
+    bus = EventBus(MemoryEventStore())
+    bus.subscribe(Noted, gate, name="gate")
+    with trio.fail_after(100):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(bus.run)
+            await bus.publish(Noted(1))
+            with trio.move_on_after(2) as scope:
+                await bus.stop()
+            assert scope.cancelled_caught
+    assert trio.current_time() == 2
+    assert not bus.statistics().running
+
+
+def test_run_ends_at_whatever_step_the_stop_of_several_groups_is_cancelled():
+    async def scenario(record, scope):
+        bus = record["bus"] = EventBus()
+        bus.group("mail", workers=1)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(bus.run)
+            with scope:
+                await bus.stop()
+            if bus.statistics().running:  # cancelled before it had begun
+                await bus.stop()
+
+    def check(record):
+        assert not record["bus"].statistics().running
+
+    for _ in range(10):  # the order of tasks is left to chance
+        assert at_every_step(dict, scenario, check) > 5
 
 
 async def test_a_stop_that_was_cancelled_before_it_began_has_stopped_nothing():

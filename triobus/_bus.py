@@ -215,6 +215,7 @@ class EventBus:
 
     # Starting and stopping
 
+    @enable_ki_protection
     async def __aenter__(self) -> "EventBus":
         """Start: every worker is running when the body begins. Raises `BusAlreadyStarted`."""
         if self._state != "new":
@@ -252,6 +253,7 @@ class EventBus:
         self._nursery = nursery
         return self
 
+    @enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -301,6 +303,7 @@ class EventBus:
         if failure is not None and failure is not exc:
             raise failure
 
+    @enable_ki_protection
     async def run(
         self, *, task_status: trio.TaskStatus["EventBus"] = trio.TASK_STATUS_IGNORED
     ) -> None:
@@ -313,6 +316,7 @@ class EventBus:
             task_status.started(self)
             await self._ended.wait()
 
+    @enable_ki_protection
     async def stop(self, *, drain: bool = True, timeout: float | None = None) -> StopReport:
         """Accept nothing more from outside, let the handlers finish what there is, and stop.
 
@@ -334,15 +338,19 @@ class EventBus:
         self._become("draining")
         self._intake.refuse_all()
         try:
-            if drain:
-                with trio.CancelScope(
-                    deadline=float("inf") if timeout is None else trio.current_time() + timeout
-                ):
-                    await self._until_quiet(lambda: not self._unsettled)
-                    self._was_drained = True
-        finally:
-            self._cancel()
-        await self._until_quiet(lambda: not self._worker_count)
+            try:
+                if drain:
+                    with trio.CancelScope(
+                        deadline=float("inf") if timeout is None else trio.current_time() + timeout
+                    ):
+                        await self._until_quiet(lambda: not self._unsettled)
+                        self._was_drained = True
+            finally:
+                self._cancel()
+            await self._until_quiet(lambda: not self._worker_count)
+        except BaseException:
+            self._ended.set()  # so that `run` does what is left
+            raise
         try:
             await self._detach()
         finally:
@@ -366,8 +374,13 @@ class EventBus:
         self._cancel()
 
     async def _detach(self) -> None:
-        """Record what is finished and let go of the store. Not to be cancelled."""
+        """Record what is finished and let go of the store. Not to be cancelled.
+
+        Nobody from outside is let in any more: it would be stored behind the last recording.
+        """
         if self._recorder is not None:
+            if self._state == "running":
+                self._become("draining")
             await self._recorder.detach()
 
     async def _record(
@@ -403,7 +416,8 @@ class EventBus:
             self._close()
         elif self._quiet is not None and not (self._worker_count and self._unsettled):
             for shell in self._intake.shells.values():
-                shell.wants_quiet = False
+                # The end is noticed in any case: whoever waits for it may be cancelled.
+                shell.wants_quiet = self._is_cancelled
             self._quiet.set()
             self._quiet = None
 

@@ -334,10 +334,10 @@ class GroupShell:
     ) -> None:
         with scope:
             self.worker_count += 1
-            task_status.started()
             own = _Hands(trio.lowlevel.current_task())
             hands.set(own)
             try:
+                task_status.started()
                 await self._work(own)
             finally:
                 self.parked.pop(own, None)  # where KeyboardInterrupt came before it could wait

@@ -123,6 +123,8 @@ class DeadLetters:
     async def discard(self, ids: int | Iterable[int]) -> int:
         """Forget dead letters by their ids, and return how many.
 
+        Cancelled while it waits until that is stored, they are forgotten all the same.
+
         Raises `UnknownDeadLetter` if one is not there, and then none is forgotten, and `StoreError`
         if it could not be stored yet that they are forgotten.
         """

@@ -157,3 +157,13 @@ def test_crashed_at_any_step_nothing_accepted_is_lost():
         assert world.outside["accepted"] <= handled
 
     assert cancel_at_every_step(scenario, check) > 50
+
+
+async def test_crashed_while_its_first_progress_is_being_recorded_the_block_ends_quietly():
+    for steps in [*range(8)] * 10:  # the order of tasks is left to chance
+        bus = EventBus(store=MemoryEventStore())
+        bus.subscribe(Ordered, SlowHandler(1), name="handler")
+        async with bus:
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            await crash(bus)

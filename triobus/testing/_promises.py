@@ -122,10 +122,11 @@ class Watch(AttemptWitness):
         self._running[group] = self._running.get(group, 0) + 1
         shell = self._bus._intake.shells[group]
         statistics = shell.statistics()
-        if not self._running[group] <= statistics.in_flight <= statistics.worker_count:
+        # A worker that was cancelled or interrupted is gone, and what it had is still in flight.
+        if not self._running[group] <= statistics.in_flight <= shell._workers:
             self._breach(
                 f"group {group!r} runs {self._running[group]} handlers, and its statistics say "
-                f"in_flight={statistics.in_flight}, worker_count={statistics.worker_count}"
+                f"in_flight={statistics.in_flight}, with {shell._workers} workers"
             )
         is_alone = aggregate_id is None or carriage.letter_id is not None
         if is_alone or not shell.lanes.is_ordered:

@@ -9,6 +9,7 @@ import inspect
 import math
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from random import Random
@@ -229,8 +230,13 @@ def run_in_world(
     faults: Faults,
     main: Callable[[World], Awaitable[None]],
     on_step: Callable[[World], None],
+    scheduled: AbstractContextManager[None] | None = None,
 ) -> World:
-    """Run `main(world)` in a new world, and return that; what it raises has the world with it."""
+    """Run `main(world)` in a new world, and return that; what it raises has the world with it.
+
+    The order of tasks comes from the seed too, unless `scheduled` decides it.
+    """
+    scheduled = scheduled or scheduled_by(seed)
     clock = MockClock(autojump_threshold=0)
     with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
         world = World(seed, Path(directory), faults)
@@ -248,7 +254,7 @@ def run_in_world(
 
         chance = Random(f"{seed} ids")
         try:
-            with scheduled_by(seed), predictable(chance.randbytes, _VirtualTime(clock)):
+            with scheduled, predictable(chance.randbytes, _VirtualTime(clock)):
                 trio.run(run, clock=clock, instruments=[steps])
             world.promises.check()
         except Exception as error:

@@ -334,6 +334,22 @@ async def test_a_backlog_is_worked_off_in_order_with_no_more_than_the_buffer_in_
     assert most <= 50
 
 
+@pytest.mark.parametrize("buffer", [1, 2, 3, 5])
+async def test_a_batch_of_several_types_that_finds_too_little_room_loses_nothing(new_store, buffer):
+    handled = Handled()
+    async with subscribed(new_store(), handled, buffer=buffer) as bus:
+        await bus.publish_many(
+            [
+                *[Noted(n, "a") for n in range(4)],
+                Other(number=4),
+                SpecialNoted(5, "a"),
+                Other(number=6),
+                Noted(7, "a"),
+            ]
+        )
+    assert handled == [0, 1, 2, 3, 5, 7]
+
+
 async def test_publishers_never_wait_for_a_slow_group(new_store, autojump_clock):
     gate, handled = trio.Event(), Handled()
 

@@ -172,7 +172,7 @@ class Feed:
             if count < len(run):
                 break
         if self.read_to < self.last:
-            if watch is not None:
+            if watch is not None and self._plan_for(type(events[0])):
                 self._watched[first] = watch
             self._alarm.ring()
         self.shell.wake()

@@ -104,6 +104,23 @@ async def test_waiting_for_an_event_that_was_published_before_does_not_wait_for_
     assert (outcome.position, dict(outcome.results)) == (1, {})
 
 
+async def test_who_waits_for_an_event_is_not_told_by_a_group_that_nobody_is_in(
+    new_store, autojump_clock
+):
+    async def slow(event):
+        await trio.sleep(1)
+        return event.number
+
+    bus = EventBus(new_store(), workers=1, buffer=1)
+    left = bus.subscribe(Noted, slow, name="left")
+    bus.group("mail").subscribe(Noted, slow, name="mail")
+    async with bus:
+        await bus.publish_many([Noted(n, "a") for n in range(3)])
+        left.unsubscribe()
+        outcome = await bus.publish_and_wait(Noted(3, "a"))
+        assert (dict(outcome.results), trio.current_time()) == ({"mail": 3}, 4)
+
+
 async def test_publishing_with_a_wrong_expected_sequence_delivers_nothing(new_store):
     handled = Handled()
     async with subscribed(new_store(), handled) as bus:

@@ -342,7 +342,15 @@ class EventBus:
                     self._was_drained = True
         finally:
             self._cancel()
-        await self._until_quiet(lambda: not self._worker_count)
+            await self._end()
+
+    async def _end(self) -> None:
+        """Wait for the handlers, who have been cancelled, and close."""
+        try:
+            await self._until_quiet(lambda: not self._worker_count)
+        except BaseException:
+            self._ended.set()  # so that `run` goes on, which waits for them and closes
+            raise
         try:
             await self._detach()
         finally:
@@ -353,8 +361,7 @@ class EventBus:
         if self._state not in ("running", "draining"):
             raise self._closed("crash()")
         self._crash_soon()
-        await self._until_quiet(lambda: not self._worker_count)
-        await self._detach()
+        await self._end()
 
     def _crash_soon(self) -> None:
         """Do so as soon as the handlers have ended, who are cancelled."""

@@ -766,6 +766,29 @@ async def test_what_is_left_when_a_bus_is_stopped_is_delivered_on_the_next_start
     assert handled == [2, 3, 4]
 
 
+async def test_a_stop_that_is_cancelled_ends_the_run_of_the_bus_and_records_what_was_handled(
+    new_store, autojump_clock
+):
+    handled = Handled()
+
+    async def handler(event):
+        if event.number == 2:
+            await trio.sleep_forever()
+        await handled(event)
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            bus = await nursery.start(subscribed(new_store(), handler, workers=2).run)
+            await bus.publish_many([Noted(n) for n in (1, 2, 3)])
+            with trio.move_on_after(5):
+                await bus.stop()
+    assert trio.current_time() == 5
+    assert bus.health().status == "stopped"
+    async with subscribed(new_store(), handled):
+        pass
+    assert handled == [1, 3, 2]
+
+
 async def test_the_bodys_own_exception_leaves_as_itself_and_what_was_handled_is_recorded(
     new_store,
 ):

@@ -14,7 +14,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._alarm import Alarm
-from triobus._errors import StoreError, StoreInUse
+from triobus._errors import BusClosed, StoreError, StoreInUse
 from triobus._events import DomainEvent
 from triobus._feed import Feed
 from triobus._group import GroupShell
@@ -173,6 +173,8 @@ class Recorder:
                     await self.store.journal.flush()
                 except StoreError as error:
                     logger.warning("what is finished could not be recorded yet: %s", error)
+                except BusClosed:
+                    return  # a crash: what is stored stays as it is
 
     async def flush(self) -> None:
         """Wait until everything that is finished is recorded. Raises `StoreError`."""

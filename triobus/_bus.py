@@ -339,6 +339,8 @@ class EventBus:
                     deadline=float("inf") if timeout is None else trio.current_time() + timeout
                 ):
                     await self._until_quiet(lambda: not self._unsettled)
+                    while self._recorder is not None and await self._recorder.wait_for_publishers():
+                        await self._until_quiet(lambda: not self._unsettled)
                     self._was_drained = True
         finally:
             self._cancel()

@@ -1,5 +1,6 @@
 """What a bus with a store promises beyond what every bus does, whichever store it is."""
 
+import contextlib
 import json
 import math
 from contextlib import asynccontextmanager
@@ -764,6 +765,27 @@ async def test_what_is_left_when_a_bus_is_stopped_is_delivered_on_the_next_start
     async with subscribed(new_store(), handled):
         pass
     assert handled == [2, 3, 4]
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_what_is_accepted_while_the_bus_begins_to_stop_is_handled_before_it_has(
+    new_store, autojump_clock, steps
+):
+    handled, accepted = Handled(), []
+
+    async def publish(number):
+        with contextlib.suppress(BusClosed):
+            await bus.publish(Noted(number))
+            accepted.append(number)
+
+    async with subscribed(new_store(), handled) as bus, trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(publish, number)
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        report = await bus.stop()
+    assert sorted(handled) == sorted(accepted)
+    assert dict(report.left) == {"default": 0}
 
 
 async def test_a_stop_that_is_cancelled_ends_the_run_of_the_bus_and_records_what_was_handled(

@@ -51,6 +51,8 @@ class GroupModel:
     _letters: Letters
     _breach: Breach
     members: dict[str, Member] = attrs.field(factory=dict)
+    former: dict[str, Member] = attrs.field(factory=dict)
+    """Those that have gone in this life."""
     deliveries: dict[int, Delivery] = attrs.field(factory=dict)
     settled: set[int] = attrs.field(factory=set)
     """Numbers of the events that were finished before this life, or before the group began."""
@@ -85,7 +87,7 @@ class GroupModel:
 
     def unsubscribe(self, name: str) -> None:
         """A subscription has gone."""
-        del self.members[name]
+        self.former[name] = self.members.pop(name)
         self.has_changed = True
 
     def owes(self, member: Member, known: Known) -> Owed:
@@ -138,6 +140,12 @@ class GroupModel:
             and (delivery is None or name not in delivery.attempts)
             and self._letters.was_held(self.terms.name, name, fact.key, known.begun)
         )
+
+    def learn_of_held(self, name: str, known: Known) -> None:
+        """An event is a dead letter that was held back; take it for one if that can be."""
+        member = self.members.get(name) or self.former.get(name)
+        if member is not None:
+            self.assume_held(member, known)
 
     def assume_held(self, member: Member, known: Known) -> bool:
         """Take an event for held back, if it can have been; return whether it can."""

@@ -226,7 +226,7 @@ def _operations() -> st.SearchStrategy[Operation]:
         _publishes(),
         _publishes(),
         st.builds(PublishAgain, choices),
-        st.builds(Sleep, st.sampled_from([0.1, 1.0, 5.0])),
+        st.builds(Sleep, st.sampled_from([0.1, 0.1, 1.0, 5.0])),
         st.builds(Step, st.integers(1, 12)),
         st.builds(Settle),
         st.builds(Subscribe, choices, _terms()),
@@ -234,11 +234,18 @@ def _operations() -> st.SearchStrategy[Operation]:
         _groups(),
         st.builds(Replay, choices, st.integers(0, 3), st.booleans()),
         st.builds(Discard, choices),
-        st.builds(
-            End,
-            st.sampled_from(["drain", "stop", "stop in time", "cancel", "crash", "crash"]),
-            st.sampled_from([0.0, 0.6, 2.0]),
-        ),
+    )
+
+
+def _lives() -> st.SearchStrategy[tuple[Operation, ...]]:
+    ends = st.builds(
+        End,
+        st.sampled_from(["drain", "stop", "stop in time", "cancel", "crash", "crash", "crash"]),
+        st.sampled_from([0.0, 0.6, 2.0]),
+    )
+    life = st.tuples(st.lists(_operations(), min_size=1, max_size=12), ends)
+    return st.lists(life.map(lambda life: (*life[0], life[1])), min_size=1, max_size=4).map(
+        lambda lives: tuple(operation for life in lives for operation in life)
     )
 
 
@@ -250,7 +257,7 @@ def programs() -> st.SearchStrategy[Program]:
         buffer=st.sampled_from([0, 1, 3, 1000]),
         subscriptions=st.lists(_terms(), min_size=1, max_size=3).map(tuple),
         groups=st.lists(_groups(), max_size=1).map(tuple),
-        operations=st.lists(_operations(), min_size=3, max_size=25).map(tuple),
+        operations=_lives(),
         seed=st.integers(0, 2**16),
         is_run=st.booleans(),
     )

@@ -254,9 +254,7 @@ class Promises:
             known = self.known[listed.number]
             is_new = key not in self.letters.kept and key not in self.letters.gone
             if is_new and listed.error == "HeldBack" and listed.group in self.groups:
-                group = self.groups[listed.group]
-                if listed.name in group.members:
-                    group.assume_held(group.members[listed.name], known)
+                self.groups[listed.group].learn_of_held(listed.name, known)
             if is_idle:
                 self.letters.learn(key, known.fact, listed)
             elif key in self.letters.kept:
@@ -451,11 +449,8 @@ class Promises:
         if len({letter.id for letter in letters}) != len(letters):
             self.breach(f"dead letters share an id: {letters}")
         for key, letter in stored.items():
-            group, known = self.groups.get(key[0]), self.known[key[2]]
-            member = None if group is None else group.members.get(key[1])
-            if key not in self.letters.kept and member is not None and letter.error == "HeldBack":
-                assert group is not None
-                group.assume_held(member, known)
+            if key not in self.letters.kept and letter.error == "HeldBack" and key[0] in self.groups:
+                self.groups[key[0]].learn_of_held(key[1], self.known[key[2]])
         for key in stored.keys() | self.letters.kept.keys() | self.letters.gone.keys():
             letter = stored.get(key)
             found = None if letter is None else (letter.attempts, letter.error)

@@ -147,11 +147,12 @@ async def test_nothing_of_an_aggregate_is_delivered_while_one_of_it_is_unacknowl
     async with handling(any_store(), handler) as bus:
         await bus.publish_many([Noted(0, "a"), Noted(1, "a"), Noted(2, "b")])
         await trio.sleep(100)
-        assert received == [("a", 0), ("b", 2)]
+        before = sorted(received)
         acknowledge.set()
         await bus.wait_idle()
         await trio.sleep(100)
-    assert received == [("a", 0), ("b", 2), ("a", 1)]
+    assert before == [("a", 0), ("b", 2)]
+    assert received[2:] == [("a", 1)]
 
 
 @pytest.mark.parametrize("ends", ["is stopped", "is cancelled", "crashes"])

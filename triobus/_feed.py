@@ -272,6 +272,9 @@ class Feed:
         done = () if row is None else row.done
         if done:
             plan = tuple(s for s in plan if s.name not in done)
+        if row is not None and row.attempts:
+            # Its retry goes on, though somebody with a higher priority may have subscribed since.
+            plan = tuple(sorted(plan, key=lambda s: s.name != row.subscription))
         if not plan:
             self._recovered.pop(position, None)
             if row is not None:

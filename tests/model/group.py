@@ -34,6 +34,8 @@ class Delivery:
     """When the next attempt of a subscription is due, if one waits for that."""
     called: set[str] = attrs.field(factory=set)
     """Subscriptions that were called in this life."""
+    first: str | None = None
+    """Who had failed with it in the life before, and goes on before all others."""
     running: str | None = None
     is_closed: bool = False
     """Whether its aggregate has gone on."""
@@ -267,9 +269,14 @@ class GroupModel:
             name = other.terms.name
             if other is member or self.owes(other, known) == "no":
                 continue
-            if other.rank > member.rank and name in delivery.called:
+            first = delivery.first
+            is_after = other.rank > member.rank and first not in (name, member.terms.name)
+            if is_after and name in delivery.called:
                 self._breach(f"{what} after {name}, which comes after it")
-            is_first = other.rank < member.rank and self.owes(other, known) == "owed"
+            is_before = name == first or (
+                other.rank < member.rank and first != member.terms.name
+            )
+            is_first = is_before and self.owes(other, known) == "owed"
             if delivery.is_open_ended:
                 continue  # its failure may have come before the end, and count
             if is_first and name not in delivery.done and not self.assume_held(other, known):

@@ -198,6 +198,7 @@ class Promises:
                 delivery = Delivery(set(row.done), {row.name: row.attempts})
                 if row.attempts:
                     delivery.due[row.name] = row.due
+                    delivery.first = row.name
                 model.deliveries[row.number] = delivery
 
     def subscribed(self, terms: Terms, *, is_start: bool = False) -> None:

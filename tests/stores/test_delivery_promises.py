@@ -456,6 +456,34 @@ async def test_attempts_are_counted_on_after_a_restart(new_store, autojump_clock
     assert letter.attempts == 4
 
 
+async def test_a_retry_goes_on_after_a_restart_whoever_has_subscribed_before_its_handler(
+    new_store, autojump_clock
+):
+    calls = []
+
+    async def failing(event):
+        calls.append(("failing", current_delivery().attempt, trio.current_time()))
+        raise OSError
+
+    async def newcomer(event):
+        calls.append(("newcomer", current_delivery().attempt, trio.current_time()))
+
+    def bus():
+        bus = EventBus(new_store())
+        retry = Retry(attempts=2, delay=10, jitter=0)
+        bus.subscribe(Noted, failing, name="failing", retry=retry)
+        return bus
+
+    async with crashing(bus()) as first:
+        await first.publish(Noted(1, "a"))
+        await trio.sleep(1)
+    second = bus()
+    second.subscribe(Noted, newcomer, name="newcomer", priority=1)
+    async with second:
+        pass
+    assert calls == [("failing", 1, 0), ("failing", 2, 10), ("newcomer", 1, 10)]
+
+
 async def test_later_events_of_an_aggregate_wait_for_a_retry_across_a_restart(
     new_store, autojump_clock
 ):

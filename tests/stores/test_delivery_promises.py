@@ -30,6 +30,7 @@ from triobus import (
     upcaster,
 )
 from triobus.stores._values import Append, NewRecord, Transaction
+from triobus.testing._scheduler import scheduled_by
 
 
 class Handled(list):
@@ -426,6 +427,35 @@ async def test_an_aggregate_that_waits_for_a_retry_holds_up_no_other_however_lon
     assert [number for number, _ in good] == list(range(300))
     assert max(time for _, time in good) < 100
     assert bad == list(range(600))
+
+
+@pytest.mark.parametrize(
+    ("events", "last"),
+    [
+        ([("a", 10, 2), ("b", 0, 2), ("b", 0, 0), ("a", 0, 2)], 2),
+        ([("b", 10, 3), (None, 0, 3), ("a", 0, 1), ("a", 0, 0), ("b", 0, 0), (None, 0, 1)], 5),
+    ],
+)
+def test_a_slow_aggregate_whose_events_fill_the_buffer_holds_up_no_other_in_any_order_of_tasks(
+    events, last
+):
+    for seed in range(50):
+        started = {}
+
+        async def handler(event, started=started):
+            _, seconds, steps = events[event.number]
+            started[event.number] = trio.current_time()
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(seconds)
+
+        async def main(handler=handler):
+            async with subscribed(MemoryEventStore(), handler, workers=3, buffer=1) as bus:
+                await bus.publish_many([Noted(n, key) for n, (key, _, _) in enumerate(events)])
+
+        with scheduled_by(seed):
+            trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        assert started[last] == 0, seed
 
 
 async def test_attempts_are_counted_on_after_a_restart(new_store, autojump_clock):

@@ -59,7 +59,7 @@ async def test_a_handler_that_never_returns_holds_up_its_aggregate_and_no_other(
 
     async with handling(any_store(), handler) as bus:
         await bus.publish_many([Noted(n, "ab"[n % 2]) for n in range(20)])
-        await trio.sleep(1e6)
+        await trio.sleep(10_000)
         found = bus.statistics()
         report = await bus.stop(timeout=5)
     assert handled == list(range(1, 20, 2))
@@ -391,9 +391,12 @@ def test_a_retry_keeps_its_time_though_the_clock_of_the_system_is_set(
 
     monkeypatch.setattr(time, "time", set_time)
     attempts: list[float] = []
+    again = trio.Event()
 
     async def fails(event: Noted) -> None:
         attempts.append(trio.current_time())
+        if len(attempts) == 2:
+            again.set()
         raise OSError("not now")
 
     def bus(attempts: int) -> EventBus:
@@ -408,8 +411,7 @@ def test_a_retry_keeps_its_time_though_the_clock_of_the_system_is_set(
             await first.publish(Noted(1, "a"))
             await trio.sleep(20)
             shift = days * 86400.0
-            while len(attempts) < 2:
-                await trio.sleep(20)
+            await again.wait()
             await first.stop(drain=False)
         shift = 2 * days * 86400.0
         started = trio.current_time()
@@ -419,7 +421,8 @@ def test_a_retry_keeps_its_time_though_the_clock_of_the_system_is_set(
         assert letter.attempts == 3
         assert 100 <= attempts[1] - attempts[0] < 2000
         waited = attempts[2] - started
-        assert (waited >= 100 if days < 0 else waited < 2000) and waited < 3000
+        assert (waited >= 100) == (days < 0)
+        assert waited < 3000
 
     trio.run(main, clock=Hurried())
     assert {0.0, days * 86400.0, 2 * days * 86400.0} <= set(asked)

@@ -21,15 +21,21 @@ SHARES = {"none": 0.3, "memory": 0.5, "sqlite": 0.2}
 """Which part of the examples has which store; a file takes the most time."""
 
 
-def explore(kind: str, examples: int, seed: int, tally: Tally) -> None:
-    """Play so many programs on a kind of store. Raises `Broken`, with the program in its notes."""
+def explore(
+    kind: str, examples: int, seed: int, tally: Tally, *, is_shrinking: bool = True
+) -> None:
+    """Play so many programs on a kind of store.
+
+    Raises `Broken` with the program in its notes, if that is wanted the smallest that there is.
+    """
 
     @seeded(seed)
     @settings(
         max_examples=examples,
         deadline=None,
         database=None,
-        phases=[Phase.generate, Phase.shrink],
+        phases=[Phase.generate, Phase.shrink] if is_shrinking else [Phase.generate],
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
     @given(programs())
@@ -54,6 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         help="the kinds of store to play them on; 'none' is a bus without one (default: all)",
     )
+    parser.add_argument(
+        "--no-shrink",
+        action="store_true",
+        help="show the first program that breaks a promise, and do not look for a smaller one",
+    )
     options = parser.parse_args(arguments)
     if options.examples < 1:
         parser.error("--examples: give at least 1")
@@ -67,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         examples = max(round(options.examples * share), 1)
         print(f"{examples} programs, store: {kind}", flush=True)
         try:
-            explore(kind, examples, seed, tally)
+            explore(kind, examples, seed, tally, is_shrinking=not options.no_shrink)
         except Broken as broken:
             violations += 1
             print(f"seed {seed}, store {kind}: {broken}", file=sys.stderr)

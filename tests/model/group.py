@@ -139,7 +139,7 @@ class GroupModel:
         return (
             member.terms.hold
             and fact.key is not None
-            and (delivery is None or name not in delivery.attempts)
+            and (delivery is None or name not in delivery.attempts or not self.terms.is_ordered)
             and self._letters.was_held(self.terms.name, name, fact.key, known.begun)
         )
 
@@ -273,9 +273,7 @@ class GroupModel:
             is_after = other.rank > member.rank and first not in (name, member.terms.name)
             if is_after and name in delivery.called:
                 self._breach(f"{what} after {name}, which comes after it")
-            is_before = name == first or (
-                other.rank < member.rank and first != member.terms.name
-            )
+            is_before = name == first or (other.rank < member.rank and first != member.terms.name)
             is_first = is_before and self.owes(other, known) == "owed"
             if delivery.is_open_ended:
                 continue  # its failure may have come before the end, and count

@@ -553,5 +553,3 @@ class Player:
             except UnknownDeadLetter:
                 return
             self.promises.discarded(key)
-
-

@@ -338,18 +338,24 @@ class EventBus:
         self._become("draining")
         self._intake.refuse_all()
         try:
-            try:
-                if drain:
-                    with trio.CancelScope(
-                        deadline=float("inf") if timeout is None else trio.current_time() + timeout
-                    ):
+            if drain:
+                with trio.CancelScope(
+                    deadline=float("inf") if timeout is None else trio.current_time() + timeout
+                ):
+                    await self._until_quiet(lambda: not self._unsettled)
+                    while self._recorder is not None and await self._recorder.wait_for_publishers():
                         await self._until_quiet(lambda: not self._unsettled)
-                        self._was_drained = True
-            finally:
-                self._cancel()
+                    self._was_drained = True
+        finally:
+            self._cancel()
+            await self._end()
+
+    async def _end(self) -> None:
+        """Wait for the handlers, who have been cancelled, and close."""
+        try:
             await self._until_quiet(lambda: not self._worker_count)
         except BaseException:
-            self._ended.set()  # so that `run` does what is left
+            self._ended.set()  # so that `run` goes on, which waits for them and closes
             raise
         try:
             await self._detach()
@@ -361,8 +367,7 @@ class EventBus:
         if self._state not in ("running", "draining"):
             raise self._closed("crash()")
         self._crash_soon()
-        await self._until_quiet(lambda: not self._worker_count)
-        await self._detach()
+        await self._end()
 
     def _crash_soon(self) -> None:
         """Do so as soon as the handlers have ended, who are cancelled."""

@@ -170,8 +170,10 @@ class Feed:
                     watch = None
             self.read_to += count
             first += count
+            if count < len(run):
+                break
         if self.read_to < self.last:
-            if watch is not None:
+            if watch is not None and self._plan_for(type(events[0])):
                 self._watched[first] = watch
             self._alarm.ring()
         self.shell.wake()
@@ -198,7 +200,11 @@ class Feed:
             while True:
                 is_wanted = bool(self._refills) or (self.is_active and self.read_to < self.last)
                 if not (is_wanted and self._has_room()):
-                    await self._alarm.sleep()
+                    if is_wanted and self.lanes.ready and self.shell.is_idle:
+                        # Room can be made once that worker has it, of which nobody would tell.
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await self._alarm.sleep()
                 elif self._refills:
                     await self._refill(next(iter(self._refills)))
                 else:
@@ -270,6 +276,9 @@ class Feed:
         done = () if row is None else row.done
         if done:
             plan = tuple(s for s in plan if s.name not in done)
+        if row is not None and row.attempts:
+            # Its retry goes on, though somebody with a higher priority may have subscribed since.
+            plan = tuple(sorted(plan, key=lambda s: s.name != row.subscription))
         if not plan:
             self._recovered.pop(position, None)
             if row is not None:

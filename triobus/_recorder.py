@@ -7,6 +7,7 @@ task that publishes and one that handles make one commit an event together.
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -181,6 +182,14 @@ class Recorder:
         await trio.lowlevel.checkpoint()
         while self.is_pending:
             await self.store.journal.flush()
+
+    async def wait_for_publishers(self) -> bool:
+        """Wait until those are done who are storing events, and return whether there were any."""
+        if not self.store.journal.is_busy:
+            return False
+        with suppress(StoreError):  # `detach` tries again, and raises
+            await self.store.journal.flush()
+        return True
 
     # What the journal asks
 

@@ -74,6 +74,30 @@ async def test_a_handler_may_crash_a_bus_that_runs_in_a_nursery(autojump_clock):
     assert bus.statistics().handled == 0
 
 
+@pytest.mark.parametrize("store", [None, MemoryEventStore()])
+async def test_a_crash_ends_the_run_of_a_bus_with_several_groups_and_nothing_to_do(
+    autojump_clock, store
+):
+    bus = EventBus(store, workers=1)
+    bus.group("mail", workers=1)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(bus.run)
+            await crash(bus)
+            assert bus.health().status == "stopped"
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_crash_while_something_is_being_recorded_raises_nothing(autojump_clock, steps):
+    async with EventBus(MemoryEventStore()) as bus:
+        bus.subscribe(Ordered, SlowHandler(1))
+        await bus.publish(Ordered("Ada", 1))
+        await trio.sleep(1)
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        await crash(bus)
+
+
 async def test_the_attempts_that_a_killed_bus_had_recorded_count(autojump_clock, store_path):
     async def fail(event):
         raise ConnectionError

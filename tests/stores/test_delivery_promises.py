@@ -1,5 +1,6 @@
 """What a bus with a store promises beyond what every bus does, whichever store it is."""
 
+import contextlib
 import json
 import math
 from contextlib import asynccontextmanager
@@ -29,6 +30,7 @@ from triobus import (
     upcaster,
 )
 from triobus.stores._values import Append, NewRecord, Transaction
+from triobus.testing._scheduler import scheduled_by
 
 
 class Handled(list):
@@ -102,6 +104,23 @@ async def test_waiting_for_an_event_that_was_published_before_does_not_wait_for_
         await bus.publish(event)
         outcome = await bus.publish_and_wait(event)
     assert (outcome.position, dict(outcome.results)) == (1, {})
+
+
+async def test_who_waits_for_an_event_is_not_told_by_a_group_that_nobody_is_in(
+    new_store, autojump_clock
+):
+    async def slow(event):
+        await trio.sleep(1)
+        return event.number
+
+    bus = EventBus(new_store(), workers=1, buffer=1)
+    left = bus.subscribe(Noted, slow, name="left")
+    bus.group("mail").subscribe(Noted, slow, name="mail")
+    async with bus:
+        await bus.publish_many([Noted(n, "a") for n in range(3)])
+        left.unsubscribe()
+        outcome = await bus.publish_and_wait(Noted(3, "a"))
+        assert (dict(outcome.results), trio.current_time()) == ({"mail": 3}, 4)
 
 
 async def test_publishing_with_a_wrong_expected_sequence_delivers_nothing(new_store):
@@ -334,6 +353,22 @@ async def test_a_backlog_is_worked_off_in_order_with_no_more_than_the_buffer_in_
     assert most <= 50
 
 
+@pytest.mark.parametrize("buffer", [1, 2, 3, 5])
+async def test_a_batch_of_several_types_that_finds_too_little_room_loses_nothing(new_store, buffer):
+    handled = Handled()
+    async with subscribed(new_store(), handled, buffer=buffer) as bus:
+        await bus.publish_many(
+            [
+                *[Noted(n, "a") for n in range(4)],
+                Other(number=4),
+                SpecialNoted(5, "a"),
+                Other(number=6),
+                Noted(7, "a"),
+            ]
+        )
+    assert handled == [0, 1, 2, 3, 5, 7]
+
+
 async def test_publishers_never_wait_for_a_slow_group(new_store, autojump_clock):
     gate, handled = trio.Event(), Handled()
 
@@ -394,6 +429,35 @@ async def test_an_aggregate_that_waits_for_a_retry_holds_up_no_other_however_lon
     assert bad == list(range(600))
 
 
+@pytest.mark.parametrize(
+    ("events", "last"),
+    [
+        ([("a", 10, 2), ("b", 0, 2), ("b", 0, 0), ("a", 0, 2)], 2),
+        ([("b", 10, 3), (None, 0, 3), ("a", 0, 1), ("a", 0, 0), ("b", 0, 0), (None, 0, 1)], 5),
+    ],
+)
+def test_a_slow_aggregate_whose_events_fill_the_buffer_holds_up_no_other_in_any_order_of_tasks(
+    events, last
+):
+    for seed in range(50):
+        started = {}
+
+        async def handler(event, started=started):
+            _, seconds, steps = events[event.number]
+            started[event.number] = trio.current_time()
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            await trio.sleep(seconds)
+
+        async def main(handler=handler):
+            async with subscribed(MemoryEventStore(), handler, workers=3, buffer=1) as bus:
+                await bus.publish_many([Noted(n, key) for n, (key, _, _) in enumerate(events)])
+
+        with scheduled_by(seed):
+            trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        assert started[last] == 0, seed
+
+
 async def test_attempts_are_counted_on_after_a_restart(new_store, autojump_clock):
     attempts = []
 
@@ -420,6 +484,34 @@ async def test_attempts_are_counted_on_after_a_restart(new_store, autojump_clock
         (letter,) = await last.dead_letters.list()
     assert attempts == [(1, 0), (2, 10), (3, 20), (4, 30)]
     assert letter.attempts == 4
+
+
+async def test_a_retry_goes_on_after_a_restart_whoever_has_subscribed_before_its_handler(
+    new_store, autojump_clock
+):
+    calls = []
+
+    async def failing(event):
+        calls.append(("failing", current_delivery().attempt, trio.current_time()))
+        raise OSError
+
+    async def newcomer(event):
+        calls.append(("newcomer", current_delivery().attempt, trio.current_time()))
+
+    def bus():
+        bus = EventBus(new_store())
+        retry = Retry(attempts=2, delay=10, jitter=0)
+        bus.subscribe(Noted, failing, name="failing", retry=retry)
+        return bus
+
+    async with crashing(bus()) as first:
+        await first.publish(Noted(1, "a"))
+        await trio.sleep(1)
+    second = bus()
+    second.subscribe(Noted, newcomer, name="newcomer", priority=1)
+    async with second:
+        pass
+    assert calls == [("failing", 1, 0), ("failing", 2, 10), ("newcomer", 1, 10)]
 
 
 async def test_later_events_of_an_aggregate_wait_for_a_retry_across_a_restart(
@@ -731,6 +823,50 @@ async def test_what_is_left_when_a_bus_is_stopped_is_delivered_on_the_next_start
     async with subscribed(new_store(), handled):
         pass
     assert handled == [2, 3, 4]
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_what_is_accepted_while_the_bus_begins_to_stop_is_handled_before_it_has(
+    new_store, autojump_clock, steps
+):
+    handled, accepted = Handled(), []
+
+    async def publish(number):
+        with contextlib.suppress(BusClosed):
+            await bus.publish(Noted(number))
+            accepted.append(number)
+
+    async with subscribed(new_store(), handled) as bus, trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(publish, number)
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        report = await bus.stop()
+    assert sorted(handled) == sorted(accepted)
+    assert dict(report.left) == {"default": 0}
+
+
+async def test_a_stop_that_is_cancelled_ends_the_run_of_the_bus_and_records_what_was_handled(
+    new_store, autojump_clock
+):
+    handled = Handled()
+
+    async def handler(event):
+        if event.number == 2:
+            await trio.sleep_forever()
+        await handled(event)
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            bus = await nursery.start(subscribed(new_store(), handler, workers=2).run)
+            await bus.publish_many([Noted(n) for n in (1, 2, 3)])
+            with trio.move_on_after(5):
+                await bus.stop()
+    assert trio.current_time() == 5
+    assert bus.health().status == "stopped"
+    async with subscribed(new_store(), handled):
+        pass
+    assert handled == [1, 3, 2]
 
 
 async def test_the_bodys_own_exception_leaves_as_itself_and_what_was_handled_is_recorded(

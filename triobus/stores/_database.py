@@ -847,6 +847,8 @@ class Database:
             return NotAStore(
                 f"{failed}. Give the path of a store, or one where there is no file yet"
             )
+        if name == "SQLITE_INTERRUPT":
+            return StoreIOError(f"{failed}. Try it again")
         if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_PROTOCOL")):
             return StoreIOError(f"{failed} ({name}). Look at the disk and its limits")
         return StoreCorrupt(f"{failed}. {_RESTORE}")

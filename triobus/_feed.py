@@ -169,6 +169,8 @@ class Feed:
                     watch = None
             self.read_to += count
             first += count
+            if count < len(run):
+                break  # what comes behind has its place behind the rest of this
         if self.read_to < self.last:
             if watch is not None:
                 self._watched[first] = watch

@@ -14,7 +14,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._alarm import Alarm
-from triobus._errors import StoreError, StoreInUse
+from triobus._errors import BusClosed, StoreError, StoreInUse
 from triobus._events import DomainEvent
 from triobus._feed import Feed
 from triobus._group import GroupShell
@@ -175,10 +175,15 @@ class Recorder:
                     logger.warning("what is finished could not be recorded yet: %s", error)
 
     async def flush(self) -> None:
-        """Wait until everything that is finished is recorded. Raises `StoreError`."""
+        """Wait until everything that is finished is recorded. Raises `StoreError`, `BusClosed`."""
         await trio.lowlevel.checkpoint()
         while self.is_pending:
             await self.store.journal.flush()
+        if self.letters.is_changed:
+            raise BusClosed(
+                "the bus has stopped, and what is done to its dead letters is recorded no more: do "
+                "it again when it runs"
+            )
 
     # What the journal asks
 

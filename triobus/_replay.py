@@ -123,8 +123,9 @@ class DeadLetters:
     async def discard(self, ids: int | Iterable[int]) -> int:
         """Forget dead letters by their ids, and return how many.
 
-        Raises `UnknownDeadLetter` if one is not there, and then none is forgotten, and `StoreError`
-        if it could not be stored yet that they are forgotten.
+        Raises `UnknownDeadLetter` if one is not there, and then none is forgotten, `StoreError` if
+        it could not be stored yet that they are forgotten, and `BusClosed` if the bus has stopped
+        and it never will be.
         """
         chosen = self._chosen(ids, None)
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -600,6 +600,17 @@ async def test_discarded_letters_are_gone_for_good(new_store):
         assert left.event.number == 2
 
 
+async def test_a_bus_that_has_stopped_does_not_say_that_it_has_discarded_a_letter(new_store):
+    async with failing_bus(new_store(), {1}, []) as bus:
+        await bus.publish_many([Noted(n, "a") for n in range(4)])
+        await bus.stop()
+        with pytest.raises(BusClosed):
+            await bus.dead_letters.discard(1)
+    async with failing_bus(new_store(), set(), []) as bus:
+        (left,) = await bus.dead_letters.list()
+        assert left.event.number == 1
+
+
 async def test_ids_of_dead_letters_go_on_after_a_restart(new_store):
     ids = []
     for number in range(3):

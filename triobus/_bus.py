@@ -354,7 +354,10 @@ class EventBus:
             raise self._closed("crash()")
         self._crash_soon()
         await self._until_quiet(lambda: not self._worker_count)
-        await self._detach()
+        try:
+            await self._detach()
+        finally:
+            self._close()
 
     def _crash_soon(self) -> None:
         """Do so as soon as the handlers have ended, who are cancelled."""

@@ -171,6 +171,8 @@ class Recorder:
             elif self.is_changed:
                 try:
                     await self.store.journal.flush()
+                except BusClosed:
+                    return  # it was crashed, and nothing is recorded any more
                 except StoreError as error:
                     logger.warning("what is finished could not be recorded yet: %s", error)
 

@@ -13,7 +13,7 @@ import trio
 import triobus
 from tests.torture.books import Book, Breaches, Identity, Pinged, Soaked, Ticked, identity
 
-BACKLOG = 1_000
+BACKLOG = 500
 """How many events a subscription may owe before publishers give it time."""
 KEYS = 6
 """How many aggregates each publisher has."""
@@ -132,22 +132,22 @@ class Load:
         attempt = triobus.current_delivery().attempt
         if event.number % 5 == 0 and attempt == 1:
             await self.publish(bus, "brisk", [Pinged(next(self._numbers))])
-        self._fail_as_planned(book, event, every=41)
+        self._fail_as_planned(book, event, every=141)
         if event.number % 7 == 0 and attempt == 1:
             raise Planned(event.number)
 
     async def _third(self, book: Book, event: Soaked) -> None:
-        self._fail_as_planned(book, event, every=51)
+        self._fail_as_planned(book, event, every=153)
 
     async def _loose(self, book: Book, event: Soaked) -> None:
         await trio.sleep(0.004 * self.chance.random())
-        self._fail_as_planned(book, event, every=37)
+        self._fail_as_planned(book, event, every=137)
 
     def _fail_as_planned(self, book: Book, event: Soaked, every: int) -> None:
         """Fail for good, and half of the times again when replayed."""
         is_replayed = identity(event) in book.replaying and event.number % 2
         if event.number % every == 0 and not is_replayed:
-            raise Planned("x" * (event.number % 5000))
+            raise Planned("x" * (event.number % 500))
 
     async def _slow(self, book: Book, event: Soaked) -> None:
         if event.number % 29 == 0 and triobus.current_delivery().attempt == 1:
@@ -156,7 +156,7 @@ class Load:
 
     async def _hold(self, book: Book, event: Soaked) -> None:
         await trio.lowlevel.checkpoint()
-        if event.number % 61 == 0 and identity(event) not in book.replaying:
+        if event.number % 161 == 0 and identity(event) not in book.replaying:
             raise Planned(event.number)
 
     def _plain(self, bus: triobus.EventBus, event: Ticked) -> None:

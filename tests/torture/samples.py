@@ -10,8 +10,10 @@ import psutil
 
 MEMORY_GROWTH = 5.0
 """How many MiB of growth are too much."""
-OBJECT_GROWTH = 400
-"""The same in objects: far less than one for each life, dead letter or thousand events."""
+OBJECT_GROWTH = 200
+"""The same in objects: less than one for each dead letter, or for ten events."""
+BLOCK_GROWTH = 20_000
+"""The same in blocks of Python's allocator, which the system's noise is a part of."""
 _MIB = 2**20
 
 
@@ -22,7 +24,9 @@ class Sample:
     memory: float
     """The resident set in MiB, as the system counts it; nothing is done to make it smaller."""
     objects: int
-    """What the garbage collector knows, after a collection."""
+    """What the garbage collector knows, after a collection: no strings, numbers or their tuples."""
+    blocks: int
+    """What Python's own allocator has given out: these too, if they are not large."""
     descriptors: int
     threads: int
     """Without those that Trio keeps for a while, for the next call."""
@@ -37,6 +41,7 @@ def sampled() -> Sample:
     return Sample(
         memory=process.memory_info().rss / _MIB,
         objects=len(gc.get_objects()),
+        blocks=sys.getallocatedblocks(),
         descriptors=process.num_handles() if sys.platform == "win32" else process.num_fds(),
         threads=threading.active_count() - kept,
         kept_threads=kept,
@@ -45,52 +50,60 @@ def sampled() -> Sample:
 
 @attrs.define(eq=False)
 class Growth:
-    """Compares samples of the same phase with one another."""
+    """Compares the most that there was after the warm-up with the most in it."""
 
     first: Sample
     """Before anything was done."""
-    warm: Sample | None = None
-    """At the end of the warm-up."""
-    last: Sample | None = None
+    last: Sample
+    is_warm: bool = False
+    warm_memory: float = 0
     most_memory: float = 0
+    warm_objects: int = 0
     most_objects: int = 0
+    warm_blocks: int = 0
+    most_blocks: int = 0
     most_kept_threads: int = 0
 
-    def note(self, sample: Sample, *, is_comparable: bool, is_warming_up: bool) -> None:
-        """Take in a sample; memory is compared if everything is as empty as it ever is."""
+    def note(self, sample: Sample, *, is_quiet: bool, is_warm: bool) -> None:
+        """Take in a sample. Objects and blocks are compared if all is as empty as it ever is."""
+        self.last = sample
+        self.is_warm = is_warm
         self.most_kept_threads = max(self.most_kept_threads, sample.kept_threads)
-        if is_comparable:
-            self.last = sample
-            if is_warming_up or self.warm is None:
-                self.warm = sample
-                self.most_memory, self.most_objects = sample.memory, sample.objects
-            self.most_memory = max(self.most_memory, sample.memory)
+        self.most_memory = max(self.most_memory, sample.memory)
+        if is_quiet:
             self.most_objects = max(self.most_objects, sample.objects)
+            self.most_blocks = max(self.most_blocks, sample.blocks)
+        if not is_warm:
+            self.warm_memory = self.most_memory
+            self.warm_objects = self.most_objects
+            self.warm_blocks = self.most_blocks
 
-    def wrong(self, sample: Sample, most_threads_kept: int) -> Iterator[str]:
-        """Yield what a sample has too much of."""
-        if sample.descriptors != self.first.descriptors:
-            yield f"{sample.descriptors} descriptors are open, {self.first.descriptors} at first"
-        if sample.threads != self.first.threads:
-            yield f"{sample.threads} threads run, {self.first.threads} at first"
-        if sample.kept_threads > most_threads_kept:
-            yield f"Trio keeps {sample.kept_threads} threads, for {most_threads_kept} workers"
-        if self.warm is not None:
-            memory = self.most_memory - self.warm.memory
-            if memory >= MEMORY_GROWTH:
-                yield f"memory has grown by {memory:.1f} MiB since the warm-up"
-            objects = self.most_objects - self.warm.objects
-            if objects >= OBJECT_GROWTH:
-                yield f"there are {objects} objects more than after the warm-up"
+    def wrong(self, most_threads_kept: int) -> Iterator[str]:
+        """Yield what there is too much of."""
+        if self.last.descriptors != self.first.descriptors:
+            yield f"there are not {self.first.descriptors} descriptors, as at first"
+        if self.last.threads != self.first.threads:
+            yield f"there are not {self.first.threads} threads, as at first"
+        if self.most_kept_threads > most_threads_kept:
+            yield f"Trio keeps more threads than {most_threads_kept}"
+        for what, warm, most, limit in (
+            ("memory", self.warm_memory, self.most_memory, MEMORY_GROWTH),
+            ("objects", self.warm_objects, self.most_objects, OBJECT_GROWTH),
+            ("blocks", self.warm_blocks, self.most_blocks, BLOCK_GROWTH),
+        ):
+            if most - warm >= limit:
+                yield f"{what}: after the warm-up it grew by {most - warm:.1f}"
 
     def __str__(self) -> str:
-        if self.warm is None or self.last is None:
-            return "warming up"
+        last = self.last
+        threads = f"threads {last.threads} (Trio kept up to {self.most_kept_threads} more)"
+        if not self.is_warm:
+            return f"memory {last.memory:.1f} MiB, warming up; {threads}"
         return (
-            f"memory {self.warm.memory:.1f} MiB after the warm-up, {self.last.memory:.1f} at the "
-            f"end, {self.most_memory - self.warm.memory:+.1f} at most; "
-            f"objects {self.warm.objects}, {self.last.objects - self.warm.objects:+} at the end, "
-            f"{self.most_objects - self.warm.objects:+} at most; "
-            f"descriptors {self.last.descriptors}, threads {self.last.threads} "
-            f"(Trio kept up to {self.most_kept_threads} more)"
+            f"memory {self.warm_memory:.1f} MiB in the warm-up and {self.most_memory:.1f} after it "
+            f"at most, {last.memory:.1f} at the end: growth "
+            f"{self.most_memory - self.warm_memory:.1f} MiB, "
+            f"{self.most_objects - self.warm_objects} objects of {self.warm_objects}, "
+            f"{self.most_blocks - self.warm_blocks} blocks of {self.warm_blocks}; "
+            f"descriptors {last.descriptors}, {threads}"
         )

@@ -81,7 +81,7 @@ class Soak:
         return self.directory / f"soak-{self._files}.db"
 
     async def run(self) -> None:
-        """Live until the time is over. Raises `Violation`."""
+        """Live until the time is over, and often enough to tell. Raises `Violation`."""
         first = sampled()
         self.growth = Growth(first, first)
         length = min(3.0, self.seconds / 40)
@@ -92,7 +92,7 @@ class Soak:
                 nursery.start_soon(self._live_in_memory, ending, length)
             self.lives[ending] += 1
             elapsed = time.monotonic() - self.started
-            is_over = ending == QUIETLY and elapsed >= self.seconds
+            is_over = ending == QUIETLY and self.lives[QUIETLY] > 2 and elapsed >= self.seconds
             if ending == QUIETLY and (is_over or self._logged > EVENTS_A_FILE):
                 await self._finish_file()
             self._look(ending, elapsed)
@@ -114,7 +114,7 @@ class Soak:
             is_quiet=ending == QUIETLY,
             is_warm=elapsed > self.seconds / 10 and self.lives[QUIETLY] > 1,
         )
-        wrong = [*self.growth.wrong(_THREADS_FOR_CALLS)]
+        wrong = [*self.growth.wrong(self.growth.first.kept_threads + _THREADS_FOR_CALLS)]
         if self.breaches.first is not None or wrong:
             raise Violation(f"{self.breaches.first or wrong[0]}. {self}")
 

@@ -5,34 +5,39 @@ it ends in one of the ways there are: quietly, drained, cut short, cancelled, or
 had been killed. Before the next one the books of `books.py` are compared with the store.
 
 Between two lives nothing of a bus is there, and what the process has is measured: descriptors and
-threads must be as many as at first, always. Memory is the resident set, and nothing is done to make
-it smaller: what the C library has free and keeps is in it. The most of it after the warm-up, which
-is the first tenth, is compared with the most in it. The numbers of objects and of allocated blocks
-are compared after those lives that ended quietly, when the books are empty as well.
+threads must be as many as at first, always. Memory is the resident set; the most of it after the
+warm-up, which is the first tenth, is compared with the most in it. The numbers of objects and of
+allocated blocks are compared after those lives that ended quietly, when the books are empty too.
+
+The resident set has in it what the C library keeps of what was freed, and nothing is done to make
+it give that back. But glibc keeps it in up to eight arenas a processor, and each new thread gets
+another one: with new threads in every life it takes long until all have had their 2.5 MiB of
+SQLite's. So a long soak has glibc use a single one, and then the resident set tells what grows.
 
 The log grows on disk all the while; from time to time, after a look at all of it, the soak goes on
 with a new file.
 """
 
+import ctypes
 import logging
 import random
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
 import attrs
 import trio
 
 import triobus
 import triobus.testing
-from tests.torture.books import Book, Breaches, Identity, Soaked, identity
+from tests.torture.books import Breaches, Soaked
+from tests.torture.crowd import Crowd
 from tests.torture.load import Load
+from tests.torture.logs import compare, look_through
 from tests.torture.samples import Growth, sampled
 from tests.torture.violation import Violation
 
@@ -47,6 +52,7 @@ QUIETLY, DRAINED, CUT_SHORT, CANCELLED, CRASHED = ENDINGS = (
 )
 _THREADS_FOR_CALLS = 24
 """Two groups with 3 workers, and foreign threads' calls: more are never needed at a time."""
+_ARENA_MAX = -8  # M_ARENA_MAX in malloc.h
 _KEPT_SECONDS = 11
 """After so long Trio has ended the threads that it has kept."""
 
@@ -94,7 +100,10 @@ class Soak:
             elapsed = time.monotonic() - self.started
             is_over = ending == QUIETLY and self.lives[QUIETLY] > 2 and elapsed >= self.seconds
             if ending == QUIETLY and (is_over or self._logged > EVENTS_A_FILE):
-                await self._finish_file()
+                await look_through(self.path, self.breaches)
+                self.path.unlink()
+                self._files += 1
+                self._logged = 0
             self._look(ending, elapsed)
             if elapsed >= next_line:
                 next_line = elapsed + self.seconds / 30
@@ -134,7 +143,7 @@ class Soak:
     async def _live_durably(self, ending: str, length: float) -> None:
         is_opened_before = self.chance.random() < 0.5
         async with triobus.SqliteEventStore(self.path) as store:
-            await self._compare(store)
+            await compare(store, self.durable, was_crashed=self._was_crashed)
             if is_opened_before:
                 await self._live(self.durable, store, ending, length)
         if not is_opened_before:
@@ -157,19 +166,20 @@ class Soak:
     ) -> None:
         bus = triobus.EventBus(store, workers=4, buffer=100 if load.is_durable else 40)
         load.subscribe(bus)
+        crowd = Crowd(load, bus)
         report: triobus.StopReport | None = None
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 await nursery.start(bus.run)
                 async with trio.open_nursery() as actors:
-                    load.start(actors, bus)
+                    crowd.start(actors)
                     await trio.sleep(length / 3)
                     if load.is_durable:
                         load.subscribe_late(bus)
                     await trio.sleep(length * 2 / 3)
                     report = await self._end(load, bus, ending, scope)
                 if ending == QUIETLY:
-                    await self._end_quietly(load, bus)
+                    await self._end_quietly(crowd)
         for book in load.books if report is not None and not load.is_durable else ():
             if book.is_alone and report.left[book.group] < len(book):
                 self.breaches.note(f"{book} owes {len(book)}, and {report} says less")
@@ -191,12 +201,12 @@ class Soak:
         load.is_open = False
         return report
 
-    async def _end_quietly(self, load: Load, bus: triobus.EventBus) -> None:
-        await bus.wait_idle()
-        while await load.treat_letters(bus):
+    async def _end_quietly(self, crowd: Crowd) -> None:
+        await crowd.bus.wait_idle()
+        while await crowd.treat_letters():
             pass
-        await bus.stop()
-        load.generation += 1
+        await crowd.bus.stop()
+        crowd.load.generation += 1
 
     def _count(self, bus: triobus.EventBus, *, is_quiet: bool) -> None:
         found = bus.statistics()
@@ -210,78 +220,6 @@ class Soak:
         self.counts["dead letters"] += found.dead_lettered
         if bus.store is not None:
             self._logged += found.published
-
-    # The file
-
-    async def _compare(self, store: triobus.SqliteEventStore) -> None:
-        """See that the store has as unfinished what the books have."""
-        groups = {record.name: record for record in await store.groups()}
-        books = self.durable.books
-        offsets = {name: group.offset for name, group in groups.items()}
-        unfinished: dict[Book, dict[Identity, UUID]] = {book: {} for book in books}
-        done = {
-            (group.name, position)
-            for group in groups.values()
-            for first, last in group.ranges
-            for position in range(first, last + 1)
-        }
-        partly = {
-            (group.name, row.position, name)
-            for group in groups.values()
-            for row in group.attempts
-            for name in row.done
-        }
-        after = min(offsets.get(book.group, 0) for book in books)
-        async for stored in store.read(after=after):
-            event: Any = stored.event
-            for book in books:
-                place = book.group, stored.position
-                is_finished = stored.position <= offsets.get(book.group, 0) or place in done
-                is_finished = is_finished or (*place, book.subscription) in partly
-                if not is_finished and book.wants(event):
-                    unfinished[book][identity(event)] = event.event_id
-        letters = await self._letters(store)
-        unsure = {identity(event) for events in self.durable.unsure.values() for event in events}
-        for book in books:
-            book.compare(
-                unfinished[book],
-                letters[book.group, book.subscription],
-                unsure,
-                was_crashed=self._was_crashed,
-            )
-            book.begin_life()
-
-    async def _letters(
-        self, store: triobus.SqliteEventStore
-    ) -> dict[tuple[str, str], dict[Identity, UUID]]:
-        """Return the dead letters in the store, by group and subscription."""
-        found: dict[tuple[str, str], dict[Identity, UUID]] = defaultdict(dict)
-        keys = await store.letter_keys()
-        for letter, record in await store.letters([key.id for key in keys]):
-            event: Any = store.decode(record)
-            found[letter.group, letter.subscription][identity(event)] = event.event_id
-        return found
-
-    async def _finish_file(self) -> None:
-        """See that everything in the file is whole and finished, and go on with a new one."""
-        beside = [entry.name for entry in self.directory.iterdir() if entry != self.path]
-        if beside:
-            self.breaches.note(f"beside the store was left: {beside}")
-        async with triobus.SqliteEventStore(self.path) as store:
-            last = await store.last_position()
-            position, damaged = await store.check()
-            while position < last and not damaged:
-                position, damaged = await store.check(position)
-            if damaged:
-                self.breaches.note(f"the log is damaged at {damaged}")
-            for group in await store.groups():
-                if (group.offset, group.ranges, group.attempts) != (last, (), ()):
-                    self.breaches.note(f"all is done, and group {group} is not at {last}")
-            if keys := await store.letter_keys():
-                self.breaches.note(f"all is done, and there are {len(keys)} dead letters")
-        self.path.unlink()
-        self._files += 1
-        self._logged = 0
 
 
 @contextmanager
@@ -298,6 +236,12 @@ def _quiet_logger() -> Iterator[None]:
         logger.propagate = propagates
 
 
+def _use_one_arena() -> None:
+    """Have glibc take all memory from one area; other C libraries have no more, or do not say."""
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_ARENA_MAX, 1)
+
+
 def run(
     seconds: float,
     seed: int,
@@ -308,12 +252,15 @@ def run(
 
     `on_handled` is called with every event that a handler is done with.
     """
+    is_long = seconds >= 2 * _KEPT_SECONDS
+    if is_long:
+        _use_one_arena()
     descriptors = sampled().descriptors
     chance = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="triobus-") as directory, _quiet_logger():
         soak = Soak(seconds, Path(directory), chance, say, on_handled)
         trio.run(soak.run)
-    if seconds >= 2 * _KEPT_SECONDS:
+    if is_long:
         time.sleep(_KEPT_SECONDS)
         after = sampled()
         if (after.descriptors, after.kept_threads) != (descriptors, 0):

@@ -141,7 +141,7 @@ class EventStore(ABC):
         """What somebody should look at, though the store works; None if there is nothing."""
         return None
 
-    def check_process(self) -> None:
+    def check_process(self) -> None:  # noqa: B027  # a store in memory is of use there
         """Raise `StoreForked` in a forked child, if the store is of no use there."""
 
     # What everybody does with it

@@ -11,7 +11,7 @@ import psutil
 MEMORY_GROWTH = 5.0
 """How many MiB of growth are too much."""
 OBJECT_GROWTH = 400
-"""The same in objects: a long soak has more lives than that, and thousands of times as many events."""
+"""The same in objects: a long soak has more lives, and thousands of times as many events."""
 BLOCK_GROWTH = 20_000
 """The same in blocks of Python's allocator, which the system's noise is a part of."""
 _MIB = 2**20

@@ -158,3 +158,49 @@ def test_a_child_that_is_forked_while_the_bus_runs_is_refused_and_the_parent_goe
         ],
         0,
     ), done.stderr
+
+
+WITHOUT_A_STORE = """
+import os
+
+import trio
+
+from tests.events import Noted
+from triobus import BusClosed, EventBus
+
+bus = EventBus()
+
+
+@bus.subscribe(Noted)
+def fork(event):
+    if event.number == 0:
+        pid = os.fork()
+        if not pid:
+            try:
+                bus.publish_from_thread(Noted(1))
+            except BusClosed as error:
+                print("refused", str(os.getpid()) in str(error), flush=True)
+            os._exit(0)
+        os.waitpid(pid, 0)
+        bus.publish_from_thread(Noted(2))
+
+
+async def main():
+    async with bus:
+        await bus.publish(Noted(0))
+    print("handled", bus.statistics().handled)
+
+
+trio.run(main)
+"""
+
+
+def test_a_child_that_a_plain_handler_forks_cannot_publish_to_a_bus_in_memory_that_it_left():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", WITHOUT_A_STORE],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        cwd=Path(__file__).parent.parent.parent,
+    )
+    assert (done.stdout.splitlines(), done.returncode) == (["refused True", "handled 2"], 0)

@@ -50,6 +50,8 @@ class Crowd:
         while self.load.is_open:
             count = self.load.chance.choice((1, 1, 2, 10))
             events = self.load.ticks(name, count)
+            if count > 2:  # a batch of two types
+                events.insert(self.load.chance.randrange(count), self.load.ping())
             await self.load.publish(self.bus, name, events, wait=self.load.chance.random() < 0.1)
             await trio.sleep(self.load.pause * 2 * self.load.chance.random())
             if self.load.is_behind:

@@ -126,7 +126,7 @@ class Load:
     async def _brisk(self, bus: triobus.EventBus, book: Book, event: Soaked) -> None:
         attempt = triobus.current_delivery().attempt
         if event.number % 5 == 0 and attempt == 1:
-            await self.publish(bus, "brisk", [Pinged(next(self._numbers))])
+            await self.publish(bus, "brisk", [self.ping()])
         self._fail_as_planned(book, event, every=141)
         if event.number % 7 == 0 and attempt == 1:
             raise Planned(event.number)
@@ -163,8 +163,7 @@ class Load:
             if event.number % 11 == 0 and attempt == 1:
                 raise Planned(event.number)
             if event.number % 50 == 0:
-                ping = Pinged(next(self._numbers))
-                self.publish_in_thread(bus, "plain", ping)
+                self.publish_in_thread(bus, "plain", self.ping())
             book.settle(event)
             self.on_handled(event)
         finally:
@@ -223,8 +222,13 @@ class Load:
         return [book for book in self.books if book.wants(event)]
 
     def ticks(self, publisher: str, count: int) -> list[Soaked]:
+        """Return new events of the publisher's aggregates."""
         keys = [f"{publisher}-{self.generation}-{n}" for n in range(KEYS)]
         return [Ticked(next(self._numbers), self.chance.choice(keys)) for _ in range(count)]
+
+    def ping(self) -> Soaked:
+        """Return a new event of no aggregate."""
+        return Pinged(next(self._numbers))
 
     @property
     def is_behind(self) -> bool:

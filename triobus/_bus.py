@@ -1,6 +1,7 @@
 """`EventBus`: wires groups, listeners and the caller together, and owns the nursery."""
 
 import logging
+import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -109,7 +110,7 @@ class EventBus:
         self._manager: AbstractAsyncContextManager[trio.Nursery] | None = None
         self._clock: trio.abc.Clock | None = None
         self._token: trio.lowlevel.TrioToken | None = None
-        self._thread = 0
+        self._thread = self._pid = 0
 
         self.dead_letters = self._dead_letters_of(self._letters)
         """What handlers have failed for good: `list`, `replay` and `discard`."""
@@ -236,6 +237,7 @@ class EventBus:
         self._started_at = self._clock.current_time()
         self._token = trio.lowlevel.current_trio_token()
         self._thread = threading.get_ident()
+        self._pid = os.getpid()
         self._manager = trio.open_nursery()
         nursery = await self._manager.__aenter__()
         try:
@@ -586,6 +588,13 @@ class EventBus:
         """
         if self._token is None:
             raise self._closed("publish_from_thread()")
+        if os.getpid() != self._pid:
+            if self._recorder is not None:
+                self._recorder.store.check_process()
+            raise BusClosed(
+                f"publish_from_thread(): the bus runs in process {self._pid}, and process "
+                f"{os.getpid()} is a forked child of it, in which it does not run"
+            )
         if threading.get_ident() == self._thread:
             raise WouldDeadlock(
                 "publish_from_thread() was called in the thread that the bus runs in, which it "

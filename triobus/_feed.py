@@ -171,7 +171,7 @@ class Feed:
             self.read_to += count
             first += count
             if count < len(run):
-                break
+                break  # what comes behind has its place behind the rest of this
         if self.read_to < self.last:
             if watch is not None and self._plan_for(type(events[0])):
                 self._watched[first] = watch

@@ -172,16 +172,23 @@ class Recorder:
             elif self.is_changed:
                 try:
                     await self.store.journal.flush()
+                except BusClosed:
+                    return  # it was crashed, and nothing is recorded any more
                 except StoreError as error:
                     logger.warning("what is finished could not be recorded yet: %s", error)
                 except BusClosed:
                     return  # it was crashed, and records nothing any more
 
     async def flush(self) -> None:
-        """Wait until everything that is finished is recorded. Raises `StoreError`."""
+        """Wait until everything that is finished is recorded. Raises `StoreError`, `BusClosed`."""
         await trio.lowlevel.checkpoint()
         while self.is_pending:
             await self.store.journal.flush()
+        if self.letters.is_changed:
+            raise BusClosed(
+                "the bus has stopped, and what is done to its dead letters is recorded no more: do "
+                "it again when it runs"
+            )
 
     async def wait_for_publishers(self) -> bool:
         """Wait until those are done who are storing events, and return whether there were any."""

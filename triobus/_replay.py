@@ -125,8 +125,9 @@ class DeadLetters:
 
         Cancelled while it waits until that is stored, they are forgotten all the same.
 
-        Raises `UnknownDeadLetter` if one is not there, and then none is forgotten, and `StoreError`
-        if it could not be stored yet that they are forgotten.
+        Raises `UnknownDeadLetter` if one is not there, and then none is forgotten, `StoreError` if
+        it could not be stored yet that they are forgotten, and `BusClosed` if the bus has stopped
+        and it never will be.
         """
         chosen = self._chosen(ids, None)
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -153,6 +153,26 @@ async def test_publishers_learn_that_it_has_crashed(autojump_clock, store_path):
     assert set(errors) <= {BusClosed, OutcomeUnknown}
 
 
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_crash_while_what_is_finished_is_being_recorded_ends_the_bus_without_an_error(
+    steps,
+):
+    handled = trio.Event()
+
+    async def handler(event):
+        handled.set()
+
+    bus = EventBus(MemoryEventStore())
+    bus.subscribe(Ordered, handler)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        await bus.publish(Ordered("Ada", 1))
+        await handled.wait()
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        await crash(bus)
+
+
 async def test_a_bus_that_does_not_run_cannot_crash():
     with pytest.raises(BusClosed, match="has not been started"):
         await crash(EventBus())

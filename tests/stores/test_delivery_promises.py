@@ -387,6 +387,25 @@ async def test_publishers_never_wait_for_a_slow_group(new_store, autojump_clock)
     assert handled == list(range(100))
 
 
+@pytest.mark.parametrize("types", [Noted, (Noted, Other)])
+@pytest.mark.parametrize("buffer", [1, 2, 4])
+async def test_a_batch_of_two_types_that_finds_too_little_room_is_handled_whole_and_in_order(
+    new_store, types, buffer
+):
+    gate, handled = trio.Event(), []
+
+    async def handler(event):
+        await gate.wait()
+        handled.append((type(event).__name__, event.number))
+
+    async with subscribed(new_store(), handler, types, buffer=buffer) as bus:
+        batch = [Noted(0), Noted(1), Noted(2), Other(number=3), Other(number=4), Noted(5)]
+        await bus.publish_many(batch)
+        gate.set()
+    wanted = [(type(e).__name__, e.number) for e in batch if isinstance(e, types)]
+    assert handled == wanted
+
+
 async def test_lag_counts_what_is_not_settled(new_store):
     gate = trio.Event()
 
@@ -671,6 +690,17 @@ async def test_discarded_letters_are_gone_for_good(new_store):
     async with failing_bus(new_store(), set(), []) as bus:
         (left,) = await bus.dead_letters.list()
         assert left.event.number == 2
+
+
+async def test_a_bus_that_has_stopped_does_not_say_that_it_has_discarded_a_letter(new_store):
+    async with failing_bus(new_store(), {1}, []) as bus:
+        await bus.publish_many([Noted(n, "a") for n in range(4)])
+        await bus.stop()
+        with pytest.raises(BusClosed):
+            await bus.dead_letters.discard(1)
+    async with failing_bus(new_store(), set(), []) as bus:
+        (left,) = await bus.dead_letters.list()
+        assert left.event.number == 1
 
 
 async def test_ids_of_dead_letters_go_on_after_a_restart(new_store):

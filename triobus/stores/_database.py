@@ -297,7 +297,12 @@ class Database:
                 f"{self._shown} is not open: use it inside 'async with store:', or in a bus that "
                 "is running"
             )
-        _file.check_same_process(self._pid, self.path)
+        self.check_process()
+
+    def check_process(self) -> None:
+        """Raise `StoreForked` in a child of the process that has opened it."""
+        if self._connection is not None:
+            _file.check_same_process(self._pid, self.path)
 
     def _ready(self) -> sqlite3.Connection:
         self.check_open()

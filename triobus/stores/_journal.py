@@ -59,6 +59,8 @@ class Journal:
     """Stores what comes from many tasks, in the order in which it comes."""
 
     _commit: Callable[[Transaction], Awaitable[list[list[Placement] | Exception]]]
+    _check_process: Callable[[], None]
+    """Raises in a forked child, where whoever leads would never be done."""
     observer: Observer | None = None
     """The bus that uses the store."""
     is_busy: bool = False
@@ -72,6 +74,7 @@ class Journal:
 
         Cancelled before the entry is in a commit, nothing is stored; after that it has no effect.
         """
+        self._check_process()
         if self.is_halted:
             raise _halted()
         self._pending[entry] = None

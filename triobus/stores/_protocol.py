@@ -62,7 +62,7 @@ class EventStore(ABC):
         _checks.whole_number("max_event_bytes", max_event_bytes, least=1)
         self.codec = EventCodec(types, max_event_bytes)
         """Makes JSON of events and events of JSON."""
-        self.journal = Journal(self.commit)
+        self.journal = Journal(self.commit, self.check_process)
         """Through it everything is stored."""
         self._users = 0
         self._opening = trio.Lock()
@@ -141,6 +141,9 @@ class EventStore(ABC):
         """What somebody should look at, though the store works; None if there is nothing."""
         return None
 
+    def check_process(self) -> None:  # noqa: B027  # a store in memory is of use there
+        """Raise `StoreForked` in a forked child, if the store is of no use there."""
+
     # What everybody does with it
 
     async def __aenter__(self) -> Self:
@@ -171,7 +174,7 @@ class EventStore(ABC):
             async with self._opening:
                 is_open = self._users > 0
                 self._users = 0
-                self.journal = Journal(self.commit)
+                self.journal = Journal(self.commit, self.check_process)
                 if is_open:
                     await self.abandon()
 

@@ -89,6 +89,10 @@ class SqliteEventStore(EventStore):
         """What somebody should look at, though the store works; None if there is nothing."""
         return self._database.warning
 
+    def check_process(self) -> None:
+        """Raise `StoreForked` in a forked child of the process that has opened it."""
+        self._database.check_process()
+
     async def open(self) -> None:
         """Open the file, or make it."""
         self._worker.start()

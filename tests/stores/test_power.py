@@ -1,0 +1,112 @@
+"""The power is cut at every point of a run: a short share of `tests.torture.power`."""
+
+import random
+import shutil
+
+import pytest
+
+from tests.torture import power
+from tests.torture.power_disk import SECTOR, Disk, Operation
+from tests.torture.violation import Violation
+
+needs_compiler = pytest.mark.skipif(
+    power.reason_against() is not None, reason=str(power.reason_against())
+)
+
+
+@needs_compiler
+def test_with_full_no_acknowledged_event_is_lost_wherever_the_power_is_cut():
+    said = []
+    power.run(600, 2026, said.append)
+    (line,) = said
+    assert "600 states" in line
+    assert ", 0 lost" in line
+
+
+@needs_compiler
+def test_with_normal_the_last_moments_are_lost_and_nothing_is_corrupt():
+    found = power.lost(300, 2026, "normal")
+    assert found.states == 300
+    assert found.losing > 0
+    assert found.lost > 0
+    assert found.forgotten > 0
+    assert found.corrupt == 0
+
+
+@needs_compiler
+@pytest.mark.parametrize("synchronous", ["normal", "off"])
+def test_a_loss_is_a_violation_with_the_seed_and_the_point(synchronous):
+    with pytest.raises(Violation, match=f"seed 2026, synchronous={synchronous}: state .* at "):
+        power.run(150, 2026, print, synchronous=synchronous)
+
+
+def test_without_a_compiler_a_line_says_what_was_left_out(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert shutil.which("cc") is None
+    said = []
+    power.run(1000, 1, said.append)
+    assert len(said) == 1
+    assert "left out" in said[0]
+
+
+# The disk that the power is cut of
+
+
+def states(disk, mode=None, count=300):
+    """Return the different states in which a disk can be after a power cut."""
+    found = []
+    for seed in range(count):
+        state = disk.cut(random.Random(seed), mode)
+        if state not in found:
+            found.append(state)
+    return found
+
+
+def disk_with_a_file(*contents):
+    disk = Disk(inode=1)
+    disk.apply(Operation("create", 7, data=b"a"))
+    disk.apply(Operation("sync", 1))
+    for content in contents:
+        disk.apply(Operation("write", 7, 0, content))
+    return disk
+
+
+def test_what_was_synchronised_is_there():
+    disk = disk_with_a_file(b"one")
+    disk.apply(Operation("sync", 7))
+    assert states(disk) == [{"a": b"one"}]
+
+
+def test_of_what_was_not_synchronised_each_sector_is_there_or_not():
+    disk = disk_with_a_file(b"a" * SECTOR + b"b" * SECTOR)
+    disk.apply(Operation("sync", 7))
+    disk.apply(Operation("write", 7, 0, b"A" * SECTOR + b"B" * SECTOR))
+    found = {state["a"][::SECTOR] for state in states(disk)}
+    assert found == {b"ab", b"aB", b"Ab", b"AB"}
+
+
+def test_a_name_is_there_only_after_its_directory_was_synchronised():
+    disk = Disk(inode=1)
+    disk.apply(Operation("create", 7, data=b"a"))
+    disk.apply(Operation("write", 7, 0, b"one"))
+    disk.apply(Operation("sync", 7))
+    assert states(disk, "none") == [{}]
+    assert sorted(map(str, states(disk))) == ["{'a': b'one'}", "{}"]
+    disk.apply(Operation("sync", 1))
+    disk.apply(Operation("unlink", data=b"a"))
+    assert sorted(map(str, states(disk))) == ["{'a': b'one'}", "{}"]
+
+
+def test_a_file_that_was_shortened_may_have_any_of_its_sizes():
+    disk = disk_with_a_file(b"one")
+    disk.apply(Operation("sync", 7))
+    disk.apply(Operation("truncate", 7, 1))
+    disk.apply(Operation("write", 7, 4, b"x"))
+    assert {len(state["a"]) for state in states(disk)} == {3, 1, 5}
+    assert {state["a"] for state in states(disk, "all")} == {b"o\0\0\0x"}
+
+
+def test_a_prefix_is_what_was_there_at_some_moment():
+    disk = disk_with_a_file(b"one", b"two", b"six")
+    assert {state["a"] for state in states(disk, "prefix")} <= {b"", b"one", b"two", b"six"}
+    assert {state["a"] for state in states(disk, "none")} == {b""}

@@ -1,8 +1,8 @@
 """Cut the power at every point of a run, and look at what the store has kept.
 
 A bus lives three times while everything that reaches the disk is recorded. Then the power is cut
-behind each recorded operation, again and again: what was synchronised is there, of the rest any part
-(power_disk.py says how a disk is thought of). Each state is opened by the store itself, which
+behind each recorded operation, again and again: what was synchronised is there, of the rest any
+part (power_disk.py says how a disk is thought of). Each state is opened by the store itself, which
 recovers, checks the chain of its checksums, reads everything and takes one more event; every
 fiftieth is gone on with by a whole bus.
 
@@ -18,11 +18,10 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from uuid import UUID
 
 import attrs
 import trio
@@ -39,6 +38,7 @@ from tests.torture.power_recording import (
     scratch,
 )
 from tests.torture.violation import Violation
+from triobus.stores._values import Record
 
 STATES_OF_A_RECORDING = 10_000
 STATES_BEFORE_A_BUS = 50
@@ -46,6 +46,8 @@ PARALLEL_FROM = 5_000
 """Below so many states further processes cost more than they do."""
 SECONDS_OF_A_BUS = 60
 TYPES = (Moved, Looked)
+EXTREMES = ("none", "all", "prefix", "prefix")
+DRAWS = 6
 UNIMPORTANT = (MAPPED, "-lock")
 """What is never synchronised, and need not be."""
 
@@ -112,7 +114,7 @@ def lost(states: int, seed: int, synchronous: str) -> Figures:
     found = Figures()
     for number in range(-(-states // STATES_OF_A_RECORDING)):
         some = min(STATES_OF_A_RECORDING, states - number * STATES_OF_A_RECORDING)
-        found += _visit(record(synchronous), some, f"{seed} {number}")
+        found += visit(record(synchronous), some, f"{seed} {number}")
     return found
 
 
@@ -123,7 +125,7 @@ def lost(states: int, seed: int, synchronous: str) -> Figures:
 class Known:
     """What the program knew before the power was cut. Sets of positions are bits of numbers."""
 
-    accepted: dict[int, UUID] = attrs.field(factory=dict)
+    accepted: dict[int, str] = attrs.field(factory=dict)
     """The ids of events that were accepted, by position."""
     handled: dict[str, int] = attrs.field(factory=dict)
     """What each group has handled."""
@@ -133,7 +135,7 @@ class Known:
     def note(self, mark: str) -> None:
         kind, first, *rest = mark.split()
         if kind == "accepted":
-            self.accepted[int(first)] = UUID(rest[0])
+            self.accepted[int(first)] = rest[0]
         elif kind == "handled":
             self.handled[first] = self.handled.get(first, 0) | 1 << int(rest[0])
         else:
@@ -148,7 +150,7 @@ class Kept:
 
     trouble: str = ""
     """Why it is not whole, or how it failed."""
-    ids: Sequence[UUID] = ()
+    ids: Sequence[str] = ()
     settled: dict[str, int] = attrs.field(factory=dict)
     excused: dict[str, int] = attrs.field(factory=dict)
     """What each group need not have handled: dead letters, and what it does not want."""
@@ -162,7 +164,8 @@ def _bits(ranges: Sequence[Sequence[int]]) -> int:
     return bits
 
 
-def _visit(recording: Recording, states: int, seed: str) -> Figures:
+def visit(recording: Recording, states: int, seed: str) -> Figures:
+    """Visit so many states of one recording."""
     points = _points(recording, states, seed)
     workers = min(os.cpu_count() or 1, 8) if states >= PARALLEL_FROM else 1
     if workers == 1:
@@ -200,29 +203,26 @@ def _points(recording: Recording, states: int, seed: str) -> dict[int, int]:
     return counts
 
 
-def _walk(
-    recording: Recording, points: dict[int, int], seed: str
-) -> tuple[Figures, set[bytes]]:
+def _walk(recording: Recording, points: dict[int, int], seed: str) -> tuple[Figures, set[bytes]]:
     """Cut the power at these points; return what was found, and which states there were."""
-    disk, known = Disk(recording.directory), Known()
-    seen: dict[bytes, Kept] = {}
+    disk, known, seen = Disk(recording.directory), Known(), dict[bytes, Kept]()
     found = Figures()
     with _quiet(), tempfile.TemporaryDirectory(prefix="triobus-", dir=scratch()) as directory:
         for point in range(len(recording.operations) + 1):
+            behind = ""
             if point:
                 operation = recording.operations[point - 1]
+                behind = f", behind {operation}"
                 disk.apply(operation)
                 if operation.kind == "mark":
                     known.note(operation.data.decode())
-            for number, state in enumerate(_states(disk, point, points.get(point, 0), seed)):
-                key = _key(state)
+            for number in range(points.get(point, 0)):
+                key, state = _state(disk, f"{seed} {point} {number}", number, points[point], seen)
                 if key not in seen:
                     is_bus = len(seen) % STATES_BEFORE_A_BUS == 0
                     seen[key] = _opened(Path(directory, "disk"), state, is_bus)
                     found += Figures(continued=int(is_bus))
-                where = f"state {number} of the power cut at {point}"
-                if point:
-                    where += f", behind {recording.operations[point - 1]}"
+                where = f"state {number} of the power cut at {point}{behind}"
                 found += _compared(known, seen[key], where)
     return found, set(seen)
 
@@ -238,15 +238,20 @@ def _quiet() -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def _states(disk: Disk, point: int, count: int, seed: str) -> Iterator[dict[str, bytes]]:
-    extremes = ("none", "all", "prefix", "prefix")
-    for number in range(count):
-        chance = random.Random(f"{seed} {point} {number}")
-        if count <= len(extremes):
-            mode = chance.choice((*extremes, None))
-        else:
-            mode = extremes[number] if number < len(extremes) else None
-        yield disk.cut(chance, mode)
+def _state(
+    disk: Disk, seed: str, number: int, count: int, seen: Container[bytes]
+) -> tuple[bytes, dict[str, bytes]]:
+    """Draw one of so many states at a point: the extremes first, then such as were not yet seen."""
+    chance = random.Random(seed)
+    mode = chance.choice((*EXTREMES, None)) if count <= len(EXTREMES) else None
+    if number < len(EXTREMES) < count:
+        mode = EXTREMES[number]
+    for _ in range(DRAWS):
+        state = disk.cut(chance, mode)
+        key = _key(state)
+        if mode is not None or key not in seen:
+            break
+    return key, state
 
 
 def _key(state: dict[str, bytes]) -> bytes:
@@ -330,17 +335,20 @@ async def _read(path: Path, is_bus: bool) -> Kept:
 
 
 async def _contents(store: triobus.SqliteEventStore) -> Kept:
-    events = [stored async for stored in store.read()]
-    if [stored.position for stored in events] != list(range(1, len(events) + 1)):
-        return Kept(trouble=f"the positions have gaps: {[stored.position for stored in events]}")
+    records: list[Record] = []
+    while more := await store.fetch(len(records), 1000):
+        records += more
+    positions = [record.position for record in records]
+    if positions != list(range(1, len(records) + 1)):
+        return Kept(trouble=f"the positions have gaps: {positions}")
     groups, keys = await store.groups(), await store.letter_keys()
     await store.letters([key.id for key in keys])
-    unwanted = _bits([(s.position, s.position) for s in events if type(s.event) is Looked])
+    unwanted = _bits([(r.position,) * 2 for r in records if r.event_type == Looked.event_type])
     excused = {"all": 0, "mail": unwanted}
     for key in keys:
         excused[key.group] |= 1 << key.position
     return Kept(
-        ids=[stored.event.event_id for stored in events],
+        ids=[record.event_id for record in records],
         settled={group.name: _bits([(1, group.offset), *group.ranges]) for group in groups},
         excused=excused,
     )

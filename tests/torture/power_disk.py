@@ -3,6 +3,7 @@
 1. A file has, for each sector of 512 bytes, what was synchronised last, or any of the contents that
    it was given since: sectors are written whole, in any order. Its size is likewise one of those
    that it has had since.
+   A file is shortened as a whole: none of its sectors is empty while the file is as long as before.
 2. A synchronised file keeps its contents, and not its name: creating, renaming and removing are the
    directory's, each of which has happened or not until the directory is synchronised.
 3. Nothing else changes: no sector gets what was never written to it.
@@ -59,46 +60,61 @@ def operations(log: bytes) -> Iterator[Operation]:
         yield Operation(_KINDS[kind], inode, number, log[at - size : at])
 
 
+@attrs.frozen
+class Content:
+    """What a sector was given at a moment."""
+
+    moment: int
+    data: bytes
+    is_cut: bool
+    """Whether it was so by another size of the file, not by a write."""
+
+
 @attrs.define(eq=False)
 class File:
     """One file: as it certainly is on the disk, as the program sees it, and all between."""
 
     durable: bytearray = attrs.field(factory=bytearray)
     latest: bytearray = attrs.field(factory=bytearray)
-    _sectors: dict[int, list[tuple[int, bytes]]] = attrs.field(factory=dict)
-    """For each sector the contents that it was given since, each with its moment."""
+    _sectors: dict[int, list[Content]] = attrs.field(factory=dict)
+    """What each sector was given since."""
     _sizes: list[tuple[int, int]] = attrs.field(factory=list)
+    """The sizes that it has had since, each with its moment."""
 
     @property
     def is_pending(self) -> bool:
         """Whether something of it was not synchronised."""
         return bool(self._sectors or self._sizes)
 
+    @property
+    def moments(self) -> set[int]:
+        """When something happened that was not synchronised."""
+        contents = (content.moment for one in self._sectors.values() for content in one)
+        return {*contents, *(moment for moment, _ in self._sizes)}
+
     def write(self, moment: int, at: int, data: bytes) -> None:
         """Put data at a place, behind the end with zeros between."""
         size = len(self.latest)
-        if at > size:
-            self.latest.extend(bytes(at - size))
+        self.latest.extend(bytes(max(0, at - size)))
         self.latest[at : at + len(data)] = data
-        self._note(moment, min(at, size), at + len(data))
+        self._note(moment, at, at + len(data), is_cut=False)
         if len(self.latest) != size:
             self._sizes.append((moment, len(self.latest)))
 
     def truncate(self, moment: int, size: int) -> None:
         """Give it another size."""
         before = len(self.latest)
-        if size < before:
-            del self.latest[size:]
-        else:
-            self.latest.extend(bytes(size - before))
+        del self.latest[size:]
+        self.latest.extend(bytes(size - len(self.latest)))
         if size != before:
-            self._note(moment, min(size, before), max(size, before))
+            self._note(moment, size, before, is_cut=True)
             self._sizes.append((moment, size))
 
-    def _note(self, moment: int, start: int, end: int) -> None:
+    def _note(self, moment: int, start: int, end: int, *, is_cut: bool) -> None:
         for sector in range(start // SECTOR, -(-end // SECTOR)):
-            content = bytes(self.latest[sector * SECTOR : (sector + 1) * SECTOR])
-            self._sectors.setdefault(sector, []).append((moment, content))
+            data = bytes(self.latest[sector * SECTOR : (sector + 1) * SECTOR])
+            content = Content(moment, data.ljust(SECTOR, b"\0"), is_cut)
+            self._sectors.setdefault(sector, []).append(content)
 
     def sync(self) -> None:
         """Have everything on the disk."""
@@ -112,27 +128,38 @@ class File:
             return bytes(self.durable)
         if mode == "all":
             return bytes(self.latest)
-        likely = chance.choice((0.05, 0.5, 0.95))
+        likely = chance.choice((0.1, 0.5, 0.8, 0.95))
 
-        def drawn(count: int) -> int:
-            """How many of so many changes have happened."""
-            return chance.randint(1, count) if count and chance.random() < likely else 0
+        def drawn(moments: list[int]) -> int:
+            """Return how many of these changes, which come one after the other, have happened."""
+            if mode == "prefix":
+                return sum(when <= moment for when in moments)
+            return chance.randint(1, len(moments)) if moments and chance.random() < likely else 0
 
-        def past(changes: list[tuple[int, bytes]] | list[tuple[int, int]]) -> int:
-            return sum(when <= moment for when, _ in changes)
-
-        how_many = past if mode == "prefix" else lambda changes: drawn(len(changes))
-        image = bytearray(self.durable)
-        happened = how_many(self._sizes)
-        size = self._sizes[happened - 1][1] if happened else len(image)
+        happened = drawn([when for when, _ in self._sizes])
+        sized_at, size = self._sizes[happened - 1] if happened else (0, len(self.durable))
+        image = bytearray(self.durable[:size].ljust(size, b"\0"))
         for sector, contents in self._sectors.items():
-            happened = how_many(contents)
-            if happened:
+            possible = _possible(contents, sized_at)
+            chosen = drawn([content.moment for content in possible])
+            if possible and possible[0].is_cut:
+                chosen = max(chosen, 1)
+            if chosen:
                 start = sector * SECTOR
-                if len(image) < start + SECTOR:
-                    image.extend(bytes(start + SECTOR - len(image)))
-                image[start : start + SECTOR] = contents[happened - 1][1].ljust(SECTOR, b"\0")
-        return bytes(image[:size].ljust(size, b"\0"))
+                image[start : start + SECTOR] = possible[chosen - 1].data
+        return bytes(image[:size])
+
+
+def _possible(contents: list[Content], sized_at: int) -> list[Content]:
+    """Return what a sector can hold once the file had the size of that moment.
+
+    A file is shortened as a whole or not at all: then what a sector held before is gone.
+    """
+    first = 0
+    for index, content in enumerate(contents):
+        if content.is_cut and content.moment <= sized_at:
+            first = index
+    return [c for c in contents[first:] if not c.is_cut or c.moment <= sized_at]
 
 
 @attrs.define(eq=False)
@@ -171,7 +198,8 @@ class Disk:
     def is_pending(self, ignoring: tuple[str, ...]) -> bool:
         """Whether a power cut could leave more than one state of files that matter."""
         named = [*self._durable.items(), *self._latest.items()]
-        return bool(self._pending) or any(
+        names = [operation.data.decode() for _, operation, _ in self._pending]
+        return not all(name.endswith(ignoring) for name in names) or any(
             file.is_pending for name, file in named if not name.endswith(ignoring)
         )
 
@@ -183,13 +211,13 @@ class Disk:
         """
         moment = chance.randint(0, self.moment)
         if mode == "prefix":
-            moments = [when for when, _, _ in self._pending]
+            moments = {when for when, _, _ in self._pending}
             for file in {*self._durable.values(), *self._latest.values()}:
-                moments += [when for one in file._sectors.values() for when, _ in one]
-            moment = chance.choice(sorted(set(moments)) or [0])
+                moments |= file.moments
+            moment = chance.choice(sorted(moments) or [0])
 
         def drawn() -> str:
-            return mode or chance.choice(("none", "all", "prefix", "random", "random"))
+            return mode or chance.choice(("none", "all", "prefix", "random", "random", "random"))
 
         names = dict(self._durable)
         way = drawn()

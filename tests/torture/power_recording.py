@@ -50,9 +50,7 @@ def record(synchronous: str) -> Recording:
     with tempfile.TemporaryDirectory(prefix="triobus-power-", dir=scratch()) as parent:
         library, log, directory = Path(parent, "shim.so"), Path(parent, "log"), Path(parent, "disk")
         source = Path(__file__).with_name("power_shim.c")
-        subprocess.run(
-            ["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True
-        )
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
         directory.mkdir()
         disk = Disk(directory.stat().st_ino)
         recorded: list[Operation] = []

@@ -12,15 +12,13 @@ without a complaint.
 """
 
 import hashlib
-import logging
 import multiprocessing
 import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -28,7 +26,7 @@ import trio
 
 import triobus
 from tests.torture.power_disk import Disk
-from tests.torture.power_life import Looked, Moved, new_bus
+from tests.torture.power_life import Looked, Moved, new_bus, quiet
 from tests.torture.power_recording import (
     MAPPED,
     STORE,
@@ -207,7 +205,7 @@ def _walk(recording: Recording, points: dict[int, int], seed: str) -> tuple[Figu
     """Cut the power at these points; return what was found, and which states there were."""
     disk, known, seen = Disk(recording.directory), Known(), dict[bytes, Kept]()
     found = Figures()
-    with _quiet(), tempfile.TemporaryDirectory(prefix="triobus-", dir=scratch()) as directory:
+    with quiet(), tempfile.TemporaryDirectory(prefix="triobus-", dir=scratch()) as directory:
         for point in range(len(recording.operations) + 1):
             behind = ""
             if point:
@@ -225,17 +223,6 @@ def _walk(recording: Recording, points: dict[int, int], seed: str) -> tuple[Figu
                 where = f"state {number} of the power cut at {point}{behind}"
                 found += _compared(known, seen[key], where)
     return found, set(seen)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Log nothing of the dead letters that there are to be."""
-    logger, handler = logging.getLogger("triobus"), logging.NullHandler()
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def _state(

@@ -8,7 +8,8 @@ import ctypes
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import attrs
@@ -63,6 +64,17 @@ class Recorded:
         if name in ("attend", "accepted", "retry_planned", "given_up", "drained"):
             return lambda *_: None
         raise AttributeError(name)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Log nothing of the dead letters that there are to be."""
+    logger, handler = logging.getLogger("triobus"), logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def events(life: int, publisher: int) -> list[triobus.DomainEvent]:

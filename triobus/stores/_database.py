@@ -30,7 +30,7 @@ from triobus._errors import (
     StoreReadOnly,
 )
 from triobus._progress import ProgressChange
-from triobus.stores import _file, _schema
+from triobus.stores import _file, _schema, _soundness, _wal
 from triobus.stores._values import (
     Append,
     Attempts,
@@ -708,6 +708,18 @@ class Database:
             end = min(after + limit, last)
             damaged.extend(range(due, end + 1))
         return max(end, after), sorted(set(damaged))
+
+    def problems(self) -> list[str]:
+        """Return what is wrong beside the log, in sentences."""
+        connection = self._ready()
+        with self._explained("be read"), self._one_moment(connection):
+            found = _soundness.problems(connection)
+        if self._at is not None and (passed := _wal.commits_passed_over(self._at.path + "-wal")):
+            found.append(
+                f"at least {passed:,} commits are in its '-wal' behind a damaged place: they "
+                "cannot be read"
+            )
+        return found
 
     def _row(self, connection: sqlite3.Connection, event_id: str) -> Any:
         return connection.execute(

@@ -177,6 +177,13 @@ class SqliteEventStore(EventStore):
         """
         return await self._run(self._database.check, after, limit)
 
+    async def problems(self) -> list[str]:
+        """Look at everything beside the log: pages, indexes, progress, dead letters, the `-wal`.
+
+        Returns what is wrong, in sentences. Raises `StoreError` where nothing can be read at all.
+        """
+        return await self._run(self._database.problems)
+
     async def _run(self, function: Callable[..., T], *args: Any) -> T:
         self._database.check_open()
         return await self._worker.run(function, *args)

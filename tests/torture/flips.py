@@ -37,7 +37,7 @@ STORE = "flips.db"
 LOG = STORE + "-wal"
 HEADER, FRAME = 32, 24 + 4096
 """Sizes in a `-wal` of SQLite."""
-EVENTS, COMMITS = 30, 12
+EVENTS, COMMITS = 20, 8
 """How many events a store has that came together, and how many that each had a commit."""
 CHUNK = 1_000
 PARALLEL_FROM = 3_000
@@ -81,11 +81,14 @@ class Stores:
     """One whose process was killed."""
     other: Files
     """Another that was killed, with other events."""
+    fresh: Files
+    """One that was killed in its first life, so that all its pages are in its `-wal`."""
     at_rest: Content
     """What is in the one at rest."""
     after: Sequence[Content]
     """What was in the killed one after each commit in its `-wal`."""
-    other_after: Sequence[Content]
+    fresh_after: Sequence[Content]
+    """The same of the fresh one."""
 
 
 def run(count: int, seed: int, say: Callable[[str], None]) -> None:
@@ -140,13 +143,16 @@ def _cut(stores: Stores, chance: random.Random) -> tuple[Files, Sequence[Content
 
 
 def _other_log(stores: Stores, chance: random.Random) -> tuple[Files, Sequence[Content]]:
-    if chance.random() < 0.2:
+    if chance.random() < 0.1:
         return {STORE: stores.killed[STORE]}, stores.after[::-1]
-    log = stores.other[LOG]
-    files = {LOG: log[: chance.choice((len(log), chance.randrange(len(log))))]}
+    other = chance.choice((stores.other, stores.other, stores.other, stores.fresh))
+    log = other[LOG][: chance.choice((None, chance.randrange(len(other[LOG]))))]
+    # A log that has every page makes another store of it, and nothing says that it was not that.
+    may_be = stores.fresh_after if other is stores.fresh else []
     if chance.random() < 0.5:
-        return stores.rest | files, [stores.at_rest, *stores.other_after]
-    return stores.killed | files, [*stores.after[::-1], *stores.other_after]
+        return stores.rest | {LOG: log}, [stores.at_rest, *may_be]
+    # The log of the one that was killed is gone, too.
+    return stores.killed | {LOG: log}, [*stores.after[::-1], *may_be]
 
 
 Damage: TypeAlias = Callable[[Stores, random.Random], tuple[Files, Sequence[Content]]]
@@ -268,17 +274,18 @@ async def _content(store: triobus.SqliteEventStore) -> Content:
 
 async def _stores() -> Stores:
     with tempfile.TemporaryDirectory(prefix="triobus-", dir=scratch()) as parent:
-        rest, killed, other, scene = (
-            Path(parent, name) for name in ("rest", "killed", "other", "x")
-        )
-        for directory in (rest, killed, other, scene):
-            directory.mkdir()
-        await _make(rest, 1, is_killed=False)
-        await _make(killed, 1, is_killed=True)
-        await _make(other, 1001, is_killed=True)
-        files = [_files(directory) for directory in (rest, killed, other)]
-        whole, after, other_after = [[c async for c in _after_commits(scene, f)] for f in files]
-    return Stores(*files, whole[-1], after, other_after)
+        rest, killed, other, fresh, scene = (Path(parent, str(number)) for number in range(5))
+        scene.mkdir()
+        with quiet():
+            await _make(rest, 1, is_killed=False)
+            await _make(killed, 1, is_killed=False)
+            await _make(killed, 101, is_killed=True)
+            await _make(other, 1001, is_killed=False)
+            await _make(other, 1101, is_killed=True)
+            await _make(fresh, 2001, is_killed=True)
+        files = [_files(directory) for directory in (rest, killed, other, fresh)]
+        whole, after, _, fresh_after = [[c async for c in _after_commits(scene, f)] for f in files]
+    return Stores(*files, whole[-1], after, fresh_after)
 
 
 def _files(directory: Path) -> Files:
@@ -288,27 +295,26 @@ def _files(directory: Path) -> Files:
 
 
 async def _make(directory: Path, first: int, *, is_killed: bool) -> None:
-    """Fill a store with events, dead letters, attempts and progress that has gaps."""
-    with quiet():
-        bus = triobus.EventBus(triobus.SqliteEventStore(directory / STORE), workers=3)
+    """Let a bus leave events, dead letters, attempts and progress that has gaps in a store."""
+    directory.mkdir(exist_ok=True)
+    bus = triobus.EventBus(triobus.SqliteEventStore(directory / STORE), workers=3)
 
-        async def handle(event: Moved) -> None:
-            if event.number % 13 == 0 or event.number % 7 == 3:
-                raise ValueError("a message of an error " * 5)
+    async def handle(event: Moved) -> None:
+        if event.number % 13 == 0 or event.number % 7 == 3:
+            raise ValueError(f"the error of number {event.number}")
 
-        retry = triobus.Retry(attempts=2, delay=1000, jitter=0)
-        bus.subscribe(Moved, handle, name="never", retry=triobus.Retry(attempts=1))
-        bus.group("mail", start="beginning").subscribe(Moved, handle, name="later", retry=retry)
-        async with bus:
-            await bus.publish_many([Moved(number) for number in range(first, first + EVENTS)])
-            for number in range(first + EVENTS, first + EVENTS + COMMITS):
-                await bus.publish(Moved(number))
-            while bus.statistics().groups["mail"].in_flight:
-                await trio.testing.wait_all_tasks_blocked(0.01)
-            if is_killed:
-                await crash(bus)
-            else:
-                await bus.stop(drain=False)
+    retry = triobus.Retry(attempts=2, delay=1000, jitter=0)
+    bus.subscribe(Moved, handle, name="never", retry=triobus.Retry(attempts=1))
+    bus.group("mail", start="beginning").subscribe(Moved, handle, name="later", retry=retry)
+    async with bus:
+        await bus.publish_many([Moved(number) for number in range(first, first + EVENTS)])
+        for number in range(first + EVENTS, first + EVENTS + COMMITS):
+            await bus.publish(Moved(number))
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        if is_killed:
+            await crash(bus)
+        else:
+            await bus.stop(drain=False)
 
 
 async def _after_commits(scene: Path, files: Files) -> AsyncIterator[Content]:

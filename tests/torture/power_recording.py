@@ -26,6 +26,7 @@ class Recording:
     directory: int
     """The inode of the directory, as the operations call it."""
     operations: tuple[Operation, ...]
+    synchronous: str
 
 
 def reason_against() -> str | None:
@@ -76,7 +77,7 @@ def record(synchronous: str) -> Recording:
             if different := disk.differs(directory, MAPPED):
                 raise Violation(f"life {life}: the recording does not explain {different}")
     _check_recorded(recorded, synchronous)
-    return Recording(disk.inode, tuple(recorded))
+    return Recording(disk.inode, tuple(recorded), synchronous)
 
 
 def _check_recorded(recorded: list[Operation], synchronous: str) -> None:

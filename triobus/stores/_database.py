@@ -31,6 +31,7 @@ from triobus._errors import (
 )
 from triobus._progress import ProgressChange
 from triobus.stores import _file, _schema, _soundness, _wal
+from triobus.stores._seals import AttemptsRow, Seals
 from triobus.stores._values import (
     Append,
     Attempts,
@@ -98,6 +99,7 @@ class Database:
     _position: int = 0
     _checksum: int = 0
     _sequences: dict[str, int] = attrs.field(factory=dict)
+    _seals: Seals = attrs.field(factory=Seals)
 
     # Opening and closing
 
@@ -242,6 +244,10 @@ class Database:
                 raise StoreCorrupt(f"{self._shown} is damaged: {said}. {_RESTORE}")
         self._position, self._checksum = self._head(connection)
         self._sequences.clear()
+        self._seals, wrong = Seals.read(connection)
+        if wrong:
+            said = "; ".join(_soundness.wrong_progress(connection))
+            raise StoreCorrupt(f"{self._shown} is damaged: {said}. {_RESTORE}")
         connection.execute("PRAGMA query_only = OFF")
         self.is_writer = True
         self._frames = _FRAMES_BEFORE_CHECKPOINT if self._was_unclean else 0
@@ -309,6 +315,7 @@ class Database:
                 self._roll_back()
                 raise
             self._finish_commit(connection)
+        self._seals.commit()
         self._check_unchanged()
         self._position, self._checksum = written.position, written.checksum
         if len(self._sequences) > _SEQUENCES_KEPT:
@@ -336,7 +343,8 @@ class Database:
                 "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
                 (written.position, written.checksum),
             )
-        _write_changes(connection, transaction.changes)
+        self._seals.begin()
+        _write_changes(connection, transaction.changes, self._seals)
         return written
 
     def _arranged(
@@ -686,7 +694,10 @@ class Database:
         connection = self._ready()
         damaged: list[int] = []
         with self._explained("be read"):
-            last = connection.execute(_LAST).fetchone()[0]
+            (last,) = connection.execute(_LAST).fetchone()
+            (newest,) = connection.execute("SELECT max(position) FROM events").fetchone()
+            # So many may be missing at the end; a number beyond that is wrong itself.
+            last = min(last, (newest or 0) + limit)
             cursor = connection.execute(
                 f"SELECT {_COLUMNS} FROM events WHERE position > ? AND position <= ? "
                 "ORDER BY position",
@@ -740,20 +751,20 @@ class Database:
             checksum,
             _,
         ) = row
-        head = b"%d\0%b\0%b\0%d\0%b\0%b\0%b\0" % (
-            position,
-            event_id,
-            event_type,
-            version,
-            aggregate or b"",
-            b"" if sequence is None else b"%d" % sequence,
-            recorded,
-        )
-        if zlib.crc32(data, zlib.crc32(head, before)) != checksum or (
-            (aggregate is None) != (sequence is None)
-        ):
-            raise self._corrupt(position, "the event or the one before it was changed")
         try:
+            head = b"%d\0%b\0%b\0%d\0%b\0%b\0%b\0" % (
+                position,
+                event_id,
+                event_type,
+                version,
+                aggregate or b"",
+                b"" if sequence is None else b"%d" % sequence,
+                recorded,
+            )
+            if zlib.crc32(data, zlib.crc32(head, before)) != checksum or (
+                (aggregate is None) != (sequence is None)
+            ):
+                raise self._corrupt(position, "the event or the one before it was changed")
             return tuple.__new__(
                 Record,
                 (
@@ -767,7 +778,7 @@ class Database:
                     data,
                 ),
             )
-        except ValueError as error:
+        except _soundness.UNREADABLE as error:
             raise self._corrupt(position, f"the row cannot be read: {error}") from None
 
     def _letter(self, row: Sequence[Any]) -> LetterRecord:
@@ -824,9 +835,9 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise self._explanation(error, action) from error
-        except (UnicodeDecodeError, msgspec.MsgspecError, ValueError, TypeError) as error:
-            if isinstance(error, StoreError):
-                raise
+        except StoreError:
+            raise  # some are a ValueError, too
+        except _soundness.UNREADABLE as error:
             raise StoreCorrupt(
                 f"{self._shown} is damaged: it has a row that cannot be read ({error}). {_RESTORE}"
             ) from error
@@ -867,19 +878,20 @@ class _Written:
     bytes: int = 0
 
 
-def _write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
+def _write_changes(connection: sqlite3.Connection, changes: Changes, seals: Seals) -> None:
     for name, group in changes.groups.items():
-        _write_progress(connection, name, group.progress)
         gone = [(name, position) for position, row in group.attempts.items() if row is None]
-        if gone:
-            connection.executemany(
-                "DELETE FROM attempts WHERE group_name = ? AND position = ?", gone
-            )
-        rows = [
+        rows: list[AttemptsRow] = [
             (name, *row[:-1], msgspec.json.encode(row.done).decode())
             for row in group.attempts.values()
             if row is not None
         ]
+        seal = seals.written(name, group.progress, gone, rows)
+        _write_progress(connection, name, group.progress, seal)
+        if gone:
+            connection.executemany(
+                "DELETE FROM attempts WHERE group_name = ? AND position = ?", gone
+            )
         if rows:
             connection.executemany("INSERT OR REPLACE INTO attempts VALUES (?,?,?,?,?,?,?)", rows)
     for id_, letter in changes.letters.items():
@@ -904,11 +916,14 @@ def _write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
             )
 
 
-def _write_progress(connection: sqlite3.Connection, name: str, change: ProgressChange) -> None:
+def _write_progress(
+    connection: sqlite3.Connection, name: str, change: ProgressChange, seal: int
+) -> None:
     connection.execute(
-        "INSERT INTO progress (name, position) VALUES (?, ?) "
-        "ON CONFLICT (name) DO UPDATE SET position = excluded.position",
-        (name, change.offset),
+        "INSERT INTO progress (name, position, checksum) VALUES (?, ?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET position = excluded.position, "
+        "checksum = excluded.checksum",
+        (name, change.offset, seal),
     )
     gone = [(name, first) for first, last in change.ranges if last is None]
     if gone:

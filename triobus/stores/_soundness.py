@@ -11,11 +11,17 @@ from datetime import datetime
 
 import msgspec
 
+from triobus.stores._seals import Seals
+
+UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, msgspec.MsgspecError)
+"""What comes of a row whose values are of other types than its columns, or no text or date."""
+
 _SHOWN = 20
 """How many complaints of one kind are listed."""
 
 _LAST = "(SELECT position FROM progress WHERE name = '')"
 _RULES = (
+    ("events", f"position NOT BETWEEN 1 AND {_LAST}"),
     (
         "progress",
         f"position NOT BETWEEN 0 AND {_LAST} "
@@ -54,7 +60,18 @@ def problems(connection: sqlite3.Connection) -> list[str]:
         if rows:
             found.append(f"the table {table} has {rows:,} rows that cannot be")
     found += _unreadable(connection)
+    found += wrong_progress(connection)
     return found
+
+
+def wrong_progress(connection: sqlite3.Connection) -> list[str]:
+    """Return which groups have a progress that is not what was written, in sentences."""
+    _, names = Seals.read(connection)
+    return [
+        f"the progress of the group {_text(name)!r} is not what was written (to go on with what "
+        "is there, set its checksum in the table progress to NULL)"
+        for name in names
+    ]
 
 
 def _unreadable(connection: sqlite3.Connection) -> Iterator[str]:
@@ -76,9 +93,9 @@ def _is_attempt(subscription: bytes, due_at: float, delay: float, done: bytes) -
     try:
         subscription.decode()
         msgspec.json.decode(done, type=list[str])
-    except (UnicodeDecodeError, msgspec.MsgspecError):
+        return math.isfinite(due_at) and math.isfinite(delay) and delay >= 0
+    except UNREADABLE:
         return False
-    return math.isfinite(due_at) and math.isfinite(delay) and delay >= 0
 
 
 def _is_letter(first: bytes, last: bytes, *texts: bytes) -> bool:
@@ -86,7 +103,7 @@ def _is_letter(first: bytes, last: bytes, *texts: bytes) -> bool:
         for text in texts:
             text.decode()
         moments = [datetime.fromisoformat(moment.decode()) for moment in (first, last)]
-    except ValueError:
+    except UNREADABLE:
         return False
     return all(moment.tzinfo is not None for moment in moments)
 

@@ -1,7 +1,8 @@
 """A checksum of each group's progress: a number that was changed would let it leave out events.
 
-1. The seal of a group is the exclusive or of the checksums of all its rows in `progress`,
-   `finished` and `attempts`, so that a commit has to know only those that it writes.
+1. The seal of a group is the sum of the checksums of all its rows in `progress`, `finished` and
+   `attempts`, so that a commit has to know only those that it writes. (The exclusive or would not
+   do: the same change in two rows changes the crc32 of both by the same bits.)
 2. What a commit makes of it counts only once the commit has succeeded.
 3. A group of a store from before there were seals has none until its next commit.
 """
@@ -47,7 +48,7 @@ class Seals:
         wrong = [
             name
             for name, offset, seal in groups
-            if seal is not None and seals._sums.get(name, 0) ^ _of_offset(name, offset) != seal
+            if seal is not None and seal != seals._sum(name, _of_offset(name, offset))
         ]
         return seals, wrong
 
@@ -73,11 +74,9 @@ class Seals:
             ((b"attempts", name, position), _of_attempts(name, position, rest))
             for _, position, *rest in attempts
         )
-        seal = self._sums.get(name, 0) ^ _of_offset(name, progress.offset)
-        for key, checksum in rows.items():
-            seal ^= self._rows.get(key, 0) ^ checksum
+        change = sum(rows.values()) - sum(self._rows.get(key, 0) for key in rows)
         self._written.update(rows)
-        return seal
+        return self._sum(name, _of_offset(name, progress.offset) + change)
 
     def commit(self) -> None:
         """What was written is on disk."""
@@ -89,7 +88,10 @@ class Seals:
         before = self._rows.pop(key, 0)
         if checksum:
             self._rows[key] = checksum
-        self._sums[key[1]] = self._sums.get(key[1], 0) ^ before ^ checksum
+        self._sums[key[1]] = self._sum(key[1], checksum - before)
+
+    def _sum(self, group: bytes, more: int) -> int:
+        return (self._sums.get(group, 0) + more) & 0xFFFFFFFF
 
 
 def _of_offset(name: bytes, offset: int) -> int:

@@ -9,10 +9,10 @@ was changed is found by its checksum. Schema, version 1:
                   checksum (crc32 of the other columns, joined by NUL, begun with the checksum of
                   the event before: it finds accidents, not attackers)
     progress      how far each group of a bus is: up to position everything is settled; checksum is
-                  the exclusive or of the crc32 of all rows of the group here and in the next two
-                  tables (NULL: not known); under the empty name position and checksum of the last
-                  event, and the number of commits that were made only so that a failed one before
-                  cannot come back
+                  the sum of the crc32 of all rows of the group here and in the next two tables
+                  (NULL: not known); under the empty name position and checksum of the last event,
+                  and the number of commits that were made only so that a failed one before cannot
+                  come back
     finished      ranges of positions above it that a group has finished
     attempts      events of which a group has failed an attempt and not yet the last: whose turn it
                   is, after how many attempts, when the next one is due (seconds since 1970), after

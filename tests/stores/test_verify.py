@@ -236,16 +236,33 @@ async def killed(path, commits):
         await crash(bus)
 
 
-async def test_commits_behind_a_damaged_place_of_the_wal_are_told(tmp_path):
+async def test_commits_behind_a_damaged_place_of_the_wal_are_told_again_and_again(tmp_path):
     path, log = tmp_path / "a.db", tmp_path / "a.db-wal"
     await killed(path, 6)
     data = bytearray(log.read_bytes())
-    assert await complaints(path) == ()
-    await killed(tmp_path / "b.db", 6)
-    data = bytearray((tmp_path / "b.db-wal").read_bytes())
     data[len(data) // 2] ^= 1
-    (tmp_path / "b.db-wal").write_bytes(data)
-    assert "behind a damaged place" in str(await complaints(tmp_path / "b.db"))
+    log.write_bytes(data)
+    for _ in range(2):
+        assert "behind a damaged place" in str(await complaints(path))
+
+
+async def test_looking_at_a_store_whose_bus_was_killed_changes_nothing_of_it(tmp_path):
+    path, log = tmp_path / "a.db", tmp_path / "a.db-wal"
+    await killed(path, 6)
+    before = path.read_bytes(), log.read_bytes()
+    assert await complaints(path) == ()
+    assert (path.read_bytes(), log.read_bytes()) == before
+
+
+async def test_looking_at_a_store_longer_than_its_bus_lives_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "a.db"
+    async with EventBus(SqliteEventStore(path)) as bus:
+        await bus.publish(Noted(1))
+        store = SqliteEventStore(path, read_only=True)
+        await store.open()
+    assert await store.problems() == []
+    await store.close()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.db"]
 
 
 async def test_a_wal_that_was_cut_short_is_as_after_a_power_cut(tmp_path):

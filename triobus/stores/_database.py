@@ -10,7 +10,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -140,8 +140,7 @@ class Database:
         if self._at is None or not self.is_writer:
             self._let_go()
             return
-        name = quote(os.fsencode(self._at.path))
-        with closing(sqlite3.connect(f"file:{name}?mode=ro", uri=True)) as last:
+        with closing(self._connect_read_only()) as last:
             last.execute("SELECT count(*) FROM sqlite_master").fetchall()
             claim, self._claim = self._claim, None
             if claim is not None:
@@ -273,10 +272,30 @@ class Database:
         connection, self._connection = self._connection, None
         try:
             if connection is not None and os.getpid() == self._pid:
-                connection.close()
+                with self._log_kept():
+                    connection.close()
         finally:
             self._release()
             self._at = None
+
+    @contextmanager
+    def _log_kept(self) -> Iterator[None]:
+        """Leave the `-wal` of a killed writer to the next one: it may be damaged, or all there is.
+
+        The last connection takes it into the file and removes it, unless it is read-only.
+        """
+        with ExitStack() as stack:
+            if self._at is not None and self._was_unclean and not self.is_writer:
+                with suppress(sqlite3.Error, OSError):
+                    if os.stat(self._at.path + "-wal").st_size:
+                        last = stack.enter_context(closing(self._connect_read_only()))
+                        last.execute("PRAGMA schema_version").fetchall()
+            yield
+
+    def _connect_read_only(self) -> sqlite3.Connection:
+        assert self._at is not None
+        name = quote(os.fsencode(self._at.path))
+        return sqlite3.connect(f"file:{name}?mode=ro", uri=True)
 
     def _release(self) -> None:
         self.is_writer = False

@@ -5,8 +5,8 @@ random place, a `-wal` that is missing or another store's. Then the copy is look
 verify` does. Where that finds nothing, everything that can be read is compared with what it was:
 events by position, by id and by aggregate, progress, attempts, dead letters.
 
-No damage may end in anything but an answer or an error of triobus: a crash of the interpreter, a
-hang or another exception is a violation, too.
+No damage may end in anything but an answer or an error of triobus, and no look may change a file: a
+crash of the interpreter, a hang or another exception is a violation, too.
 """
 
 import multiprocessing
@@ -45,7 +45,8 @@ SECONDS_OF_A_CHUNK = 300
 PASSED = "noticed"
 SAME = "changed nothing that is read"
 LETTERS = "changed the text of a dead letter, which has no checksum"
-OLDER = "left the store whole as it was before, or another one"
+OLDER = "left it whole as it was some commits before"
+OTHER = "made it another store, which is whole"
 
 Files: TypeAlias = dict[str, bytes]
 
@@ -111,21 +112,37 @@ def run(count: int, seed: int, say: Callable[[str], None]) -> None:
 
 
 def _order(what: str) -> int:
-    return (PASSED, SAME, LETTERS, OLDER).index(what)
+    return (PASSED, SAME, LETTERS, OLDER, OTHER).index(what)
 
 
-# The damage: each returns the files, what they should have, and what they may have instead
+# The damage
 
 
-def _flip_at_rest(stores: Stores, chance: random.Random) -> tuple[Files, Sequence[Content]]:
-    return _flipped(stores.rest, STORE, chance), [stores.at_rest]
+@attrs.frozen
+class Damaged:
+    """A store after something was done to it."""
+
+    files: Files
+    whole: Content
+    """What should be in it."""
+    older: Sequence[Content] = ()
+    """What may be in it, because no file says that there was more."""
+    other: Sequence[Content] = ()
+    """What may be in it, because no file says that there was something else."""
 
 
-def _flip_of_killed(stores: Stores, chance: random.Random) -> tuple[Files, Sequence[Content]]:
+Damage: TypeAlias = Callable[[Stores, random.Random], Damaged]
+
+
+def _flip_at_rest(stores: Stores, chance: random.Random) -> Damaged:
+    return Damaged(_flipped(stores.rest, STORE, chance), stores.at_rest)
+
+
+def _flip_of_killed(stores: Stores, chance: random.Random) -> Damaged:
     name = chance.choice((STORE, LOG, LOG))
     # What is damaged in the last commit of a log looks as if the power had been cut in it.
     *_, before, full = stores.after
-    return _flipped(stores.killed, name, chance), [full, *([before] if name == LOG else [])]
+    return Damaged(_flipped(stores.killed, name, chance), full, [before] if name == LOG else [])
 
 
 def _flipped(files: Files, name: str, chance: random.Random) -> Files:
@@ -134,28 +151,25 @@ def _flipped(files: Files, name: str, chance: random.Random) -> Files:
     return files | {name: bytes(data)}
 
 
-def _cut(stores: Stores, chance: random.Random) -> tuple[Files, Sequence[Content]]:
-    files, may_be = chance.choice(
-        ((stores.rest, [stores.at_rest]), (stores.killed, stores.after[::-1]))
-    )
+def _cut(stores: Stores, chance: random.Random) -> Damaged:
+    files, may_be = chance.choice(((stores.rest, [stores.at_rest]), (stores.killed, stores.after)))
     name = chance.choice(sorted(files))
-    return files | {name: files[name][: chance.randrange(len(files[name]))]}, may_be
+    size = chance.randrange(len(files[name]))
+    return Damaged(files | {name: files[name][:size]}, may_be[-1], may_be[:-1])
 
 
-def _other_log(stores: Stores, chance: random.Random) -> tuple[Files, Sequence[Content]]:
+def _other_log(stores: Stores, chance: random.Random) -> Damaged:
+    *older, full = stores.after
     if chance.random() < 0.1:
-        return {STORE: stores.killed[STORE]}, stores.after[::-1]
+        return Damaged({STORE: stores.killed[STORE]}, full, older)
     other = chance.choice((stores.other, stores.other, stores.other, stores.fresh))
     log = other[LOG][: chance.choice((None, chance.randrange(len(other[LOG]))))]
-    # A log that has every page makes another store of it, and nothing says that it was not that.
-    may_be = stores.fresh_after if other is stores.fresh else []
+    # A log that has every page makes another store of it.
+    may_be = stores.fresh_after if other is stores.fresh else ()
     if chance.random() < 0.5:
-        return stores.rest | {LOG: log}, [stores.at_rest, *may_be]
+        return Damaged(stores.rest | {LOG: log}, stores.at_rest, other=may_be)
     # The log of the one that was killed is gone, too.
-    return stores.killed | {LOG: log}, [*stores.after[::-1], *may_be]
-
-
-Damage: TypeAlias = Callable[[Stores, random.Random], tuple[Files, Sequence[Content]]]
+    return Damaged(stores.killed | {LOG: log}, full, older, may_be)
 
 
 # Looking at it
@@ -203,12 +217,13 @@ async def _looked(
     instead_of_thread.set(_at_once)
     found: Counter[str] = Counter()
     for number in range(first, first + times):
-        files, expected = damage(stores, random.Random(f"{seed} {number}"))
+        damaged = damage(stores, random.Random(f"{seed} {number}"))
         try:
-            complaint, content = await _verified(directory, files)
+            complaint, content = await _verified(directory, damaged.files)
         except Exception as error:
-            raise Violation(f"{seed} {number}: {error!r} is no error of triobus") from error
-        what = PASSED if complaint else _compared(content, expected)
+            said = error if isinstance(error, Violation) else f"no error of triobus: {error!r}"
+            raise Violation(f"{seed} {number}: {said}") from error
+        what = PASSED if complaint else _compared(content, damaged)
         if not what:
             raise Violation(f"{seed} {number}: a change was not noticed: {content}")
         found[what] += 1
@@ -219,12 +234,15 @@ async def _at_once(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def _compared(content: Content | None, expected: Sequence[Content]) -> str:
-    whole, *older = expected
+def _compared(content: Content | None, damaged: Damaged) -> str:
+    """Return what a damage that was not noticed has done; "" if it should have been noticed."""
+    whole = damaged.whole
     if content == whole:
         return SAME
-    if content in older:
+    if content in damaged.older:
         return OLDER
+    if content in damaged.other:
+        return OTHER
     if content is not None and (content.log, content.progress) == (whole.log, whole.progress):
         return LETTERS
     return ""
@@ -233,6 +251,14 @@ def _compared(content: Content | None, expected: Sequence[Content]) -> str:
 async def _verified(directory: Path, files: Files) -> tuple[str, Content | None]:
     """Return what `triobus verify` complains of, or else what can be read."""
     _put(directory, files)
+    answer = await _looked_at(directory)
+    for name, before in files.items():
+        if before and (directory / name).read_bytes() != before:
+            raise Violation(f"{name} was changed by looking at it, which ended with {answer[0]!r}")
+    return answer
+
+
+async def _looked_at(directory: Path) -> tuple[str, Content | None]:
     try:
         async with triobus.SqliteEventStore(directory / STORE, read_only=True) as store:
             found = await examined(store)

@@ -259,13 +259,17 @@ async def _verified(directory: Path, files: Files) -> tuple[str, Content | None]
 
 
 async def _looked_at(directory: Path) -> tuple[str, Content | None]:
+    is_whole = False
     try:
         async with triobus.SqliteEventStore(directory / STORE, read_only=True) as store:
             found = await examined(store)
             if found.complaints:
                 return found.complaints[0], None
+            is_whole = True
             return "", await _content(store)
     except triobus.StoreError as error:
+        if is_whole:
+            raise Violation(f"it was said to be whole and cannot be read: {error!r}") from error
         return str(error), None
 
 

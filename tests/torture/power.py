@@ -108,7 +108,7 @@ def run(states: int, seed: int, say: Callable[[str], None], synchronous: str = "
 
 
 def lost(states: int, seed: int, synchronous: str) -> Figures:
-    """Visit so many states and return what they have lost."""
+    """Visit so many states and return what they have lost. Needs a C compiler."""
     found = Figures()
     for number in range(-(-states // STATES_OF_A_RECORDING)):
         some = min(STATES_OF_A_RECORDING, states - number * STATES_OF_A_RECORDING)
@@ -297,10 +297,8 @@ def _opened(directory: Path, state: dict[str, bytes], is_bus: bool, is_full: boo
         (directory / name).write_bytes(content)
     try:
         return trio.run(_read, directory / STORE, is_bus, is_full)
-    except triobus.TriobusError as error:
-        return Kept(trouble=f"{type(error).__name__}: {error}")
-    except BaseExceptionGroup as group:
-        return Kept(trouble=repr(group))
+    except (Exception, BaseExceptionGroup) as error:  # noqa: BLE001  # it is what was found
+        return Kept(trouble=repr(error))
 
 
 async def _read(path: Path, is_bus: bool, is_full: bool) -> Kept:

@@ -273,6 +273,27 @@ async def test_a_wal_that_was_cut_short_is_as_after_a_power_cut(tmp_path):
         assert _wal.commits_passed_over(str(tmp_path / "a.db-wal")) == 0
 
 
+def test_a_commit_that_was_torn_over_an_earlier_use_of_the_wal_is_not_taken_for_two(tmp_path):
+    path, log = tmp_path / "a.db", tmp_path / "a.db-wal"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE t (a)")
+        for _ in range(60):
+            connection.execute("INSERT INTO t VALUES (1)")  # each of them one frame, a commit
+        earlier = log.read_bytes()
+        connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        connection.execute("INSERT INTO t VALUES (zeroblob(4000 * 50))")  # one commit
+        torn = bytearray(log.read_bytes())
+    at = 32 + 41 * (24 + 4096)  # of this frame, page and size are in one sector, the rest in another
+    assert (at + 8) % 512 == 0
+    assert torn[16:24] == torn[at + 8 : at + 16] != earlier[at + 8 : at + 16]
+    assert int.from_bytes(earlier[at + 4 : at + 8], "big") > 0
+    for sector in (at // 512, at // 512 - 20):
+        torn[sector * 512 : (sector + 1) * 512] = earlier[sector * 512 : (sector + 1) * 512]
+    log.write_bytes(torn)
+    assert _wal.commits_passed_over(str(log)) == 0
+
+
 async def test_nothing_is_complained_of_while_a_bus_writes_and_begins_its_wal_anew(
     tmp_path, monkeypatch
 ):

@@ -16,6 +16,8 @@ _FRAME = struct.Struct(">6I")
 """Page, pages of the database after a commit or 0, two salts, two checksums."""
 _MAGIC = 0x377F0682
 """With its last bit set the checksums are made of big-endian numbers."""
+_SECTOR = 512
+"""What a disk writes as a whole, if it writes it at all."""
 _PAGE_SIZES = {1 << bits for bits in range(9, 17)}
 
 
@@ -41,16 +43,20 @@ def commits_passed_over(path: str) -> int:
         # Then nothing of it is read. The salts that its frames share were the header's.
         page_size = 4096
         salts = list(_FRAME.unpack_from(log, _HEADER.size)[2:4])
-    commits, since = 0, 0
-    for at, (_, pages, one, other, first, second) in _frames(log, page_size):
+    commits, since, stored = 0, 0, checksum
+    for at, (_, pages, one, other, *sums) in _frames(log, page_size):
+        head, page = log[at : at + 8], log[at + _FRAME.size : at + _FRAME.size + page_size]
         if is_sound:
-            head, page = log[at : at + 8], log[at + _FRAME.size : at + _FRAME.size + page_size]
             checksum = _summed(page, order, _summed(head, order, checksum))
-            is_sound = checksum == (first, second) and [one, other] == salts
+            is_sound = checksum == (sums[0], sums[1]) and [one, other] == salts
         # What was left by an earlier use of the file has neither of them, a damaged frame one.
         if not is_sound and (one == salts[0] or other == salts[1]):
+            if (at + len(head)) % _SECTOR == 0 and pages:
+                # What says that it is a commit may be of that earlier use, in another sector.
+                pages *= _summed(page, order, _summed(head, order, stored)) == (sums[0], sums[1])
             commits += since
             since = int(pages > 0)
+        stored = sums[0], sums[1]
     return commits
 
 

@@ -60,6 +60,26 @@ def test_a_disk_that_leaves_out_what_it_was_asked_for_is_seen_to_lose_events():
     assert power.visit(of_files, 60, "2026").lost > 0
 
 
+def test_what_a_store_must_not_have_after_a_power_cut_is_found():
+    known = power.Known()
+    for mark in ("accepted 1 one", "handled all 1", "accepted 2 two", "recorded all 0 1-1"):
+        known.note(mark)
+    kept = power.Kept(ids=["one", "two"], settled={"all": 0b10})
+    assert power._compared(known, kept, "here") == power.Figures(states=1, acknowledged=2)
+    lost = power._compared(known, attrs.evolve(kept, ids=["one"]), "here")
+    assert (lost.lost, lost.losing, lost.first) == (
+        1,
+        1,
+        "here: lost are the acknowledged events at [2]",
+    )
+    assert power._compared(known, attrs.evolve(kept, ids=["two", "one"]), "here").lost == 2
+    assert power._compared(known, attrs.evolve(kept, settled={}), "here").forgotten == 1
+    assert power._compared(known, attrs.evolve(kept, settled={"all": 0b110}), "here").corrupt == 1
+    dead = attrs.evolve(kept, settled={"all": 0b110}, excused={"all": 0b100})
+    assert power._compared(known, dead, "here").corrupt == 0
+    assert power._compared(known, power.Kept(trouble="gone"), "here").corrupt == 1
+
+
 def test_without_a_compiler_a_line_says_what_was_left_out(monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert shutil.which("cc") is None

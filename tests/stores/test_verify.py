@@ -284,7 +284,7 @@ def test_a_commit_that_was_torn_over_an_earlier_use_of_the_wal_is_not_taken_for_
         connection.execute("PRAGMA wal_checkpoint(RESTART)")
         connection.execute("INSERT INTO t VALUES (zeroblob(4000 * 50))")  # one commit
         torn = bytearray(log.read_bytes())
-    at = 32 + 41 * (24 + 4096)  # of this frame, page and size are in one sector, the rest in another
+    at = 32 + 41 * (24 + 4096)  # what says that this is a commit is in a sector before the rest
     assert (at + 8) % 512 == 0
     assert torn[16:24] == torn[at + 8 : at + 16] != earlier[at + 8 : at + 16]
     assert int.from_bytes(earlier[at + 4 : at + 8], "big") > 0

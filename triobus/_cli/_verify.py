@@ -4,6 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
+import attrs
 import trio
 
 from triobus._cli._messages import CommandError
@@ -31,29 +32,53 @@ def verify(path: str) -> tuple[int, str]:
 
 async def _verify(path: str) -> tuple[int, str]:
     async with SqliteEventStore(path, read_only=True) as store:
-        complaints = []
-        statistics = None
-        try:
-            statistics = await store.statistics()
-            await store.last_position()
-        except StoreCorrupt as error:
-            complaints.append(str(error))
-        damaged: list[int] = []
-        after, end = -1, 0
-        with _bar(0 if statistics is None else statistics.events) as show:
-            while end != after:
-                after = end
-                end, found = await store.check(after, _EVENTS_AT_ONCE)
-                damaged += found
-                show(end)
-        if damaged:
-            complaints.append(f"damaged or missing: {len(damaged):,} events, at {_ranges(damaged)}")
-        verdict = "is damaged" if complaints else "is whole"
-        lines = [f"store {store.path!r} {verdict}", *complaints]
-        lines.append(f"events whole: {end - len(damaged):,} of {end:,}")
-        if statistics is not None:
-            lines += _described(statistics)
-        return int(bool(complaints)), "\n".join(lines)
+        found = await examined(store)
+        verdict = "is damaged" if found.complaints else "is whole"
+        lines = [f"store {store.path!r} {verdict}", *found.complaints]
+        lines.append(f"events whole: {found.last - len(found.damaged):,} of {found.last:,}")
+        if found.statistics is not None:
+            lines += _described(found.statistics)
+        return int(bool(found.complaints)), "\n".join(lines)
+
+
+@attrs.frozen
+class Examined:
+    """What has been found in a store."""
+
+    complaints: tuple[str, ...]
+    """What is wrong, in sentences."""
+    damaged: tuple[int, ...]
+    """The positions of events that are damaged or missing."""
+    last: int
+    """The position up to which the log has been looked at."""
+    statistics: StoreStatistics | None
+    """None if they cannot be had."""
+
+
+async def examined(store: SqliteEventStore) -> Examined:
+    """Look at everything that is in a store. Raises `StoreError` where nothing can be read."""
+    complaints: list[str] = []
+    statistics = None
+    try:
+        complaints += await store.problems()
+    except StoreCorrupt as error:
+        complaints.append(str(error))
+    try:
+        statistics = await store.statistics()
+        await store.last_position()
+    except StoreCorrupt as error:
+        complaints.append(str(error))
+    damaged: list[int] = []
+    after, end = -1, 0
+    with _bar(0 if statistics is None else statistics.events) as show:
+        while end != after:
+            after = end
+            end, found = await store.check(after, _EVENTS_AT_ONCE)
+            damaged += found
+            show(end)
+    if damaged:
+        complaints.append(f"damaged or missing: {len(damaged):,} events, at {_ranges(damaged)}")
+    return Examined(tuple(complaints), tuple(damaged), end, statistics)
 
 
 def _described(statistics: StoreStatistics) -> list[str]:

@@ -10,7 +10,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +30,8 @@ from triobus._errors import (
     StoreReadOnly,
 )
 from triobus._progress import ProgressChange
-from triobus.stores import _file, _schema
+from triobus.stores import _file, _schema, _soundness, _wal
+from triobus.stores._seals import AttemptsRow, Seals
 from triobus.stores._values import (
     Append,
     Attempts,
@@ -106,6 +107,7 @@ class Database:
     _position: int = 0
     _checksum: int = 0
     _sequences: dict[str, int] = attrs.field(factory=dict)
+    _seals: Seals = attrs.field(factory=Seals)
 
     # Opening and closing
 
@@ -146,8 +148,7 @@ class Database:
         if self._at is None or not self.is_writer:
             self._let_go()
             return
-        name = quote(os.fsencode(self._at.path))
-        with closing(sqlite3.connect(f"file:{name}?mode=ro", uri=True)) as last:
+        with closing(self._connect_read_only()) as last:
             last.execute("SELECT count(*) FROM sqlite_master").fetchall()
             claim, self._claim = self._claim, None
             if claim is not None:
@@ -253,6 +254,10 @@ class Database:
             # SQLite has opened it to read.
             self._wal = _file.wal_identity(self._at.path) or _NO_FILE
         self._sequences.clear()
+        self._seals, wrong = Seals.read(connection)
+        if wrong:
+            said = "; ".join(_soundness.wrong_progress(connection))
+            raise StoreCorrupt(f"{self._shown} is damaged: {said}. {_RESTORE}")
         connection.execute("PRAGMA query_only = OFF")
         self.is_writer = True
         self._frames = _FRAMES_BEFORE_CHECKPOINT if self._was_unclean else 0
@@ -279,10 +284,30 @@ class Database:
         connection, self._connection = self._connection, None
         try:
             if connection is not None and os.getpid() == self._pid:
-                connection.close()
+                with self._log_kept():
+                    connection.close()
         finally:
             self._release()
             self._at = None
+
+    @contextmanager
+    def _log_kept(self) -> Iterator[None]:
+        """Leave the `-wal` of a killed writer to the next one: it may be damaged, or all there is.
+
+        The last connection takes it into the file and removes it, unless it is read-only.
+        """
+        with ExitStack() as stack:
+            if self._at is not None and self._was_unclean and not self.is_writer:
+                with suppress(sqlite3.Error, OSError):
+                    if os.stat(self._at.path + "-wal").st_size:
+                        last = stack.enter_context(closing(self._connect_read_only()))
+                        last.execute("PRAGMA schema_version").fetchall()
+            yield
+
+    def _connect_read_only(self) -> sqlite3.Connection:
+        assert self._at is not None
+        name = quote(os.fsencode(self._at.path))
+        return sqlite3.connect(f"file:{name}?mode=ro", uri=True)
 
     def _release(self) -> None:
         self.is_writer = False
@@ -326,6 +351,7 @@ class Database:
                 self._roll_back()
                 raise
             self._finish_commit(connection)
+        self._seals.commit()
         self._check_unchanged()
         self._position, self._checksum = written.position, written.checksum
         if len(self._sequences) > _SEQUENCES_KEPT:
@@ -353,7 +379,8 @@ class Database:
                 "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
                 (written.position, written.checksum),
             )
-        _write_changes(connection, transaction.changes)
+        self._seals.begin()
+        _write_changes(connection, transaction.changes, self._seals)
         return written
 
     def _arranged(
@@ -703,7 +730,10 @@ class Database:
         connection = self._ready()
         damaged: list[int] = []
         with self._explained("be read"), self._one_moment(connection):
-            last = connection.execute(_LAST).fetchone()[0]
+            (last,) = connection.execute(_LAST).fetchone()
+            (newest,) = connection.execute("SELECT max(position) FROM events").fetchone()
+            # So many may be missing at the end; a number beyond that is wrong itself.
+            last = min(last, (newest or 0) + limit)
             cursor = connection.execute(
                 f"SELECT {_COLUMNS} FROM events WHERE position > ? AND position <= ? "
                 "ORDER BY position",
@@ -726,6 +756,18 @@ class Database:
             damaged.extend(range(due, end + 1))
         return max(end, after), sorted(set(damaged))
 
+    def problems(self) -> list[str]:
+        """Return what is wrong beside the log, in sentences."""
+        connection = self._ready()
+        with self._explained("be read"), self._one_moment(connection):
+            found = _soundness.problems(connection)
+        if self._at is not None and (passed := _wal.commits_passed_over(self._at.path + "-wal")):
+            found.append(
+                f"at least {passed:,} commits are in its '-wal' behind a damaged place: they "
+                "cannot be read"
+            )
+        return found
+
     def _row(self, connection: sqlite3.Connection, event_id: str) -> Any:
         return connection.execute(
             f"SELECT {_COLUMNS} FROM events WHERE event_id = ?", (event_id,)
@@ -745,20 +787,20 @@ class Database:
             checksum,
             _,
         ) = row
-        head = b"%d\0%b\0%b\0%d\0%b\0%b\0%b\0" % (
-            position,
-            event_id,
-            event_type,
-            version,
-            aggregate or b"",
-            b"" if sequence is None else b"%d" % sequence,
-            recorded,
-        )
-        if zlib.crc32(data, zlib.crc32(head, before)) != checksum or (
-            (aggregate is None) != (sequence is None)
-        ):
-            raise self._corrupt(position, "the event or the one before it was changed")
         try:
+            head = b"%d\0%b\0%b\0%d\0%b\0%b\0%b\0" % (
+                position,
+                event_id,
+                event_type,
+                version,
+                aggregate or b"",
+                b"" if sequence is None else b"%d" % sequence,
+                recorded,
+            )
+            if zlib.crc32(data, zlib.crc32(head, before)) != checksum or (
+                (aggregate is None) != (sequence is None)
+            ):
+                raise self._corrupt(position, "the event or the one before it was changed")
             return tuple.__new__(
                 Record,
                 (
@@ -772,7 +814,7 @@ class Database:
                     data,
                 ),
             )
-        except ValueError as error:
+        except _soundness.UNREADABLE as error:
             raise self._corrupt(position, f"the row cannot be read: {error}") from None
 
     def _letter(self, row: Sequence[Any]) -> LetterRecord:
@@ -829,9 +871,9 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise self._explanation(error, action) from error
-        except (UnicodeDecodeError, msgspec.MsgspecError, ValueError, TypeError) as error:
-            if isinstance(error, StoreError):
-                raise
+        except StoreError:
+            raise  # some are a ValueError, too
+        except _soundness.UNREADABLE as error:
             raise StoreCorrupt(
                 f"{self._shown} is damaged: it has a row that cannot be read ({error}). {_RESTORE}"
             ) from error
@@ -874,19 +916,20 @@ class _Written:
     bytes: int = 0
 
 
-def _write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
+def _write_changes(connection: sqlite3.Connection, changes: Changes, seals: Seals) -> None:
     for name, group in changes.groups.items():
-        _write_progress(connection, name, group.progress)
         gone = [(name, position) for position, row in group.attempts.items() if row is None]
-        if gone:
-            connection.executemany(
-                "DELETE FROM attempts WHERE group_name = ? AND position = ?", gone
-            )
-        rows = [
+        rows: list[AttemptsRow] = [
             (name, *row[:-1], msgspec.json.encode(row.done).decode())
             for row in group.attempts.values()
             if row is not None
         ]
+        seal = seals.written(name, group.progress, gone, rows)
+        _write_progress(connection, name, group.progress, seal)
+        if gone:
+            connection.executemany(
+                "DELETE FROM attempts WHERE group_name = ? AND position = ?", gone
+            )
         if rows:
             connection.executemany("INSERT OR REPLACE INTO attempts VALUES (?,?,?,?,?,?,?)", rows)
     for id_, letter in changes.letters.items():
@@ -911,11 +954,14 @@ def _write_changes(connection: sqlite3.Connection, changes: Changes) -> None:
             )
 
 
-def _write_progress(connection: sqlite3.Connection, name: str, change: ProgressChange) -> None:
+def _write_progress(
+    connection: sqlite3.Connection, name: str, change: ProgressChange, seal: int
+) -> None:
     connection.execute(
-        "INSERT INTO progress (name, position) VALUES (?, ?) "
-        "ON CONFLICT (name) DO UPDATE SET position = excluded.position",
-        (name, change.offset),
+        "INSERT INTO progress (name, position, checksum) VALUES (?, ?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET position = excluded.position, "
+        "checksum = excluded.checksum",
+        (name, change.offset, seal),
     )
     gone = [(name, first) for first, last in change.ranges if last is None]
     if gone:

@@ -4,6 +4,7 @@ The schema of a file is compared with this one, text by text, before anything is
 trigger that eats events, or a view in the place of a table, is not a store.
 """
 
+import functools
 import sqlite3
 
 from triobus._errors import NotAStore, StoreTooNew
@@ -72,14 +73,15 @@ def statements(script: str) -> list[str]:
     return [statement.strip() for statement in script.split(";\n")]
 
 
-def expected(version: int) -> set[tuple[str, str]]:
+@functools.cache
+def expected(version: int) -> frozenset[tuple[str, str]]:
     """Return kind and text of everything that a schema of that version has."""
     connection = sqlite3.connect(":memory:")
     try:
         for script in MIGRATIONS[:version]:
             for statement in statements(script):
                 connection.execute(statement)
-        return set(connection.execute(_SCHEMA))
+        return frozenset(connection.execute(_SCHEMA))
     finally:
         connection.close()
 

@@ -8,9 +8,11 @@ was changed is found by its checksum. Schema, version 1:
                   without an aggregate), recorded_at (ISO 8601, UTC), data (the event in JSON),
                   checksum (crc32 of the other columns, joined by NUL, begun with the checksum of
                   the event before: it finds accidents, not attackers)
-    progress      how far each group of a bus is: up to position everything is settled; under the
-                  empty name position and checksum of the last event, and the number of commits that
-                  were made only so that a failed one before cannot come back
+    progress      how far each group of a bus is: up to position everything is settled; checksum is
+                  the sum of the crc32 of all rows of the group here and in the next two tables
+                  (NULL: not known); under the empty name position and checksum of the last event,
+                  and the number of commits that were made only so that a failed one before cannot
+                  come back
     finished      ranges of positions above it that a group has finished
     attempts      events of which a group has failed an attempt and not yet the last: whose turn it
                   is, after how many attempts, when the next one is due (seconds since 1970), after
@@ -180,6 +182,13 @@ class SqliteEventStore(EventStore):
         events that are damaged or missing. Raises `StoreError` where nothing can be read at all.
         """
         return await self._run(self._database.check, after, limit)
+
+    async def problems(self) -> list[str]:
+        """Look at everything beside the log: pages, indexes, progress, dead letters, the `-wal`.
+
+        Returns what is wrong, in sentences. Raises `StoreError` where nothing can be read at all.
+        """
+        return await self._run(self._database.problems)
 
     async def _run(self, function: Callable[..., T], *args: Any) -> T:
         self._database.check_open()

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import trio
 
@@ -18,6 +19,8 @@ except ImportError:  # the extra "cli" is not installed
     rich_progress = None  # type: ignore[assignment]  # there is no other way to say so
 
 _EVENTS_AT_ONCE = 5000
+_LETTERS_AT_ONCE = 20
+"""Few, for each comes with its event, which may be large."""
 _SHOWN = 20
 
 
@@ -31,29 +34,44 @@ def verify(path: str) -> tuple[int, str]:
 
 async def _verify(path: str) -> tuple[int, str]:
     async with SqliteEventStore(path, read_only=True) as store:
-        complaints = []
+        complaints: dict[str, None] = {}  # one for what several have noticed
         statistics = None
         try:
             statistics = await store.statistics()
-            await store.last_position()
         except StoreCorrupt as error:
-            complaints.append(str(error))
+            complaints[str(error)] = None
+        for look in (store.last_position, store.groups, partial(_look_at_letters, store)):
+            try:
+                await look()
+            except StoreCorrupt as error:
+                complaints[str(error)] = None
         damaged: list[int] = []
         after, end = -1, 0
         with _bar(0 if statistics is None else statistics.events) as show:
-            while end != after:
-                after = end
-                end, found = await store.check(after, _EVENTS_AT_ONCE)
-                damaged += found
-                show(end)
+            try:
+                while end != after:
+                    after = end
+                    end, found = await store.check(after, _EVENTS_AT_ONCE)
+                    damaged += found
+                    show(end)
+            except StoreCorrupt as error:
+                complaints[str(error)] = None
         if damaged:
-            complaints.append(f"damaged or missing: {len(damaged):,} events, at {_ranges(damaged)}")
+            what = f"damaged or missing: {len(damaged):,} events, at {_ranges(damaged)}"
+            complaints[what] = None
         verdict = "is damaged" if complaints else "is whole"
         lines = [f"store {store.path!r} {verdict}", *complaints]
         lines.append(f"events whole: {end - len(damaged):,} of {end:,}")
         if statistics is not None:
             lines += _described(statistics)
         return int(bool(complaints)), "\n".join(lines)
+
+
+async def _look_at_letters(store: SqliteEventStore) -> None:
+    """Read all dead letters. Raises `StoreCorrupt` at the first that is damaged."""
+    ids = [key.id for key in await store.letter_keys()]
+    for first in range(0, len(ids), _LETTERS_AT_ONCE):
+        await store.letters(ids[first : first + _LETTERS_AT_ONCE])
 
 
 def _described(statistics: StoreStatistics) -> list[str]:

@@ -1,7 +1,7 @@
 """A good store, and what somebody makes of it who can write to its file.
 
-The tables are STRICT, so a value of a wrong type is put in while the schema says otherwise: only its
-text is exchanged and put back, for SQLite keeps the type of a value beside the value.
+The tables are STRICT, so a value of a wrong type is put in while the schema says otherwise: only
+its text is exchanged and put back, for SQLite keeps the type of a value beside the value.
 """
 
 import re
@@ -22,7 +22,7 @@ from tests.events import Noted
 from triobus import EventBus, Retry, SqliteEventStore
 
 EVENTS = 12
-FAILED = 5
+FAILED = 4
 """The number of the event that one handler has failed for good."""
 WAITING = 7
 """The number of the event that waits for its next attempt, so that those behind it are ranges."""
@@ -71,6 +71,7 @@ async def _make(path: Path) -> None:
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Give the file as plain SQLite sees it."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous = OFF")
         yield connection
 
 
@@ -84,6 +85,7 @@ def forge(path: Path, *statements: str, is_chained: bool = True) -> None:
         schema = connection.execute(
             "SELECT sql, name FROM sqlite_schema WHERE type = 'table'"
         ).fetchall()
+        before = rows(connection)
         _exchange(connection, [(_loose(sql), name) for sql, name in schema])
     with opened(path) as connection:
         for statement in statements:
@@ -91,6 +93,7 @@ def forge(path: Path, *statements: str, is_chained: bool = True) -> None:
         if is_chained:
             chain(connection)
         _exchange(connection, schema)
+        assert not statements or rows(connection) != before
 
 
 def chain(connection: sqlite3.Connection) -> None:
@@ -106,11 +109,21 @@ def chain(connection: sqlite3.Connection) -> None:
     )
 
 
-def stored(path: Path, query: str) -> list[Any]:
-    """Return what a query finds in the file, in one row."""
+def rows(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """Return all there is."""
+    connection.text_factory = bytes
+    return [
+        (table, *row)
+        for table in ("events", "progress", "finished", "attempts", "dead_letters")
+        for row in connection.execute(f"SELECT * FROM {table}").fetchall()
+    ]
+
+
+def values(path: Path, table: str, column: str) -> list[Any]:
+    """Return what a column of a file has, as SQLite gives it."""
     with opened(path) as connection:
         connection.text_factory = bytes
-        return list(connection.execute(query).fetchone())
+        return [value for (value,) in connection.execute(f"SELECT {column} FROM {table}")]
 
 
 def _loose(sql: str) -> str:

@@ -67,14 +67,23 @@ def probe(path: Path) -> Findings:
     """Use a store in every way, each with the file as it was, and look at what that does."""
     before = path.read_bytes()
     with watched(path.parent):
-        read, said_by_read = _outcome(_read_all, path)
-        path.write_bytes(before)
-        bus, said_by_bus = _outcome(_carry, path)
-        path.write_bytes(before)
         verify, said_by_verify = verified(path)
+        read, said_by_read = read_all(path)
+        assert path.read_bytes() == before
+        bus, said_by_bus = carry(path)
     said = said_by_read + said_by_bus + said_by_verify
     check_printable(said)
     return Findings(read, bus, verify, said)
+
+
+def read_all(path: Path) -> tuple[str, str]:
+    """Read everything in every way, and return what became of it and what was said."""
+    return _outcome(_read_all, path)
+
+
+def carry(path: Path) -> tuple[str, str]:
+    """Have a bus carry everything, and return what became of it and what was said."""
+    return _outcome(_carry, path)
 
 
 def check_printable(text: str) -> None:
@@ -91,6 +100,16 @@ def verified(path: Path) -> tuple[int, str]:
     assert code in (0, 1, 2)
     assert "Traceback" not in err.getvalue()
     return code, out.getvalue() + err.getvalue()
+
+
+def memory_peak() -> int:
+    """Return the most memory that this process has had since the last call; 0 but on Linux."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0
+    (peak,) = (line.split()[1] for line in status.read_text().splitlines() if "VmHWM" in line)
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(peak) * 1024
 
 
 @contextlib.contextmanager
@@ -156,9 +175,14 @@ async def _read(store: SqliteEventStore, key: str | None) -> list[Any]:
                 found.append(stored)
             return found
         except EventNotDecodable as error:
-            assert error.position is not None and error.position > position  # noqa: PT018
-            position = error.position
+            position = _further(error, position)
             found.append(str(error))
+
+
+def _further(error: EventNotDecodable, position: int) -> int:
+    assert error.position is not None
+    assert error.position > position
+    return error.position
 
 
 async def _get(store: SqliteEventStore) -> list[Any]:
@@ -189,7 +213,7 @@ async def _check(store: SqliteEventStore) -> list[int]:
 
 async def _carry(path: Path) -> list[str]:
     """Start a bus on the store, drain it, publish to it, replay, and look at the dead letters."""
-    bus = EventBus(SqliteEventStore(path), workers=2)
+    bus = EventBus(SqliteEventStore(path, synchronous="normal"), workers=2)
     for name in ("send", "wait"):
         bus.subscribe(DomainEvent, _keep, name=name, retry=Retry(delay=3600, max_delay=7200))
     everything = bus.group("everything", start="beginning")
@@ -268,5 +292,5 @@ def _is_alarming(event: str, arguments: tuple[Any, ...], folder: Path) -> bool:
     if event == "open":
         is_read = arguments[2] & (os.O_WRONLY | os.O_RDWR) == 0
         # Source is read to format a traceback, and what the system says of a process.
-        return not (is_read and path.endswith((".py", ".so")) or path.startswith("/proc/"))
+        return not ((is_read and path.endswith((".py", ".so"))) or path.startswith("/proc/"))
     return path != ":memory:"

@@ -56,6 +56,8 @@ async def _verify(path: str) -> tuple[int, str]:
                     show(end)
             except StoreCorrupt as error:
                 complaints[str(error)] = None
+        if wrong := await _wrong_sequences(store):
+            complaints[f"events out of sequence, the first at {_ranges(wrong)}"] = None
         if damaged:
             what = f"damaged or missing: {len(damaged):,} events, at {_ranges(damaged)}"
             complaints[what] = None
@@ -65,6 +67,13 @@ async def _verify(path: str) -> tuple[int, str]:
         if statistics is not None:
             lines += _described(statistics)
         return int(bool(complaints)), "\n".join(lines)
+
+
+async def _wrong_sequences(store: SqliteEventStore) -> list[int]:
+    try:
+        return await store.check_sequences(_SHOWN)
+    except StoreCorrupt:
+        return []  # the rows themselves are damaged, which has been said
 
 
 async def _look_at_letters(store: SqliteEventStore) -> None:

@@ -594,6 +594,8 @@ class Database:
                     record = self._record(row, row[9] or 0)
                     if row[0] <= after or aggregate_id not in (None, record.aggregate_id):
                         raise self._corrupt(row[0], "an index does not fit the log")
+                    if aggregate_id is not None and types is None and records:
+                        self._check_next(record, records[-1])
                     after = row[0]
                     records.append(record)
                     size += len(row[7])
@@ -737,7 +739,8 @@ class Database:
                     damaged.extend(range(due, row[0]))
                     due = row[0] + 1
                     try:
-                        self._record(row, row[9] or 0)
+                        if not _is_uuid(self._record(row, row[9] or 0).event_id):
+                            damaged.append(row[0])
                     except StoreCorrupt:
                         damaged.append(row[0])
                     if row[0] > last:
@@ -747,6 +750,23 @@ class Database:
             end = min(after + limit, last)
             damaged.extend(range(due, end + 1))
         return max(end, after), sorted(set(damaged))
+
+    def check_sequences(self, limit: int) -> list[int]:
+        """Return the positions of events whose sequences do not count their aggregates' events."""
+        query = (
+            "SELECT position FROM (SELECT position, sequence, row_number() OVER "
+            "(PARTITION BY aggregate_id ORDER BY position) AS due FROM events "
+            "WHERE aggregate_id IS NOT NULL) WHERE sequence <> due ORDER BY position LIMIT ?"
+        )
+        with self._explained("be read"):
+            return [row[0] for row in self._ready().execute(query, (limit,)).fetchall()]
+
+    def _check_next(self, record: Record, before: Record) -> None:
+        """Raise `StoreCorrupt` unless an event of an aggregate comes right after another."""
+        if record.sequence != (before.sequence or 0) + 1:
+            raise self._corrupt(
+                record.position, f"sequence {record.sequence} comes after {before.sequence}"
+            )
 
     def _row(self, connection: sqlite3.Connection, event_id: str) -> Any:
         row = connection.execute(
@@ -784,12 +804,13 @@ class Database:
                 (aggregate is None) != (sequence is None)
             ):
                 raise self._corrupt(position, "the event or the one before it was changed")
+            recorded_at = datetime.fromisoformat(recorded.decode())
             if (
-                not _is_uuid(event_id)
+                recorded_at.tzinfo is None
                 or type(version) is not int
-                or (sequence is not None and _rows.whole(sequence) != sequence)
+                or (sequence is not None and not 0 < sequence < _rows.GREATEST)
             ):
-                raise ValueError("its id is no UUID, or its version no whole number")
+                raise ValueError("a time without its zone, or a number that cannot be")
             return tuple.__new__(
                 Record,
                 (
@@ -799,7 +820,7 @@ class Database:
                     version,
                     None if aggregate is None else aggregate.decode(),
                     sequence,
-                    _rows.moment(recorded),
+                    recorded_at,
                     data,
                 ),
             )
@@ -878,7 +899,7 @@ class Database:
         return StoreCorrupt(f"{failed}. {_RESTORE}")
 
 
-_is_uuid = re.compile(rb"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
+_is_uuid = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
 _RESTORE = "Restore the file from a backup"
 
 

@@ -252,7 +252,13 @@ class EventStore(ABC):
     def decode(self, record: Record) -> DomainEvent:
         """Return the event of a record. Raises `EventNotDecodable` with its position."""
         try:
-            return self.codec.decode(record.event_type, record.schema_version, record.data)
+            event = self.codec.decode(record.event_type, record.schema_version, record.data)
+            if str(event.event_id) != record.event_id:
+                raise EventNotDecodable(
+                    f"event_id: expected {record.event_id}, which is that of the row, found "
+                    f"{event.event_id}"
+                )
+            return event
         except EventNotDecodable as error:
             failure = EventNotDecodable(f"position {record.position}: {error}")
             failure.position = record.position

@@ -98,8 +98,11 @@ class EventDecoder:
         top = _read_object(_members_of(text), _TOP, "", "an event in JSON")
         cls, fields = self._find(top["type"])
         values = _read_object(top["data"], fields, "data", cls.__qualname__)
+        _check_values(values, "data")
         if "metadata" in top:
             values["metadata"] = top["metadata"]
+            if fault := _fault_of_metadata(top["metadata"]):
+                raise EventNotDecodable(fault)
         event, aggregate_id = _make(cls, values, "data")
         if "aggregate" in top and top["aggregate"] != aggregate_id:
             raise EventNotDecodable(
@@ -196,10 +199,7 @@ class _Plan:
         values = _read_object(members, self.fields, "", self.cls.__qualname__)
         if fault := _fault_of_metadata(values.get("metadata", {})):
             raise EventNotDecodable(fault)
-        for name, value in values.items():
-            for path, leaf in _leaves(_member("", name), value):
-                if isinstance(leaf, (Decimal, int)) and (fault := _fault_of(leaf)):
-                    raise EventNotDecodable(f"{path}: found {shown(leaf)}, {fault}")
+        _check_values(values, "")
         return _make(self.cls, values, "")[0]
 
     def read_at_once(self, data: bytes) -> DomainEvent | None:
@@ -682,6 +682,16 @@ def _read_object(
     return {name: _read(fields[name], raw, _member(path, name)) for name, raw in members.items()}
 
 
+def _check_values(values: Mapping[str, Any], path: str) -> None:
+    """Refuse the first number that would be too much for whoever computes with it."""
+    for name, value in values.items():
+        if type(value) is str:
+            continue
+        for where, leaf in _leaves(_member(path, name), value):
+            if isinstance(leaf, (Decimal, int)) and (fault := _fault_of(leaf)):
+                raise EventNotDecodable(f"{where}: found {shown(leaf)}, {fault}")
+
+
 def _read(field: _Field, raw: bytes | msgspec.Raw, path: str) -> Any:
     try:
         return field.decoder.decode(raw)
@@ -698,7 +708,7 @@ def _read(field: _Field, raw: bytes | msgspec.Raw, path: str) -> Any:
         ) from None
     except msgspec.DecodeError as error:
         reason = str(error).removeprefix("JSON is malformed: ")
-        if "truncated" in reason or "end of hex escape" in reason:
+        if "truncated" in reason or "end of hex escape" in reason or "surrogate pair" in reason:
             # So msgspec calls half of a surrogate pair too, by how much text comes after it.
             reason = "it ends too early, or an escape is half of a surrogate pair"
         raise EventNotDecodable(f"{_prefix(path)}not JSON: {line(reason)}") from None

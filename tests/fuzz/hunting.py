@@ -9,7 +9,7 @@ import attrs
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
-_EXAMPLES_A_ROUND = 100
+_EXAMPLES_A_ROUND = 50
 _SHOWN = 4000
 
 
@@ -41,16 +41,27 @@ def hunt(quarry: Quarry, seconds: float, first_seed: int, note: Path | None = No
     found = Hunt()
     begun = time.monotonic()
     last: list[Any] = [None]
+    has_failed = False
+
+    def is_over() -> bool:
+        return time.monotonic() - begun >= seconds
 
     def check(example: Any) -> None:
+        nonlocal has_failed
+        if is_over() and not has_failed:
+            return  # the rest of the round
         if note is not None:
             note.write_text(_shown(example))
         found.examples += 1
         last[0] = example
-        quarry.check(example)
+        try:
+            quarry.check(example)
+        except Exception:
+            has_failed = True
+            raise
 
     number = first_seed
-    while found.finding is None and time.monotonic() - begun < seconds:
+    while found.finding is None and not is_over():
         search = settings(
             max_examples=_EXAMPLES_A_ROUND,
             deadline=None,
@@ -72,5 +83,8 @@ def hunt(quarry: Quarry, seconds: float, first_seed: int, note: Path | None = No
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001  # an example may be anything
+        text = f"a {type(value).__name__}, whose repr raised {type(error).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}... ({len(text):,} characters)"

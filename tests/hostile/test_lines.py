@@ -151,10 +151,12 @@ def test_a_line_is_an_event_or_said_to_be_none(path, text, said):
 
 
 def test_a_summary_in_json_says_what_was_in_the_events_and_no_terminal_takes_it_for_a_command(path):
-    code, out, _ = run(path, line(EVIL, metadata={"source": EVIL}), "--json")
+    evil = EVIL + "\x7f\x85\U000e0001"
+    code, out, _ = run(path, line(evil, metadata={"source": "é"}), "--json")
     check_printable(out)
     assert code == 0
-    assert json.loads(out)["report"][1] == {"order": EVIL, "source": EVIL}
+    assert json.loads(out)["report"][1] == {"order": evil, "source": "é"}
+    assert "é" in out
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The summary of a run, as tables or as JSON."""
 
-import json
+import struct
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -62,10 +62,15 @@ def as_json(result: Result, rows: Rows | None) -> str:
     if rows is not None:
         summary["report"] = rows
     text = msgspec.json.format(msgspec.json.encode(summary).decode(), indent=2)
-    if text.isascii():
-        return text
-    # msgspec leaves C1 controls and what turns the direction of writing as they are.
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    # msgspec leaves DEL, C1 controls and what turns the direction of writing as they are.
+    return "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    """Return how JSON writes a character if not as itself."""
+    return "".join(
+        f"\\u{unit:04x}" for (unit,) in struct.iter_unpack(">H", character.encode("utf-16-be"))
+    )
 
 
 def as_text(result: Result, rows: Rows | None) -> str:

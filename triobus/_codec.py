@@ -81,6 +81,8 @@ _encode = msgspec.json.Encoder().encode
 _has_great_exponent = re.compile(rb"E[+-]\d{4}").search
 _has_long_number = re.compile(rb"[:,\[]-?\d{19}").search
 _INTEGERS = range(-(2**63), 2**64)
+_HARMLESS = frozenset([str, bool, float, datetime, date, UUID, type(None)])
+"""Types of which every value that JSON can have is harmless."""
 _SIMPLE = frozenset([str, int, float, bool, Decimal, datetime, date, UUID, type(None)])
 
 
@@ -685,8 +687,8 @@ def _read_object(
 def _check_values(values: Mapping[str, Any], path: str) -> None:
     """Refuse the first number that would be too much for whoever computes with it."""
     for name, value in values.items():
-        if type(value) is str:
-            continue
+        if type(value) in _HARMLESS or (type(value) is int and value in _INTEGERS):
+            continue  # without a look at its path, and it is most
         for where, leaf in _leaves(_member(path, name), value):
             if isinstance(leaf, (Decimal, int)) and (fault := _fault_of(leaf)):
                 raise EventNotDecodable(f"{where}: found {shown(leaf)}, {fault}")

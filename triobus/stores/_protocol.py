@@ -253,7 +253,8 @@ class EventStore(ABC):
         """Return the event of a record. Raises `EventNotDecodable` with its position."""
         try:
             event = self.codec.decode(record.event_type, record.schema_version, record.data)
-            if str(event.event_id) != record.event_id:
+            # In half of the time that str() of a UUID takes.
+            if f"{event.event_id.int:032x}" != record.event_id.replace("-", ""):
                 raise EventNotDecodable(
                     f"event_id: expected {record.event_id}, which is that of the row, found "
                     f"{event.event_id}"

@@ -48,7 +48,7 @@ def hunt(quarry: Quarry, seconds: float, first_seed: int, note: Path | None = No
 
     def check(example: Any) -> None:
         nonlocal has_failed
-        if is_over() and not has_failed:
+        if found.examples and is_over() and not has_failed:
             return  # the rest of the round
         if note is not None:
             note.write_text(_shown(example))

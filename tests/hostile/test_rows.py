@@ -308,11 +308,6 @@ LARGE = {
         read_all,
         "StoreCorrupt",
     ),
-    "a message of 100 MiB": (
-        "UPDATE dead_letters SET message = CAST(zeroblob(104857600) AS TEXT)",
-        carry,
-        "StoreCorrupt",
-    ),
     "a name of 100 MiB": (
         "UPDATE attempts SET subscription = CAST(zeroblob(104857600) AS TEXT)",
         carry,

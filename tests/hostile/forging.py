@@ -109,6 +109,8 @@ def chain(connection: sqlite3.Connection) -> None:
     connection.execute(
         "UPDATE progress SET position = ?, checksum = ? WHERE name = ''", (position, before)
     )
+    # Those of groups need not be there, so whoever takes them away need not compute them.
+    connection.execute("UPDATE progress SET checksum = NULL WHERE name <> ''")
 
 
 def rows(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import attrs
 
@@ -31,11 +31,11 @@ handled: list[Ordered] = []
 bus = EventBus()
 
 
-def begin() -> None:
+def begin(on_failure: Literal["dead-letter", "raise"] = "dead-letter") -> None:
     """Make a new bus, for a bus runs once."""
     global bus
     handled.clear()
-    bus = EventBus(workers=1)
+    bus = EventBus(workers=1, on_failure=on_failure)
 
     @bus.subscribe(Ordered, name="ship", retry=Retry(attempts=1))
     async def ship(event: Ordered) -> None:

@@ -115,9 +115,9 @@ REFUSED_BY_A_STORE = {
 }
 
 
-def run(path, text, *more):
+def run(path, text, *more, on_failure="dead-letter"):
     """Run a line with good ones around it, and return exit code, output and errors."""
-    shop.begin()
+    shop.begin(on_failure)
     out, err = io.StringIO(), io.StringIO()
     (path.parent / "lines.jsonl").write_bytes(b"%b\n%b\n%b\n" % (line("first"), text, line("last")))
     arguments = ["run", "tests.hostile.shop:bus", "--input", str(path.parent / "lines.jsonl")]
@@ -166,3 +166,10 @@ def test_a_summary_in_json_says_what_was_in_the_events_and_no_terminal_takes_it_
 )
 def test_a_line_is_stored_or_said_to_be_none(path, text, said):
     check(path, text, said, "--store", str(path))
+
+
+def test_the_traceback_of_an_error_that_ends_the_bus_is_printed_without_escapes(path):
+    code, out, err = run(path, line("fail", more=EVIL), on_failure="raise")
+    assert code == 1
+    assert "ValueError: \\x1b]0;owned\\x07" in err
+    check_printable(out + err)

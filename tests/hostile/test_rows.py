@@ -8,10 +8,13 @@ notices nothing has worked as if nothing were. An event that cannot be decoded i
 import itertools
 import math
 
+import attrs
 import pytest
+import trio
 
 from tests.hostile.forging import event_id, forge, values
 from tests.hostile.probing import FINE, carry, memory_peak, probe, read_all
+from triobus import DomainEvent, SqliteEventStore
 
 ALL = "read bus verify"
 HUGE = 2**63 - 1
@@ -326,3 +329,31 @@ def test_a_field_that_is_too_large_fills_no_memory(path, statement, use, expecte
     assert found == expected
     assert memory_peak() - before < 500 * 2**20  # a dict of a million keys is a fifth of that
     assert len(said) < 200_000
+
+
+@attrs.frozen
+class Wide(DomainEvent):
+    """An event with a little data, of an aggregate with a long name."""
+
+    number: int
+
+    @property
+    def aggregate_id(self):
+        return f"{self.number}" * 3_000_000
+
+
+async def test_long_names_end_a_batch_as_much_data_does(path):
+    async with SqliteEventStore(path, synchronous="normal") as store:
+        await store.append([Wide(number) for number in range(6)])
+        assert len(await store.fetch(0, 512)) == 2
+        assert [found.event.number async for found in store.read()] == [0, 1, 2, 3, 4, 5]
+
+
+def test_events_without_any_data_are_read_on_after_a_batch_of_them(path):
+    forge(path, "UPDATE events SET data = '' WHERE position < 6")
+
+    async def fetch():
+        async with SqliteEventStore(path, read_only=True) as store:
+            return [record.position for record in await store.fetch(0, 3)]
+
+    assert trio.run(fetch) == [1, 2, 3]

@@ -598,12 +598,12 @@ class Database:
                         self._check_next(record, records[-1])
                     after = row[0]
                     records.append(record)
-                    size += len(row[7])
+                    size += len(row[7]) + len(row[2]) + len(row[4] or b"")
                     if size >= _BYTES_A_BATCH:
                         break
             finally:
                 cursor.close()
-            if is_whole and not size:
+            if is_whole and not records:
                 last = self._last(connection)
                 if after < (last if up_to is None else min(up_to, last)):
                     raise self._corrupt(after + 1, "the event is missing")

@@ -81,12 +81,12 @@ def probe(path: Path) -> Findings:
 
 def read_all(path: Path) -> tuple[str, str]:
     """Read everything in every way, and return what became of it and what was said."""
-    return _outcome(_read_all, path)
+    return outcome(_read_all, path)
 
 
 def carry(path: Path) -> tuple[str, str]:
     """Have a bus carry everything, and return what became of it and what was said."""
-    return _outcome(_carry, path)
+    return outcome(_carry, path)
 
 
 def check_printable(text: str) -> None:
@@ -124,7 +124,7 @@ def quick(what: str, seconds: float = SECONDS) -> Iterator[None]:
     assert taken < seconds, f"{what} took {taken:.1f} s"
 
 
-def _outcome(use: Callable[[Path], Awaitable[list[str]]], path: Path) -> tuple[str, str]:
+def outcome(use: Callable[[Path], Awaitable[list[str]]], path: Path) -> tuple[str, str]:
     """Return what became of one use, and everything that was said."""
     names, said = set(), []
     with quick(use.__name__):

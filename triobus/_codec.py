@@ -16,7 +16,6 @@ none, and what comes out is written in the same bytes again, that way is the sho
 import dataclasses
 import math
 import re
-import reprlib
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -31,10 +30,9 @@ import msgspec
 
 from triobus._errors import EventNotDecodable, EventNotEncodable, InvalidOption
 from triobus._events import _NO_METADATA, DomainEvent, _FrozenDict, event_classes
+from triobus._text import LONGEST_SHOWN, line, shown
 from triobus._upcasters import chain, name_of
 
-_EXCERPT_LENGTH = 60
-_REASON_LENGTH = 300
 _TYPES_SHOWN = 20
 _BOM = b"\xef\xbb\xbf"
 
@@ -83,6 +81,8 @@ _encode = msgspec.json.Encoder().encode
 _has_great_exponent = re.compile(rb"E[+-]\d{4}").search
 _has_long_number = re.compile(rb"[:,\[]-?\d{19}").search
 _INTEGERS = range(-(2**63), 2**64)
+_HARMLESS = frozenset([str, bool, float, datetime, date, UUID, type(None)])
+"""Types of which every value that JSON can have is harmless."""
 _SIMPLE = frozenset([str, int, float, bool, Decimal, datetime, date, UUID, type(None)])
 
 
@@ -100,13 +100,16 @@ class EventDecoder:
         top = _read_object(_members_of(text), _TOP, "", "an event in JSON")
         cls, fields = self._find(top["type"])
         values = _read_object(top["data"], fields, "data", cls.__qualname__)
+        _check_values(values, "data")
         if "metadata" in top:
             values["metadata"] = top["metadata"]
+            if fault := _fault_of_metadata(top["metadata"]):
+                raise EventNotDecodable(fault)
         event, aggregate_id = _make(cls, values, "data")
         if "aggregate" in top and top["aggregate"] != aggregate_id:
             raise EventNotDecodable(
-                f"aggregate: expected {_shown(aggregate_id)}, which is the event's aggregate_id, "
-                f"found {_shown(top['aggregate'])}"
+                f"aggregate: expected {shown(aggregate_id)}, which is the event's aggregate_id, "
+                f"found {shown(top['aggregate'])}"
             )
         return event
 
@@ -148,13 +151,12 @@ class _Plan:
         version = event_class.schema_version
         if type(version) is not int or version < 1:
             raise EventNotDecodable(
-                f"{event_class.__qualname__}.schema_version is {_shown(version)}: give a whole "
+                f"{event_class.__qualname__}.schema_version is {shown(version)}: give a whole "
                 "number of 1 or more"
             )
         if fault := _fault_of_text(event_class.event_type):
             raise EventNotDecodable(
-                f"{event_class.__qualname__}.event_type is {_shown(event_class.event_type)}, "
-                f"{fault}"
+                f"{event_class.__qualname__}.event_type is {shown(event_class.event_type)}, {fault}"
             )
         fields = attrs.fields(event_class)
         members = _fields_of(event_class) | _STORED
@@ -199,10 +201,7 @@ class _Plan:
         values = _read_object(members, self.fields, "", self.cls.__qualname__)
         if fault := _fault_of_metadata(values.get("metadata", {})):
             raise EventNotDecodable(fault)
-        for name, value in values.items():
-            for path, leaf in _leaves(_member("", name), value):
-                if isinstance(leaf, (Decimal, int)) and (fault := _fault_of(leaf)):
-                    raise EventNotDecodable(f"{path}: found {_shown(leaf)}, {fault}")
+        _check_values(values, "")
         return _make(self.cls, values, "")[0]
 
     def read_at_once(self, data: bytes) -> DomainEvent | None:
@@ -297,7 +296,7 @@ class EventCodec:
                     return event
             return plan.read(_upcast(plan, schema_version, _members_of(data)))
         except EventNotDecodable as error:
-            raise EventNotDecodable(f"event {_shown(event_type)}: {error}") from error.__cause__
+            raise EventNotDecodable(f"event {shown(event_type)}: {error}") from error.__cause__
 
     def classes(self, event_type: str) -> list[type[DomainEvent]]:
         """Return the classes that events of a type may be of: none, one, or several.
@@ -351,11 +350,11 @@ def _alternatives(hint: Any) -> frozenset[Any]:
 def _by_event_type(types: Iterable[type[DomainEvent]]) -> dict[str, type[DomainEvent]]:
     known: dict[str, type[DomainEvent]] = {}
     if isinstance(types, (str, type)) or not isinstance(types, Iterable):
-        raise InvalidOption(f"types={_shown(types)}: give a list of event classes")
+        raise InvalidOption(f"types={shown(types)}: give a list of event classes")
     for cls in types:
         if not isinstance(cls, type) or cls not in event_classes():
             raise InvalidOption(
-                f"types has {_shown(cls)}: give classes derived from DomainEvent and decorated "
+                f"types has {shown(cls)}: give classes derived from DomainEvent and decorated "
                 "with @attrs.frozen"
             )
         same = known.setdefault(cls.event_type, cls)
@@ -396,7 +395,7 @@ def _upcast(
     """Return the members of an event in JSON as those of the version that its class has."""
     event_type, wanted = plan.cls.event_type, plan.version
     if type(version) is not int or version < 1:
-        raise EventNotDecodable(f"version {_shown(version)} is no whole number of 1 or more")
+        raise EventNotDecodable(f"version {shown(version)} is no whole number of 1 or more")
     if version > wanted:
         raise EventNotDecodable(
             f"version {version} is newer than {plan.cls.__qualname__}, which is of version "
@@ -419,8 +418,7 @@ def _upcast(
             raise EventNotDecodable(f"{who} raised {_said(error)}") from error
         if not isinstance(own, dict):
             raise EventNotDecodable(
-                f"{who} returned {_shown(own)}: let it return the data of version {step + 1}, a "
-                "dict"
+                f"{who} returned {shown(own)}: let it return the data of version {step + 1}, a dict"
             )
         if taken := [name for name in _BASE_FIELDS if name in own]:
             raise EventNotDecodable(
@@ -446,7 +444,7 @@ def _why_not(plan: _Plan, event: DomainEvent, max_event_bytes: int) -> str:
     except Exception as error:  # noqa: BLE001  # a property of the user's may raise anything
         return f"{owner}.aggregate_id raised {_said(error)}"
     if aggregate_id is not None and (fault := _fault_of_text(aggregate_id)):
-        return f"{owner}.aggregate_id is {_shown(aggregate_id)}, {fault}"
+        return f"{owner}.aggregate_id is {shown(aggregate_id)}, {fault}"
     fault = _fault_of_leaves(plan, event) or _fault_of_metadata(event.metadata, owner)
     if fault:
         return fault
@@ -492,10 +490,10 @@ def _difference(path: str, given: Any, back: Any) -> str:
     try:
         given == back  # noqa: B015  # to see what it raises
     except Exception as error:  # noqa: BLE001  # whatever the `__eq__` of the user's raises
-        return f"{path}: comparing {_shown(given)} with what it comes back as raised {_said(error)}"
+        return f"{path}: comparing {shown(given)} with what it comes back as raised {_said(error)}"
     kinds = type(given).__qualname__, type(back).__qualname__
     return (
-        f"{path}: {_shown(given)} ({kinds[0]}) would come back as {_shown(back)} ({kinds[1]}): "
+        f"{path}: {shown(given)} ({kinds[0]}) would come back as {shown(back)} ({kinds[1]}): "
         "declare the field with its type, or give what JSON has"
     )
 
@@ -518,7 +516,7 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield what is directly inside a value, each part with the end of its path."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield f"[{_shown(key)}]", item
+            yield f"[{shown(key)}]", item
     elif isinstance(value, (list, tuple)):
         for index, item in enumerate(value):
             yield f"[{index}]", item
@@ -550,7 +548,7 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         seen.add(id(value))
         inner = [(path + part, item, depth + 1) for part, item in _parts(value)]
         if isinstance(value, dict):
-            inner += [(f"{path}[{_shown(key)}]", key, depth + 1) for key in value]
+            inner += [(f"{path}[{shown(key)}]", key, depth + 1) for key in value]
         waiting += reversed(inner)
 
 
@@ -559,7 +557,7 @@ def _fault_of_leaves(plan: _Plan, event: DomainEvent) -> str:
         path = f"{plan.cls.__qualname__}.{attribute}"
         for where, leaf in _leaves(path, getattr(event, attribute)):
             if fault := _fault_of(leaf):
-                return f"{where}: found {_shown(leaf)}, {fault}"
+                return f"{where}: found {shown(leaf)}, {fault}"
     return ""
 
 
@@ -606,7 +604,7 @@ def _fault_of_metadata(metadata: Mapping[str, str], owner: str = "") -> str:
         for what, text in (("key", key), ("value", value)):
             if len(text) > _METADATA_LENGTH:
                 return (
-                    f"{path}[{_shown(key)}]: found a {what} of {len(text):,} characters: give at "
+                    f"{path}[{shown(key)}]: found a {what} of {len(text):,} characters: give at "
                     f"most {_METADATA_LENGTH:,}"
                 )
     return ""
@@ -634,15 +632,15 @@ def _only(
 ) -> type[DomainEvent]:
     """Return the one class that an event type has."""
     if not found:
-        known = sorted({_shown(cls.event_type) for cls in loaded})
+        known = sorted({shown(cls.event_type) for cls in loaded})
         types = ", ".join(known[:_TYPES_SHOWN]) or "none"
         more = f" and {len(known) - _TYPES_SHOWN:,} more" if len(known) > _TYPES_SHOWN else ""
         raise EventNotDecodable(
-            f"type: {_shown(event_type)} is unknown; the known types are: {types}{more}"
+            f"type: {shown(event_type)} is unknown; the known types are: {types}{more}"
         )
     if len(found) > 1:
         names = " and ".join(sorted(map(_full_name, found)))
-        raise EventNotDecodable(f"type: {_shown(event_type)} is the type of {names}: {advice}")
+        raise EventNotDecodable(f"type: {shown(event_type)} is the type of {names}: {advice}")
     return found[0]
 
 
@@ -664,7 +662,7 @@ def _fields_of(cls: type[DomainEvent]) -> dict[str, _Field]:
     except Exception as error:  # a type that is given as text can be any text
         raise EventNotDecodable(
             f"type: {cls.event_type!r} cannot be read from JSON, for a field of "
-            f"{cls.__qualname__} has a type that cannot: {_plain(str(error))}"
+            f"{cls.__qualname__} has a type that cannot: {line(str(error))}"
         ) from error
 
 
@@ -686,6 +684,16 @@ def _read_object(
     return {name: _read(fields[name], raw, _member(path, name)) for name, raw in members.items()}
 
 
+def _check_values(values: Mapping[str, Any], path: str) -> None:
+    """Refuse the first number that would be too much for whoever computes with it."""
+    for name, value in values.items():
+        if type(value) in _HARMLESS or (type(value) is int and value in _INTEGERS):
+            continue  # without a look at its path, and it is most
+        for where, leaf in _leaves(_member(path, name), value):
+            if isinstance(leaf, (Decimal, int)) and (fault := _fault_of(leaf)):
+                raise EventNotDecodable(f"{where}: found {shown(leaf)}, {fault}")
+
+
 def _read(field: _Field, raw: bytes | msgspec.Raw, path: str) -> Any:
     try:
         return field.decoder.decode(raw)
@@ -695,17 +703,17 @@ def _read(field: _Field, raw: bytes | msgspec.Raw, path: str) -> Any:
         reason, _, inner = str(error).rstrip("`").partition(" - at `$")
         if inner:
             raise EventNotDecodable(
-                f"{_plain(path + inner)}: {_plain(reason[:1].lower() + reason[1:])}"
+                f"{line(path + inner)}: {line(reason[:1].lower() + reason[1:])}"
             ) from None
         raise EventNotDecodable(
             f"{_prefix(path)}expected {field.type_name}, found {_excerpt(raw)}"
         ) from None
     except msgspec.DecodeError as error:
         reason = str(error).removeprefix("JSON is malformed: ")
-        if "truncated" in reason or "end of hex escape" in reason:
+        if "truncated" in reason or "end of hex escape" in reason or "surrogate pair" in reason:
             # So msgspec calls half of a surrogate pair too, by how much text comes after it.
             reason = "it ends too early, or an escape is half of a surrogate pair"
-        raise EventNotDecodable(f"{_prefix(path)}not JSON: {_plain(reason)}") from None
+        raise EventNotDecodable(f"{_prefix(path)}not JSON: {line(reason)}") from None
 
 
 def _make(
@@ -722,8 +730,7 @@ def _make(
         ) from error
     if aggregate_id is not None and not isinstance(aggregate_id, str):
         raise EventNotDecodable(
-            f"{_prefix(path)}{cls.__qualname__}.aggregate_id is {_shown(aggregate_id)}, not a "
-            "string"
+            f"{_prefix(path)}{cls.__qualname__}.aggregate_id is {shown(aggregate_id)}, not a string"
         )
     return event, aggregate_id
 
@@ -733,25 +740,16 @@ def _prefix(path: str) -> str:
 
 
 def _member(path: str, name: str) -> str:
-    if name.isascii() and name.isidentifier() and len(name) <= _EXCERPT_LENGTH:
+    if name.isascii() and name.isidentifier() and len(name) <= LONGEST_SHOWN:
         return f"{path}.{name}" if path else name
-    return f"{path}[{_shown(name)}]"
+    return f"{path}[{shown(name)}]"
 
 
 def _excerpt(raw: bytes | msgspec.Raw) -> str:
     text = bytes(raw).strip().decode()
-    if len(text) > _EXCERPT_LENGTH:
-        text = text[:_EXCERPT_LENGTH] + "..."
-    return _plain(text)
-
-
-def _shown(value: object) -> str:
-    shorten = reprlib.Repr()
-    shorten.maxstring = shorten.maxother = _EXCERPT_LENGTH
-    try:
-        return _plain(shorten.repr(value))
-    except Exception:  # noqa: BLE001  # a `__repr__` may raise anything, and so does a huge int's
-        return f"a {type(value).__qualname__}"
+    if len(text) > LONGEST_SHOWN:
+        text = text[:LONGEST_SHOWN] + "..."
+    return line(text)
 
 
 def _said(error: Exception) -> str:
@@ -761,10 +759,4 @@ def _said(error: Exception) -> str:
         message = str(error.args[0] if error.args else error)
     except Exception:  # noqa: BLE001  # a `__str__` may raise anything
         message = ""
-    return f"{type(error).__name__}: {_plain(message)}" if message else type(error).__name__
-
-
-def _plain(text: str) -> str:
-    """Return the text without anything that a terminal would take for a command."""
-    text = text if len(text) <= _REASON_LENGTH else text[:_REASON_LENGTH] + "..."
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return f"{type(error).__name__}: {line(message)}" if message else type(error).__name__

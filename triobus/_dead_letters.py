@@ -14,8 +14,10 @@ from triobus._events import DomainEvent
 KEPT = 1000
 """How many dead letters a bus without a store keeps; the oldest make room for new ones."""
 
-_MESSAGE_LENGTH = 4 * 1024
-_TRACEBACK_LENGTH = 16 * 1024
+MESSAGE_LENGTH = 4 * 1024
+"""How many characters of what an error said, and of its type's name, are kept."""
+TRACEBACK_LENGTH = 16 * 1024
+"""How many bytes of the end of its traceback are."""
 
 
 @attrs.frozen(kw_only=True)
@@ -220,7 +222,7 @@ class DeadLetterBox:
 def described(error: Exception) -> dict[str, Any]:
     """Return the fields of a letter that tell about the error."""
     return {
-        "error_type": _text(type(error).__name__),
+        "error_type": _text(type(error).__name__[:MESSAGE_LENGTH]),
         "message": _message(error),
         "traceback": _traceback(error),
     }
@@ -232,7 +234,7 @@ def _message(error: Exception) -> str:
         message = str(error)
     except Exception:  # noqa: BLE001  # a user's __str__ may raise anything
         return f"<str() of this {type(error).__name__} raised an error itself>"
-    return _text(message[:_MESSAGE_LENGTH])
+    return _text(message[:MESSAGE_LENGTH])
 
 
 def _text(text: str) -> str:
@@ -247,8 +249,8 @@ def _lane(letter: DeadLetter) -> tuple[str, str, str | None]:
 def _traceback(error: Exception) -> str:
     lines = traceback.TracebackException.from_exception(error).format()
     text = "".join(_shortened(line) for line in lines)
-    return text.encode("utf-8", "backslashreplace")[-_TRACEBACK_LENGTH:].decode("utf-8", "ignore")
+    return text.encode("utf-8", "backslashreplace")[-TRACEBACK_LENGTH:].decode("utf-8", "ignore")
 
 
 def _shortened(line: str) -> str:
-    return line if len(line) <= _MESSAGE_LENGTH else line[:_MESSAGE_LENGTH] + "...\n"
+    return line if len(line) <= MESSAGE_LENGTH else line[:MESSAGE_LENGTH] + "...\n"

@@ -301,7 +301,8 @@ class Feed:
         if row is not None:
             del self._recovered[position]
             is_same = plan[0].name == row.subscription
-            wait = min(row.due_at - _wall_time(), row.delay) if is_same else 0
+            longest = min(row.delay, plan[0].retry.max_delay)  # whatever a damaged store says
+            wait = min(row.due_at - _wall_time(), longest) if is_same else 0
             due = trio.current_time() + wait if wait > 0 else None
             self.lanes.postpone(row.attempts if is_same else 0, due, done)
             if due is not None:

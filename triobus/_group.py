@@ -43,6 +43,7 @@ from triobus._events import DomainEvent
 from triobus._handlers import NOT_MATCHED, PASSED_OVER, once_it_waits
 from triobus._statistics import GroupStatistics, percentile
 from triobus._subscriptions import Group, Subscription
+from triobus._text import line
 from triobus._threads import is_virtual
 from triobus._witness import Witness
 
@@ -487,7 +488,7 @@ class GroupShell:
                 subscription.name,
                 self.group.name,
                 carriage.attempt,
-                type(error).__name__,
+                line(type(error).__name__),
             )
             return True
         if self._on_failure == "raise":
@@ -513,7 +514,7 @@ class GroupShell:
             "%r in group %r raised %s when cancelled",
             subscription.name,
             self.group.name,
-            type(error).__name__,
+            line(type(error).__name__),
         )
 
     def _give_up(
@@ -546,7 +547,7 @@ class GroupShell:
                 subscription.name,
                 self.group.name,
                 attempts,
-                type(error).__name__,
+                line(type(error).__name__),
             )
         if carriage.watch is not None:
             carriage.watch.failed(subscription, error)

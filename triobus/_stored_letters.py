@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 import attrs
 
@@ -149,6 +148,7 @@ class StoredLetters:
 
     def _undelivered(self, letter: LetterRecord, record: Record) -> Undelivered:
         event, failure = None, None
+        stand_in = unreadable(record)
         try:
             event = self._store.decode(record)
         except EventNotDecodable as error:
@@ -156,11 +156,11 @@ class StoredLetters:
         fields = attrs.asdict(letter)
         shown = DeadLetter(
             event=event,
-            event_id=UUID(record.event_id),
+            event_id=stand_in.event_id,
             event_type=record.event_type,
             **fields,
         )
-        return Undelivered(shown, event or unreadable(record), failure)
+        return Undelivered(shown, event or stand_in, failure)
 
     def _change(self, record: LetterRecord) -> None:
         self._changed[record.id] = record

@@ -5,9 +5,10 @@ from uuid import UUID
 import attrs
 import trio
 
-from triobus._errors import EventNotDecodable
+from triobus._errors import EventNotDecodable, StoreCorrupt
 from triobus._retry import Retry
 from triobus._subscriptions import Subscription
+from triobus._text import shown
 from triobus.stores._values import Record
 
 
@@ -21,8 +22,17 @@ class Unreadable:
 
 
 def unreadable(record: Record) -> Unreadable:
-    """Return what stands for the event of a record."""
-    return Unreadable(UUID(record.event_id), record.event_type, record.aggregate_id)
+    """Return what stands for the event of a record. Raises `StoreCorrupt` if it has no id."""
+    try:
+        event_id = UUID(record.event_id)
+    except ValueError:
+        error = StoreCorrupt(
+            f"the store is damaged at position {record.position}: {shown(record.event_id)} is no "
+            "event's id. Restore the file from a backup"
+        )
+        error.position = record.position
+        raise error from None
+    return Unreadable(event_id, record.event_type, record.aggregate_id)
 
 
 def stand_in(subscription: Subscription, error: EventNotDecodable) -> Subscription:

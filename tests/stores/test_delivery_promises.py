@@ -1068,7 +1068,8 @@ async def test_an_event_of_an_older_version_is_handled_as_one_of_today(new_store
     store, handled = new_store(), Handled()
     async with store:
         base = {"event_id": str(UUID(int=7)), "occurred_at": "2020-01-01T00:00:00Z"}
-        await _store_foreign(store, "delivery.renamed", json.dumps(base | {"count": 5}))
+        data = json.dumps(base | {"count": 5})
+        await _store_foreign(store, "delivery.renamed", data, event_id=UUID(int=7))
         (found,) = [stored.event async for stored in store.read()]
         assert (found.number, found.event_id) == (5, UUID(int=7))
     bus = EventBus(new_store())
@@ -1078,8 +1079,8 @@ async def test_an_event_of_an_older_version_is_handled_as_one_of_today(new_store
     assert handled == [5]
 
 
-async def _store_foreign(store, event_type, data, aggregate_id=None):
-    record = NewRecord(uuid4(), event_type, 1, aggregate_id, data.encode())
+async def _store_foreign(store, event_type, data, aggregate_id=None, event_id=None):
+    record = NewRecord(event_id or uuid4(), event_type, 1, aggregate_id, data.encode())
     await store.claim()
     await store.commit(Transaction([Append([record])]))
 

@@ -20,6 +20,7 @@ from triobus._cli._run import run
 from triobus._cli._summary import as_json, as_text, report_rows
 from triobus._cli._verify import verify
 from triobus._errors import InvalidStorePath
+from triobus._text import escaped
 from triobus.stores import SqliteEventStore
 
 RESTORE = "triobus_restore"
@@ -102,9 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with quiet:
             code, text = cast(Command, options.command)(options)
-        print(text, file=stdout, flush=True)
+        print(escaped(text, kept="\n"), file=stdout, flush=True)
     except CommandError as error:
-        say(f"triobus: {error}")
+        say(escaped(f"triobus: {error}"))
         return 2
     except KeyboardInterrupt:
         say("triobus: interrupted")
@@ -137,7 +138,7 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         rows = report_rows(module)
     except CommandError as error:
         # The summary is worth having without it.
-        say(f"triobus: {error}")
+        say(escaped(f"triobus: {error}"))
         code = 2
     return code, as_json(result, rows) if options.json else as_text(result, rows)
 

@@ -3,19 +3,24 @@
 import logging
 import sys
 
+from triobus._text import escaped
+
 
 class CommandError(Exception):
     """A command cannot do what it was asked; the message is the one line that the user sees."""
 
 
 def say(text: str) -> None:
-    """Print a message. `sys.stderr` is looked up each time: a progress bar stands in for it."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a message, and nothing in it that the terminal would take for a command.
+
+    `sys.stderr` is looked up each time: a progress bar stands in for it.
+    """
+    print(escaped(text, kept="\n"), file=sys.stderr, flush=True)
 
 
 class LogToStderr(logging.Handler):
     """Prints log records as messages, so that a progress bar is not in their way."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record."""
-        say(self.format(record))
+        """Print one record on one line."""
+        say(escaped(self.format(record)))

@@ -12,9 +12,10 @@ from triobus._cli._input import LONGEST_LINE, Line, LineSplitter, Source
 from triobus._cli._messages import CommandError, say
 from triobus._cli._progress import Progress, State, progress
 from triobus._codec import EventDecoder
-from triobus._errors import BusAlreadyStarted, EventNotDecodable, StoreError
+from triobus._errors import BusAlreadyStarted, EventNotDecodable, EventNotEncodable, StoreError
 from triobus._events import DomainEvent
 from triobus._statistics import BusStatistics
+from triobus._text import escaped
 from triobus.stores import EventStore, SqliteEventStore
 
 Restore = Callable[[EventStore], Awaitable[None]]
@@ -131,7 +132,7 @@ class _Feed:
             try:
                 chunk = await self.source.read()
             except CommandError as error:
-                say(f"triobus: {error}")
+                say(escaped(f"triobus: {error}"))
                 self.is_input_bad = True
                 return
             self.bytes_read += len(chunk)
@@ -145,8 +146,8 @@ class _Feed:
         for line in lines:
             try:
                 events.append(self._decode(line))
-            except EventNotDecodable as error:
-                say(f"triobus: line {line.number} of {self.source.name}: {error}")
+            except (EventNotDecodable, EventNotEncodable) as error:
+                say(escaped(f"triobus: line {line.number} of {self.source.name}: {error}"))
                 self.bad_lines += 1
                 if not self.skip_bad:
                     self.is_input_bad = True
@@ -163,7 +164,11 @@ class _Feed:
     def _decode(self, line: Line) -> DomainEvent:
         if line.text is None:
             raise EventNotDecodable(f"the line is longer than {LONGEST_LINE} bytes")
-        return self._decoder.decode(line.text)
+        event = self._decoder.decode(line.text)
+        if self.bus.store is not None:
+            # One that the store refuses would take all that is published with it along.
+            self.bus.store.codec.encode(event)
+        return event
 
     async def _stop_on_signal(self, signals: AsyncIterator[int]) -> None:
         self.stopped_by = signal.Signals(await anext(signals)).name

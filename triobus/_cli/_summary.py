@@ -1,5 +1,6 @@
 """The summary of a run, as tables or as JSON."""
 
+import struct
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -8,6 +9,7 @@ import msgspec
 
 from triobus._cli._messages import CommandError
 from triobus._cli._run import Result
+from triobus._text import escaped
 
 REPORT = "triobus_report"
 """The function of the user's module that returns rows to print below the summary."""
@@ -59,7 +61,16 @@ def as_json(result: Result, rows: Rows | None) -> str:
         summary["left_before"] = result.left_before
     if rows is not None:
         summary["report"] = rows
-    return msgspec.json.format(msgspec.json.encode(summary).decode(), indent=2)
+    text = msgspec.json.format(msgspec.json.encode(summary).decode(), indent=2)
+    # msgspec leaves DEL, C1 controls and what turns the direction of writing as they are.
+    return "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    """Return how JSON writes a character if not as itself."""
+    return "".join(
+        f"\\u{unit:04x}" for (unit,) in struct.iter_unpack(">H", character.encode("utf-16-be"))
+    )
 
 
 def as_text(result: Result, rows: Rows | None) -> str:
@@ -122,7 +133,7 @@ def table(rows: Rows) -> list[str]:
 
 def _cell(value: Any) -> str:
     text = f"{value:,}" if type(value) is int else str(value)
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return escaped(text)
 
 
 def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import attrs
 import trio
@@ -19,6 +20,8 @@ except ImportError:  # the extra "cli" is not installed
     rich_progress = None  # type: ignore[assignment]  # there is no other way to say so
 
 _EVENTS_AT_ONCE = 5000
+_LETTERS_AT_ONCE = 20
+"""Few, for each comes with its event, which may be large."""
 _SHOWN = 20
 
 
@@ -57,28 +60,55 @@ class Examined:
 
 async def examined(store: SqliteEventStore) -> Examined:
     """Look at everything that is in a store. Raises `StoreError` where nothing can be read."""
-    complaints: list[str] = []
+    complaints: dict[str, None] = {}  # one for what several have noticed
+    with _noting(complaints):
+        complaints |= dict.fromkeys(await store.problems())
     statistics = None
-    try:
-        complaints += await store.problems()
-    except StoreCorrupt as error:
-        complaints.append(str(error))
-    try:
+    with _noting(complaints):
         statistics = await store.statistics()
-        await store.last_position()
-    except StoreCorrupt as error:
-        complaints.append(str(error))
+    for look in (store.last_position, store.groups, partial(_look_at_letters, store)):
+        with _noting(complaints):
+            await look()
     damaged: list[int] = []
     after, end = -1, 0
-    with _bar(0 if statistics is None else statistics.events) as show:
+    with (
+        _bar(0 if statistics is None else statistics.events) as show,
+        _noting(complaints),
+    ):
         while end != after:
             after = end
             end, found = await store.check(after, _EVENTS_AT_ONCE)
             damaged += found
             show(end)
+    if wrong := await _wrong_sequences(store):
+        complaints[f"events out of sequence, the first at {_ranges(wrong)}"] = None
     if damaged:
-        complaints.append(f"damaged or missing: {len(damaged):,} events, at {_ranges(damaged)}")
+        what = f"damaged or missing: {len(damaged):,} events, at {_ranges(damaged)}"
+        complaints[what] = None
     return Examined(tuple(complaints), tuple(damaged), end, statistics)
+
+
+@contextlib.contextmanager
+def _noting(complaints: dict[str, None]) -> Iterator[None]:
+    """Take what is damaged for one more complaint."""
+    try:
+        yield
+    except StoreCorrupt as error:
+        complaints[str(error)] = None
+
+
+async def _wrong_sequences(store: SqliteEventStore) -> list[int]:
+    try:
+        return await store.check_sequences(_SHOWN)
+    except StoreCorrupt:
+        return []  # the rows themselves are damaged, which has been said
+
+
+async def _look_at_letters(store: SqliteEventStore) -> None:
+    """Read all dead letters. Raises `StoreCorrupt` at the first that is damaged."""
+    ids = [key.id for key in await store.letter_keys()]
+    for first in range(0, len(ids), _LETTERS_AT_ONCE):
+        await store.letters(ids[first : first + _LETTERS_AT_ONCE])
 
 
 def _described(statistics: StoreStatistics) -> list[str]:

@@ -5,7 +5,9 @@ so that others may look at a store while a bus has it. What it reads is not beli
 the log is compared with its checksum before it goes anywhere.
 """
 
+import math
 import os
+import re
 import sqlite3
 import time
 import zlib
@@ -30,11 +32,11 @@ from triobus._errors import (
     StoreReadOnly,
 )
 from triobus._progress import ProgressChange
-from triobus.stores import _file, _schema, _soundness, _wal
+from triobus._text import line
+from triobus.stores import _file, _rows, _schema, _soundness, _wal
 from triobus.stores._seals import AttemptsRow, Seals
 from triobus.stores._values import (
     Append,
-    Attempts,
     Changes,
     GroupRecord,
     LetterKey,
@@ -61,11 +63,20 @@ _INEXACT_NS = 50_000_000
 _ENDLESS = 2**63 - 1
 _NO_FILE = (-1, -1)
 """Device and inode of a log that was removed before it was looked at."""
+_LEAST_BYTES_AN_EVENT = 50
+"""Its id and the time alone have more."""
+_ROOM_TO_SPARE = 2**20
+_COMPRESSION = 16
+"""By how much a file system may make a file smaller than it is."""
+_STEPS_BETWEEN_LOOKS = 10_000
+_STEPS_TO_SPARE = 2_000_000
+_STEPS_A_BYTE = 4
+"""How much of SQLite's work may be done for a byte of the file in one call; statistics take 0.2. A
+file whose pages refer to each other in a circle would make work without end."""
 _SEQUENCES_KEPT = 10_000
 _CERTAIN = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY", "SQLITE_CONSTRAINT")
 """How a commit fails of which nothing can be in the file."""
 
-_LAST = "SELECT position FROM progress WHERE name = ''"
 _LAST_AND_MORE = (
     "SELECT min(position, ?2), "
     "EXISTS (SELECT 1 FROM events WHERE events.position > ?1 AND events.position <= ?2) "
@@ -76,6 +87,7 @@ _COLUMNS = (
     "position, event_id, event_type, schema_version, aggregate_id, sequence, recorded_at, data, "
     "checksum, (SELECT checksum FROM events AS before WHERE before.position = events.position - 1)"
 )
+_OFFSETS = "SELECT name, position FROM progress WHERE name > '' ORDER BY name"
 _LETTER_COLUMNS = (
     "id, position, group_name, subscription, aggregate_id, attempts, first_failed_at, "
     "last_failed_at, error_type, message, traceback"
@@ -108,6 +120,9 @@ class Database:
     _checksum: int = 0
     _sequences: dict[str, int] = attrs.field(factory=dict)
     _seals: Seals = attrs.field(factory=Seals)
+    _work: int = 0
+    _is_bounded: bool = True
+    """Whether the call only reads, so that the file bounds its work."""
 
     # Opening and closing
 
@@ -196,6 +211,7 @@ class Database:
             connection.text_factory = bytes
             limit = max(16 * 2**20, 2 * self.max_event_bytes)
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
+            connection.set_progress_handler(self._is_endless, _STEPS_BETWEEN_LOOKS)
             for pragma in (
                 "trusted_schema = OFF",
                 "cell_size_check = ON",
@@ -247,7 +263,7 @@ class Database:
             # What a crash has left may be damaged where no event that is read would show it.
             problems = connection.execute("PRAGMA quick_check(1)").fetchall()
             if problems != [(b"ok",)]:
-                said = problems[0][0].decode("utf-8", "replace")
+                said = line(problems[0][0].decode("utf-8", "replace"))
                 raise StoreCorrupt(f"{self._shown} is damaged: {said}. {_RESTORE}")
         self._position, self._checksum = self._head(connection)
         if self._at is not None:
@@ -271,6 +287,9 @@ class Database:
             last = connection.execute(
                 "SELECT position, checksum FROM events ORDER BY position DESC LIMIT 1"
             ).fetchone() or (0, 0)
+        if position != -1:
+            self._check_possible(_rows.whole(position, least=0))
+            _rows.whole(checksum, least=0)
         if (position, checksum) != last:
             raise self._corrupt(
                 min(max(position, 0), last[0]) + 1,
@@ -279,6 +298,44 @@ class Database:
                 else "its last event has another checksum than the log says",
             )
         return position, checksum
+
+    def _last(self, connection: sqlite3.Connection) -> int:
+        """Return where the log says that it ends."""
+        row = connection.execute("SELECT position FROM progress WHERE name = ''").fetchone()
+        if row is None:
+            raise self._corrupt(1, "nothing says where the log ends")
+        return self._check_possible(_rows.whole(row[0], least=0))
+
+    def _check_possible(self, last: int) -> int:
+        """Raise `StoreCorrupt` if the file is too short for as many events."""
+        if last * _LEAST_BYTES_AN_EVENT > self._room():
+            raise self._corrupt(
+                1, f"it says that it has {last:,} events, and the file is too short for them"
+            )
+        return last
+
+    def _room(self) -> float:
+        """Return about how many bytes there are, however long an empty file claims to be."""
+        if self._at is None:
+            return float("inf")
+        room: float = _ROOM_TO_SPARE
+        for path in (self._at.path, self._at.path + "-wal"):
+            try:
+                status = os.stat(path)
+            except FileNotFoundError:
+                continue
+            on_disk = getattr(status, "st_blocks", math.inf) * 512 * _COMPRESSION
+            room += min(status.st_size, on_disk)
+        return room
+
+    def _is_endless(self) -> bool:
+        """Whether a call does more work than there can be in the file; SQLite asks now and then."""
+        self._work += _STEPS_BETWEEN_LOOKS
+        return self._is_overworked
+
+    @property
+    def _is_overworked(self) -> bool:
+        return self._is_bounded and self._work > _STEPS_TO_SPARE + _STEPS_A_BYTE * self._room()
 
     def _let_go(self) -> None:
         connection, self._connection = self._connection, None
@@ -466,7 +523,7 @@ class Database:
                 "SELECT sequence FROM events WHERE aggregate_id = ? ORDER BY position DESC LIMIT 1",
                 (aggregate_id,),
             ).fetchone()
-            found = fresh[aggregate_id] = 0 if row is None else int(row[0])
+            found = fresh[aggregate_id] = 0 if row is None else _rows.whole(row[0])
         return found
 
     def _finder(self, connection: sqlite3.Connection) -> "Callable[[str], Placement | None]":
@@ -580,14 +637,19 @@ class Database:
                 for row in cursor:
                     if is_whole and row[0] != after + 1:
                         raise self._corrupt(after + 1, "the event is missing")
+                    record = self._record(row, row[9] or 0)
+                    if row[0] <= after:
+                        raise self._corrupt(row[0], f"it comes behind position {after}")
+                    if aggregate_id is not None and types is None and records:
+                        self._check_next(record, records[-1])
                     after = row[0]
-                    records.append(self._record(row, row[9] or 0))
-                    size += len(row[7])
+                    records.append(record)
+                    size += len(row[7]) + len(row[2]) + len(row[4] or b"")
                     if size >= _BYTES_A_BATCH:
                         break
             finally:
                 cursor.close()
-            if is_whole and not size:
+            if is_whole and not records:
                 # In one statement, for a writer may have added what has not been seen.
                 bounds = (after, _ENDLESS if up_to is None else up_to)
                 end, has_more = connection.execute(_LAST_AND_MORE, bounds).fetchone()
@@ -599,7 +661,7 @@ class Database:
         """Return the event of an id."""
         with self._explained("be read"):
             row = self._row(self._ready(), event_id)
-        return None if row is None else self._record(row, row[9] or 0)
+            return None if row is None else self._record(row, row[9] or 0)
 
     def last_position(self) -> int:
         """Return the position of the last event."""
@@ -610,47 +672,31 @@ class Database:
         """Return the progress of all groups."""
         connection = self._ready()
         with self._explained("be read"), self._one_moment(connection):
-            finished: dict[bytes, list[tuple[int, int]]] = {}
-            for name, first, last in connection.execute("SELECT * FROM finished").fetchall():
-                finished.setdefault(name, []).append((first, last))
-            attempts: dict[bytes, list[Attempts]] = {}
-            for (
-                name,
-                position,
-                subscription,
-                attempts_made,
-                due_at,
-                delay,
-                done,
-            ) in connection.execute("SELECT * FROM attempts").fetchall():
-                names = tuple(msgspec.json.decode(done, type=list[str]))
-                attempts.setdefault(name, []).append(
-                    Attempts(position, subscription.decode(), attempts_made, due_at, delay, names)
-                )
+            last = self._last(connection)
+            finished: dict[bytes, list[Any]] = {}
+            for name, *row in self._rows_of(connection, "SELECT * FROM finished", 2):
+                finished.setdefault(name, []).append(row)
+            attempts: dict[bytes, list[Any]] = {}
+            for name, *row in self._rows_of(connection, "SELECT * FROM attempts", 2):
+                attempts.setdefault(name, []).append(row)
             return [
-                GroupRecord(
-                    name.decode(),
-                    offset,
-                    tuple(finished.get(name, ())),
-                    tuple(attempts.get(name, ())),
-                )
-                for name, offset in connection.execute(
-                    "SELECT name, position FROM progress WHERE name > ''"
-                ).fetchall()
+                _rows.group(name, offset, finished.get(name, ()), attempts.get(name, ()), last)
+                for name, offset in self._rows_of(connection, _OFFSETS, 1)
             ]
 
     def letter_keys(self) -> list[LetterKey]:
         """Return what identifies each dead letter."""
+        query = (
+            "SELECT id, position, group_name, subscription, aggregate_id "
+            "FROM dead_letters ORDER BY id"
+        )
         with self._explained("be read"):
-            return [
-                LetterKey(id_, position, group.decode(), subscription.decode(), _text(aggregate))
-                for id_, position, group, subscription, aggregate in self._ready()
-                .execute(
-                    "SELECT id, position, group_name, subscription, aggregate_id "
-                    "FROM dead_letters ORDER BY id"
-                )
-                .fetchall()
-            ]
+            return [_rows.letter_key(row) for row in self._rows_of(self._ready(), query, 1)]
+
+    def _rows_of(self, connection: sqlite3.Connection, query: str, key: int) -> list[Any]:
+        """Return what a query finds, in the order of the first columns."""
+        with closing(connection.execute(query)) as cursor:
+            return list(_rows.ascending(cursor, key, self._room()))
 
     def letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
         """Return dead letters with their events; without those that are no more."""
@@ -668,7 +714,7 @@ class Database:
                 ).fetchone()
                 if event is None:
                     raise self._corrupt(row[1], f"dead letter {id_} is about it, and it is missing")
-                found.append((self._letter(row), self._record(event, event[9] or 0)))
+                found.append((_rows.letter(row), self._record(event, event[9] or 0)))
         return found
 
     def statistics(self) -> StoreStatistics:
@@ -679,47 +725,46 @@ class Database:
             def one(query: str, *values: object) -> Any:
                 return connection.execute(query, values).fetchone()[0]
 
-            last = one(_LAST)
+            last = self._last(connection)
             edges = [
-                one("SELECT recorded_at FROM events WHERE position = ?", position)
+                _rows.moment(one("SELECT recorded_at FROM events WHERE position = ?", position))
                 for position in (1, last)
                 if last
             ]
-            names = connection.execute(
-                "SELECT name, position FROM progress WHERE name > '' ORDER BY name"
-            ).fetchall()
+            finished = self._counts(
+                connection, "sum(last_position - first_position + 1)", "finished", "group_name"
+            )
+            letters = self._counts(connection, "count(*)", "dead_letters", "group_name")
+            groups = {
+                _rows.text(name): StoredGroup(
+                    offset=_rows.whole(offset, least=0, most=last),
+                    lag=_rows.whole(last - offset - finished.get(name, 0), least=0),
+                    dead_letters=letters.get(name, 0),
+                )
+                for name, offset in self._rows_of(connection, _OFFSETS, 1)
+            }
             return StoreStatistics(
                 events=last,
                 aggregates=one(
                     "SELECT count(DISTINCT aggregate_id) FROM events WHERE aggregate_id IS NOT NULL"
                 ),
                 types={
-                    name.decode(): count
-                    for name, count in connection.execute(
-                        "SELECT event_type, count(*) FROM events GROUP BY event_type ORDER BY 1"
-                    ).fetchall()
+                    _rows.text(name): count
+                    for name, count in self._counts(
+                        connection, "count(*)", "events", "event_type"
+                    ).items()
                 },
-                first_recorded_at=_moment(edges[0]) if edges else None,
-                last_recorded_at=_moment(edges[-1]) if edges else None,
+                first_recorded_at=edges[0] if edges else None,
+                last_recorded_at=edges[-1] if edges else None,
                 size_bytes=self._size(connection),
-                groups={
-                    name.decode(): StoredGroup(
-                        offset=offset,
-                        lag=last
-                        - offset
-                        - one(
-                            "SELECT coalesce(sum(last_position - first_position + 1), 0) "
-                            "FROM finished WHERE group_name = CAST(? AS TEXT)",
-                            name,
-                        ),
-                        dead_letters=one(
-                            "SELECT count(*) FROM dead_letters WHERE group_name = CAST(? AS TEXT)",
-                            name,
-                        ),
-                    )
-                    for name, offset in names
-                },
+                groups=groups,
             )
+
+    def _counts(
+        self, connection: sqlite3.Connection, count: str, table: str, column: str
+    ) -> dict[bytes, int]:
+        query = f"SELECT {column}, {count} FROM {table} GROUP BY 1 ORDER BY 1"
+        return {name: _rows.whole(found) for name, found in self._rows_of(connection, query, 1)}
 
     def check(self, after: int, limit: int) -> tuple[int, list[int]]:
         """Compare a piece of the log with its checksums.
@@ -730,10 +775,9 @@ class Database:
         connection = self._ready()
         damaged: list[int] = []
         with self._explained("be read"), self._one_moment(connection):
-            (last,) = connection.execute(_LAST).fetchone()
             (newest,) = connection.execute("SELECT max(position) FROM events").fetchone()
             # So many may be missing at the end; a number beyond that is wrong itself.
-            last = min(last, (newest or 0) + limit)
+            last = min(self._last(connection), (newest or 0) + limit)
             cursor = connection.execute(
                 f"SELECT {_COLUMNS} FROM events WHERE position > ? AND position <= ? "
                 "ORDER BY position",
@@ -741,11 +785,12 @@ class Database:
             )
             due = after + 1
             try:
-                for row in cursor:
+                for row in _rows.ascending(cursor, 1, self._room()):
                     damaged.extend(range(due, row[0]))
                     due = row[0] + 1
                     try:
-                        self._record(row, row[9] or 0)
+                        if not _is_uuid(self._record(row, row[9] or 0).event_id):
+                            damaged.append(row[0])
                     except StoreCorrupt:
                         damaged.append(row[0])
                     if row[0] > last:
@@ -768,7 +813,25 @@ class Database:
             )
         return found
 
+    def check_sequences(self, limit: int) -> list[int]:
+        """Return the positions of events whose sequences do not count their aggregates' events."""
+        query = (
+            "SELECT position FROM (SELECT position, sequence, row_number() OVER "
+            "(PARTITION BY aggregate_id ORDER BY position) AS due FROM events "
+            "WHERE aggregate_id IS NOT NULL) WHERE sequence <> due ORDER BY position LIMIT ?"
+        )
+        with self._explained("be read"):
+            return [row[0] for row in self._ready().execute(query, (limit,)).fetchall()]
+
+    def _check_next(self, record: Record, before: Record) -> None:
+        """Raise `StoreCorrupt` unless an event of an aggregate comes right after another."""
+        if record.sequence != (before.sequence or 0) + 1:
+            raise self._corrupt(
+                record.position, f"sequence {record.sequence} comes after {before.sequence}"
+            )
+
     def _row(self, connection: sqlite3.Connection, event_id: str) -> Any:
+        # An index that leads to another event is noticed, for SQLite takes the id from the index.
         return connection.execute(
             f"SELECT {_COLUMNS} FROM events WHERE event_id = ?", (event_id,)
         ).fetchone()
@@ -801,6 +864,13 @@ class Database:
                 (aggregate is None) != (sequence is None)
             ):
                 raise self._corrupt(position, "the event or the one before it was changed")
+            recorded_at = datetime.fromisoformat(recorded.decode())
+            if (
+                recorded_at.tzinfo is None
+                or type(version) is not int
+                or (sequence is not None and not 0 < sequence < _rows.GREATEST)
+            ):
+                raise ValueError("a time without its zone, or a number that cannot be")
             return tuple.__new__(
                 Record,
                 (
@@ -810,29 +880,14 @@ class Database:
                     version,
                     None if aggregate is None else aggregate.decode(),
                     sequence,
-                    datetime.fromisoformat(recorded.decode()),
+                    recorded_at,
                     data,
                 ),
             )
+        except StoreError:
+            raise  # some are a ValueError, too
         except _soundness.UNREADABLE as error:
-            raise self._corrupt(position, f"the row cannot be read: {error}") from None
-
-    def _letter(self, row: Sequence[Any]) -> LetterRecord:
-        id_, position, group, subscription, aggregate, attempts, *rest = row
-        first, last, error_type, message, traceback = rest
-        return LetterRecord(
-            id=id_,
-            position=position,
-            group=_text(group) or "",
-            subscription=_text(subscription) or "",
-            aggregate_id=_text(aggregate),
-            attempts=attempts,
-            first_failed_at=_moment(first),
-            last_failed_at=_moment(last),
-            error_type=_text(error_type) or "",
-            message=_text(message) or "",
-            traceback=_text(traceback) or "",
-        )
+            raise self._corrupt(position, f"the row cannot be read: {line(str(error))}") from None
 
     def _size(self, connection: sqlite3.Connection) -> int:
         if self._at is None:
@@ -866,7 +921,8 @@ class Database:
 
     @contextmanager
     def _explained(self, action: str) -> Iterator[None]:
-        """Raise what SQLite says as an error of ours."""
+        """Raise what SQLite says, and what cannot be read, as an error of ours."""
+        self._work, self._is_bounded = 0, action != "be written"
         try:
             yield
         except sqlite3.Error as error:
@@ -875,12 +931,14 @@ class Database:
             raise  # some are a ValueError, too
         except _soundness.UNREADABLE as error:
             raise StoreCorrupt(
-                f"{self._shown} is damaged: it has a row that cannot be read ({error}). {_RESTORE}"
+                f"{self._shown} is damaged: it has a row that cannot be read ({line(str(error))}). "
+                f"{_RESTORE}"
             ) from error
 
     def _explanation(self, error: sqlite3.Error, action: str) -> StoreError:
         name = getattr(error, "sqlite_errorname", "")
-        failed = f"{self._shown} could not {action}: {error}"
+        # What SQLite says quotes the file, such as the name of a table.
+        failed = f"{self._shown} could not {action}: {line(str(error))}"
         if name == "SQLITE_FULL":
             return StoreFull(f"{failed}. Make room on the disk, and try it again")
         if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -894,13 +952,16 @@ class Database:
             return NotAStore(
                 f"{failed}. Give the path of a store, or one where there is no file yet"
             )
-        if name == "SQLITE_INTERRUPT":
+        if name == "SQLITE_INTERRUPT" and not self._is_overworked:
             return StoreIOError(f"{failed}. Try it again")
         if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_PROTOCOL")):
             return StoreIOError(f"{failed} ({name}). Look at the disk and its limits")
+        if name == "SQLITE_INTERRUPT":
+            failed = f"{self._shown} is damaged: it is longer to read than its file is long"
         return StoreCorrupt(f"{failed}. {_RESTORE}")
 
 
+_is_uuid = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
 _RESTORE = "Restore the file from a backup"
 
 
@@ -971,11 +1032,3 @@ def _write_progress(
     rows = [(name, first, last) for first, last in change.ranges if last is not None]
     if rows:
         connection.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?)", rows)
-
-
-def _moment(text: bytes) -> datetime:
-    return datetime.fromisoformat(text.decode())
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("utf-8", "replace")

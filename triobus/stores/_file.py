@@ -41,6 +41,9 @@ else:
 _BESIDE = ("-wal", "-shm", "-journal")
 """What SQLite appends to the path for the files that it keeps beside the store."""
 
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+"""With it a `-journal` begins, and ends if it names a super-journal."""
+
 _LONGEST = 504
 """In bytes: SQLite's limit on Unix, whatever the file system allows; "-journal" is on top of it."""
 
@@ -322,6 +325,32 @@ def _check_beside(path: str) -> None:
         status = _status(path + suffix)
         if status is not None:
             _check_regular(path, path + suffix, status)
+            if suffix == "-journal":
+                _refuse_super_journal(path)
+
+
+def _refuse_super_journal(path: str) -> None:
+    """Refuse a `-journal` that names a further file.
+
+    SQLite writes one where a transaction goes over several databases, which ours never do. After
+    that one is rolled back it removes the file that is named, whatever file that is.
+    """
+    with _explained(path, "read what is beside it", writing=False):
+        descriptor = os.open(
+            path + "-journal",
+            os.O_RDONLY | _NOT_FOLLOWED | _NOT_WAITED_FOR | _NOT_INHERITED | _BINARY,
+        )
+        try:
+            size = os.fstat(descriptor).st_size
+            os.lseek(descriptor, max(size - len(_JOURNAL_MAGIC), 0), os.SEEK_SET)
+            end = os.read(descriptor, len(_JOURNAL_MAGIC))
+        finally:
+            os.close(descriptor)
+    if end == _JOURNAL_MAGIC:
+        raise InvalidStorePath(
+            f"store {_shown(path)}: {_shown(path + '-journal')} names another file that SQLite "
+            "would remove, and no store has such a journal; look where it comes from"
+        )
 
 
 def _check_regular(store: str, path: str, status: os.stat_result) -> None:

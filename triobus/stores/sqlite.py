@@ -190,6 +190,13 @@ class SqliteEventStore(EventStore):
         """
         return await self._run(self._database.problems)
 
+    async def check_sequences(self, limit: int = 1000) -> list[int]:
+        """Return the first positions of events whose sequences are not 1, 2, 3 ... as they come.
+
+        Checksums do not show that in a log which somebody has made up. It looks at every event.
+        """
+        return await self._run(self._database.check_sequences, limit)
+
     async def _run(self, function: Callable[..., T], *args: Any) -> T:
         self._database.check_open()
         return await self._worker.run(function, *args)

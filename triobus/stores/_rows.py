@@ -1,0 +1,129 @@
+"""The values of a file's rows, each looked at before it is used.
+
+SQLite does not say that a column holds what it was declared with, nor that rows come once and in
+their order: a file may come from anywhere. Everything here raises `ValueError`, of which the
+database makes a `StoreCorrupt`.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from triobus._dead_letters import MESSAGE_LENGTH, TRACEBACK_LENGTH
+from triobus._text import shown
+from triobus.stores._values import Attempts, GroupRecord, LetterKey, LetterRecord
+
+GREATEST = 2**62
+"""No number in a store is greater; SQLite ends at twice as much, and numbers grow."""
+
+
+def text(value: object) -> str:
+    """Return a text column."""
+    if type(value) is not bytes:
+        raise ValueError(f"expected text, found {shown(value)}")
+    return value.decode()
+
+
+def whole(value: object, *, least: int = 1, most: int = GREATEST) -> int:
+    """Return a column of whole numbers."""
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"expected a whole number from {least} to {most:,}, found {shown(value)}")
+    return value
+
+
+def moment(value: object) -> datetime:
+    """Return a column with a time."""
+    found = datetime.fromisoformat(text(value))
+    if found.utcoffset() is None:
+        raise ValueError(f"expected a time with its zone, found {shown(value)}")
+    return found
+
+
+def ascending(rows: Iterable[Any], columns: int, room: float) -> Iterator[Any]:
+    """Yield rows that come in the order of their first columns, each of them once.
+
+    In a file whose pages refer to each other in a circle they would never end. Nor can all of them
+    be longer than the file, which is `room`.
+    """
+    before = None
+    for row in rows:
+        key = row[:columns]
+        if before is not None and not before < key:
+            raise ValueError(f"row {shown(key)} comes behind row {shown(before)}")
+        before = key
+        room -= sum(len(value) for value in row if type(value) is bytes)
+        if room < 0:
+            raise ValueError("its rows are longer than the file")
+        yield row
+
+
+def group(
+    name: object, offset: object, ranges: Iterable[Any], rows: Iterable[Any], last: int
+) -> GroupRecord:
+    """Return how far a group is in a log that ends at position `last`."""
+    settled = whole(offset, least=0, most=last)
+    found: list[tuple[int, int]] = []
+    end = 0
+    for first, final in ranges:
+        first = whole(first, least=end + 1, most=last)
+        end = whole(final, least=first, most=last)
+        found.append((first, end))
+    return GroupRecord(
+        text(name), settled, tuple(found), tuple(attempts(row, last) for row in rows)
+    )
+
+
+def attempts(row: Sequence[Any], last: int) -> Attempts:
+    """Return how far an event has come in a group."""
+    position, subscription, count, due_at, delay, done = row
+    return Attempts(
+        whole(position, most=last),
+        text(subscription),
+        whole(count, least=0),
+        _seconds(due_at),
+        max(_seconds(delay), 0.0),
+        tuple(msgspec.json.decode(text(done), type=list[str])),
+    )
+
+
+def letter_key(row: Sequence[Any]) -> LetterKey:
+    """Return what identifies a dead letter."""
+    id_, position, group, subscription, aggregate = row
+    return LetterKey(
+        whole(id_), whole(position), text(group), text(subscription), aggregate_id(aggregate)
+    )
+
+
+def letter(row: Sequence[Any]) -> LetterRecord:
+    """Return a dead letter; what its error said is cut where a bus would have cut it."""
+    key, (count, first, last, error_type, message, traceback) = letter_key(row[:5]), row[5:]
+    return LetterRecord(
+        **key._asdict(),
+        attempts=whole(count, least=0),
+        first_failed_at=moment(first),
+        last_failed_at=moment(last),
+        error_type=_said(error_type)[:MESSAGE_LENGTH],
+        message=_said(message)[:MESSAGE_LENGTH],
+        traceback=_said(traceback)[-TRACEBACK_LENGTH:],
+    )
+
+
+def aggregate_id(value: object) -> str | None:
+    """Return the column of an aggregate, which not every event has."""
+    return None if value is None else text(value)
+
+
+def _said(value: object) -> str:
+    """Return what an error said, of which nothing has to be right."""
+    if type(value) is not bytes:
+        raise ValueError(f"expected text, found {shown(value)}")
+    return value.decode("utf-8", "replace")
+
+
+def _seconds(value: object) -> float:
+    if type(value) is not float or not math.isfinite(value):
+        raise ValueError(f"expected a number of seconds, found {shown(value)}")
+    return value

@@ -176,8 +176,6 @@ class Recorder:
                     return  # it was crashed, and nothing is recorded any more
                 except StoreError as error:
                     logger.warning("what is finished could not be recorded yet: %s", error)
-                except BusClosed:
-                    return  # it was crashed, and records nothing any more
 
     async def flush(self) -> None:
         """Wait until everything that is finished is recorded. Raises `StoreError`, `BusClosed`."""

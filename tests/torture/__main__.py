@@ -6,10 +6,9 @@ python -m tests.torture --rounds 500
 import argparse
 import sys
 
-import trio
-
 from tests.torture import kills
-from tests.torture.violation import Violation
+from tests.torture.children import serve
+from tests.torture.lives import ROLES
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -17,18 +16,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("--rounds", type=int, default=25, help="how many stores (default 25)")
     parser.add_argument("--seed", type=int, default=1, help="what the moments are drawn from")
-    parser.add_argument("--live", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--sabotage")
+    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.live:
-        path, first, is_last = options.live
-        trio.run(kills.live, path, int(first), bool(int(is_last)))
+    if options.serve:
+        serve(ROLES)
         return 0
-    try:
-        kills.torture(options.rounds, options.seed, print)
-    except Violation as violation:
-        print(f"seed {options.seed}: {violation}", file=sys.stderr)
-        return 1
-    return 0
+    tally = kills.torture(options.rounds, options.seed, print, seconds=options.seconds, sabotage=options.sabotage)
+    return 1 if tally.violations else 0
 
 
 if __name__ == "__main__":

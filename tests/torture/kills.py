@@ -1,272 +1,188 @@
-"""Kill a program that publishes and handles, again and again, and look at what its store has kept.
+"""SIGKILL at random moments: a program is killed again and again, and looked at after each kill.
 
-Each round is a store and several lives of a child process. The child reports on a pipe what was
-accepted and what was handled, in lines that are written whole; after a number of lines that is
-drawn from the seed it is killed with SIGKILL. Between two lives the store tells how far each group
-is.
-
-What is looked at: nothing is lost that was reported as accepted; each group handles each aggregate
-in order; what the store had as settled is not handled again, and it had everything that was
-finished before the last commit began; positions have no gaps; the chain of checksums is whole; and
-after a clean end nothing is left beside the file.
+A round is one store and several lives of a child. What a life does and when it is killed is drawn
+from the seed: while it publishes, catches up with what a group missed, replays dead letters or
+closes, after a number of lines that it has reported and a moment more. The last life comes to its
+end.
 """
 
-import logging
-import os
 import random
-import signal
-import subprocess
-import sys
 import tempfile
-from collections import defaultdict
+import time
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
 
 import attrs
-import trio
 
-import triobus
-from tests.torture.violation import ROOT, Violation
+from tests.torture.children import Child, Server, serving
+from tests.torture.history import History
+from tests.torture.violation import Kind, Violation
 
-GROUPS = ("default", "mail")
-LIVES = 3
-AGGREGATES = 7
-PUBLISHERS = 4
-POISON = 13
-"""Every number that is divisible by it fails for good."""
+KILLS = 4
+"""How often the program of a round is killed, at most."""
+_AT_ONCE = 2
+_LATEST = 0.001
+"""How many seconds after a line a kill comes, at most."""
+_AT_START = 0.02
+"""How many after the fork, if it is not to come after a line."""
 
-
-@attrs.frozen
-class Moved(triobus.DomainEvent):
-    """Something has happened to an aggregate."""
-
-    event_type: ClassVar[str] = "torture.moved"
-    number: int
-
-    @property
-    def aggregate_id(self) -> str:
-        return f"aggregate-{self.number % AGGREGATES}"
-
-
-# The child
-
-
-def report(*words: object) -> None:
-    """Write a line that is there whole or not at all, and that outlives the process."""
-    os.write(1, (" ".join(map(str, words)) + "\n").encode())
-
-
-async def live(path: str, first: int, is_last: bool) -> None:
-    """Publish and handle until killed; the last time, until everything is done."""
-    logging.getLogger("triobus").addHandler(logging.NullHandler())
-    bus = triobus.EventBus(triobus.SqliteEventStore(path), workers=3, buffer=20)
-    retry = triobus.Retry(attempts=2, delay=0.0001)
-
-    def handler(group: str) -> Callable[[Moved], object]:
-        async def handle(event: Moved) -> None:
-            report("begin", group, event.number)
-            await trio.lowlevel.checkpoint()
-            attempt = triobus.current_delivery().attempt
-            if event.number % POISON == 0 or (event.number % 11 == 0 and attempt == 1):
-                raise ValueError(event.number)
-            report("handled", group, event.number)
-
-        return handle
-
-    bus.subscribe(Moved, handler("default"), name="it", retry=retry)
-    bus.group("mail", workers=2, start="beginning").subscribe(
-        Moved, handler("mail"), name="it", retry=retry
-    )
-    numbers = iter(range(first, first + (40 if is_last else 10**9)))
-
-    async def publish_singly() -> None:
-        for number in numbers:
-            report("publishing", number)
-            published = await bus.publish(Moved(number))
-            report("accepted", number, published.position)
-
-    async def publish_in_batches() -> None:
-        while batch := [number for _, number in zip(range(5), numbers, strict=False)]:
-            report("publishing", batch[0])
-            published = await bus.publish_many([Moved(number) for number in batch])
-            for number, place in zip(batch, published, strict=True):
-                report("accepted", number, place.position)
-
-    async with bus, trio.open_nursery() as nursery:
-        nursery.start_soon(publish_in_batches)
-        for _ in range(PUBLISHERS):
-            nursery.start_soon(publish_singly)
-    report("done")
-
-
-# The parent
+_WAYS = {
+    # way of life: the phase from which on lines are counted, and after how many it is killed
+    "starting": ("starting", 0),
+    "publishing": ("publishing", 300),
+    "alone": ("publishing", 300),
+    "catching-up": ("catching-up", 150),
+    "replaying": ("replaying", 300),
+    "closing": ("closing", 160),
+}
 
 
 @attrs.define
-class Round:
-    """What the lives of one store have reported."""
+class Kill:
+    """The moment at which a child is to be killed."""
 
-    accepted: dict[int, int] = attrs.field(factory=dict)
-    """Positions by number."""
-    handled: dict[str, list[list[int]]] = attrs.field(factory=dict)
-    """For each group the numbers that were handled, in a list for each life."""
-    settled: dict[str, list[set[int]]] = attrs.field(factory=dict)
-    """For each group the numbers that the store had as settled after each life."""
+    child: Child
+    phase: str
+    """It comes so many lines and then so many seconds after this phase has begun."""
+    lines: int
+    seconds: float
+    _has_begun: bool = False
+    _is_over: bool = False
+
+    @classmethod
+    def drawn(cls, child: Child, way: str, chance: random.Random) -> "Kill":
+        """Draw a moment of that way of life."""
+        phase, most = _WAYS[way]
+        latest = _LATEST if most else _AT_START
+        return cls(child, phase, chance.randint(0, most), chance.uniform(0, latest))
+
+    def look(self, phase: str) -> None:
+        """Kill the child if its time has come; called at the start, and after each line."""
+        self._has_begun = self._has_begun or phase == self.phase
+        if self._is_over or not self._has_begun:
+            return
+        self.lines -= 1
+        # Dead letters are replayed again and again, with publishing between.
+        if self.lines < 0 and (phase == self.phase or self.phase != "replaying"):
+            self._is_over = True
+            time.sleep(self.seconds)
+            self.child.kill()
+
+
+@attrs.define
+class Tally:
+    """What a number of rounds came to."""
+
+    rounds: int = 0
+    kills: Counter[str] = attrs.field(factory=Counter)
+    """By what the program was doing."""
+    in_commits: int = 0
+    """How many of them came inside a commit."""
+    too_late: int = 0
+    """How many came when the program had ended well."""
+    events: int = 0
     repeated: int = 0
-    _begun: dict[int, list[int]] = attrs.field(factory=dict)
-    """By number how many each group had handled when its publishing began."""
-    _recorded: list[int] = attrs.field(factory=list)
-    """How many of what each group handled in this life a commit must have recorded."""
+    violations: list[Violation] = attrs.field(factory=list)
 
-    def run_life(self, path: Path, first: int, lines: int | None) -> int:
-        """Let a child live until it has reported so many lines, or for as long as it likes.
+    def count(self, kind: Kind) -> int:
+        """Return how many violations there are of a kind."""
+        return sum(violation.kind == kind for violation in self.violations)
 
-        Return a number that it cannot have come to.
-        """
-        arguments = [str(path), str(first), str(int(lines is None))]
-        child = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture", "--live", *arguments],
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
+    def __str__(self) -> str:
+        phases = ", ".join(f"{count} {phase}" for phase, count in sorted(self.kills.items()))
+        return (
+            f"{self.rounds} rounds, {self.kills.total()} kills ({phases}; {self.in_commits} of them "
+            f"in a commit, {self.too_late} more too late): {self.events} events accepted, "
+            f"{self.count('lost')} lost, {self.count('reordered')} reordered, "
+            f"{self.repeated} repeated that were in flight, {self.count('repeated')} that were not"
+            + (f", {self.count('other')} other violations" if self.count("other") else "")
         )
-        assert child.stdout is not None
-        for group in GROUPS:
-            self.handled.setdefault(group, []).append([])
-        self._recorded = [0 for _ in GROUPS]
-        last = None
-        with child.stdout as reports:
-            for count, line in enumerate(reports, 1):
-                last = self._note(line)
-                if lines is not None and count == lines:
-                    child.send_signal(signal.SIGKILL)
-                    # What is in the pipe was reported before the kill came.
-        code = child.wait()
-        if lines is None and (code or last != "done"):
-            raise Violation(f"the last life ended with {code} after {last!r}")
-        if lines is not None and code != -signal.SIGKILL:
-            raise Violation(f"the child was to be killed and ended with {code}")
-        return first + 100_000
-
-    def _note(self, line: bytes) -> str:
-        kind, *words = line.decode().split()
-        if kind == "publishing":
-            self._begun[int(words[0])] = [len(self.handled[group][-1]) for group in GROUPS]
-        elif kind == "accepted":
-            number, position = map(int, words)
-            self.accepted[number] = position
-            # The commit that stored it began later, and took along what was finished before.
-            if number in self._begun:
-                self._recorded = list(map(max, self._recorded, self._begun[number]))
-        elif kind == "handled":
-            group, number = words[0], int(words[1])
-            self.handled[group][-1].append(number)
-        return kind
-
-    def look_at(self, path: Path) -> None:
-        """See how far the store says that each group is."""
-        numbers, groups, letters = trio.run(_contents, path)
-        for number, position in self.accepted.items():
-            if numbers.get(position) != number:
-                found = numbers.get(position)
-                raise Violation(f"{number} was accepted at {position}, which has {found}")
-        if sorted(numbers) != list(range(1, len(numbers) + 1)):
-            raise Violation(f"the positions have gaps: {sorted(numbers)}")
-        places = {number: position for position, number in numbers.items()}
-        for group in GROUPS:
-            ranges = groups.get(group, [])
-            settled = {
-                number
-                for position, number in numbers.items()
-                if any(first <= position <= last for first, last in ranges)
-            }
-            lives = self.handled[group]
-            for number in lives[-1]:
-                if number not in places:
-                    raise Violation(f"group {group!r} handled {number}, which is not stored")
-            before = self.settled.setdefault(group, [])
-            again = before[-1] & set(lives[-1]) if before else set()
-            if again:
-                raise Violation(f"group {group!r} handled {again} again, which was settled")
-            for life in lives:
-                _check_order(group, life, places)
-            done = {number for life in lives for number in life}
-            lost = {n for n in settled if n not in done and (group, n) not in letters}
-            # The line about a handled event can be lost with the process, its record cannot be
-            # there without the handler having returned: so nothing settled may be unreported.
-            if lost:
-                raise Violation(f"group {group!r} has {lost} as settled and never handled it")
-            must = set(lives[-1][: self._recorded[GROUPS.index(group)]]) - settled
-            if must:
-                raise Violation(f"group {group!r} handled {must}, which a later commit left out")
-            earlier = {number for life in lives[:-1] for number in life}
-            self.repeated += len(earlier & set(lives[-1]))
-            before.append(settled)
-
-    def look_at_the_end(self, path: Path) -> None:
-        """See that everything was dealt with."""
-        numbers, _, letters = trio.run(_contents, path)
-        for group in GROUPS:
-            done = {number for life in self.handled[group] for number in life}
-            dead = {number for name, number in letters if name == group}
-            missing = set(numbers.values()) - done - dead
-            if missing:
-                raise Violation(f"group {group!r} has not handled {sorted(missing)}")
-            wrongly = {n for n in dead if n % POISON} | {n for n in done if n % POISON == 0}
-            if wrongly:
-                raise Violation(f"group {group!r} has the wrong dead letters: {sorted(wrongly)}")
-        beside = sorted(entry.name for entry in path.parent.iterdir())
-        if beside != [path.name]:
-            raise Violation(f"beside the store was left: {beside}")
 
 
-def _check_order(group: str, life: list[int], places: dict[int, int]) -> None:
-    lanes = defaultdict(list)
-    for number in life:
-        lanes[number % AGGREGATES].append(places[number])
-    for key, positions in lanes.items():
-        if positions != sorted(set(positions)):
-            raise Violation(f"group {group!r} handled aggregate {key} as {positions}")
+def torture(
+    rounds: int,
+    seed: int,
+    say: Callable[[str], None],
+    *,
+    seconds: float = float("inf"),
+    sabotage: str | None = None,
+) -> Tally:
+    """Run so many rounds, or as many as begin within some seconds; stop at a violation."""
+    tally = Tally()
+    numbers = iter(range(rounds))
+    ends = time.monotonic() + seconds
+
+    def work() -> None:
+        with serving() as server:
+            for number in numbers:
+                if tally.violations or time.monotonic() > ends:
+                    return
+                _run_round(server, number, seed, tally, say, sabotage)
+
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for worker in [pool.submit(work) for _ in range(min(_AT_ONCE, rounds))]:
+            worker.result()
+    say(str(tally))
+    return tally
 
 
-async def _contents(
+def _run_round(
+    server: Server,
+    number: int,
+    seed: int,
+    tally: Tally,
+    say: Callable[[str], None],
+    sabotage: str | None,
+) -> None:
+    chance = random.Random(f"{seed} {number}")
+    history = History()
+    with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
+        path = Path(directory, "torture.db")
+        try:
+            _run_lives(server, path, chance, history, tally, sabotage)
+        except Violation as violation:
+            tally.violations.append(violation)
+            say(f"round {number + 1}, seed {seed}: {violation}")
+    tally.rounds += 1
+    tally.events += len(history.accepted)
+    tally.repeated += history.repeated
+
+
+def _run_lives(
+    server: Server,
     path: Path,
-) -> tuple[dict[int, int], dict[str, list[tuple[int, int]]], set[tuple[str, int]]]:
-    """Return numbers by position, settled ranges by group, and the numbers of dead letters."""
-    async with triobus.SqliteEventStore(path) as store:
-        after = -1
-        position = 0
-        while position != after:
-            after = position
-            position, damaged = await store.check(after)
-            if damaged:
-                raise Violation(f"the log is damaged at {damaged}")
-        numbers = {stored.position: stored.event.number async for stored in store.read()}
-        groups = {group.name: [(1, group.offset), *group.ranges] for group in await store.groups()}
-        keys = await store.letter_keys()
-        return numbers, groups, {(key.group, numbers[key.position]) for key in keys}
+    chance: random.Random,
+    history: History,
+    tally: Tally,
+    sabotage: str | None,
+) -> None:
+    ways = chance.choices([*_WAYS], k=chance.randint(1, KILLS))
+    if "catching-up" in ways:
+        ways.insert(ways.index("catching-up"), "alone")
+    for first, way in enumerate((*ways, "ending")):
+        again = sorted(history.uncertain)
+        history.begin()
+        child = server.start("live", str(path), 10_000 * first + 1, again, way, sabotage)
+        kill = None if way == "ending" else Kill.drawn(child, way, chance)
+        if kill is not None:
+            kill.look("starting")
+        for words in child.lines():
+            history.note(words)
+            if kill is not None:
+                kill.look(history.life.phase)
+        _note_end(child.wait(), way, history, tally)
+        history.look_at(path)
+    history.look_at_the_end(path)
 
 
-def torture(rounds: int, seed: int, say: Callable[[str], None]) -> int:
-    """Run so many rounds; return how many events were handled twice. Raises `Violation`."""
-    repeated = accepted = 0
-    for number in range(rounds):
-        chance = random.Random(f"{seed} {number}")
-        with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
-            path = Path(directory, "torture.db")
-            found = Round()
-            first = 1
-            for _ in range(chance.randrange(1, LIVES)):
-                first = found.run_life(path, first, lines=chance.randrange(1, 400))
-                found.look_at(path)
-            found.run_life(path, first, lines=None)
-            found.look_at(path)
-            found.look_at_the_end(path)
-        repeated += found.repeated
-        accepted += len(found.accepted)
-        say(
-            f"round {number + 1} of {rounds}: {len(found.accepted)} accepted, none lost, "
-            f"{found.repeated} handled twice"
-        )
-    say(f"{rounds} rounds: {accepted} accepted, none lost, {repeated} handled twice")
-    return repeated
+def _note_end(code: int, way: str, history: History, tally: Tally) -> None:
+    life = history.life
+    if code == -9 and way != "ending":
+        tally.kills[life.phase] += 1
+        tally.in_commits += life.is_committing
+    elif code == 0 and life.is_done:
+        tally.too_late += way != "ending"
+    else:
+        raise Violation(f"a life that was {way} ended with {code} when {life.phase}")

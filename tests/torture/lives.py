@@ -1,7 +1,8 @@
 """The roles that children play."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import trio
@@ -10,7 +11,7 @@ from trio.testing import MockClock
 import triobus
 from tests.torture import sabotage
 from tests.torture.program import GROUPS, POISON, Program, report
-from tests.torture.shim import How, Kind, Shim
+from tests.torture.shim import How, Shim
 from triobus._threads import instead_of_thread
 from triobus.stores import _database
 from triobus.testing._scheduler import scheduled_by
@@ -76,48 +77,48 @@ def script(
     path: str,
     batches: list[list[int]],
     planted: str | None,
-    how: int = How.NOTHING,
-    at: int = 0,
-    error: int = 0,
-    ends_at_error: bool = False,
+    plan: list[int] | None,
+    crashes_at_error: bool = False,
 ) -> None:
     """Do the same every time: publish, fail, retry, acknowledge, dead-letter, replay, close.
 
-    At operation number `at` on the store's files something happens, if there is a shim.
+    With a plan (how, at which operation, which error) that happens to an operation on the store's
+    files, and all of them are reported.
     """
     sabotage.plant(planted)
-    _database._FRAMES_BEFORE_CHECKPOINT = 30  # so that there is a checkpoint before the last one
-    if how or at:
+    _database._FRAMES_BEFORE_CHECKPOINT = 20  # so that there is a checkpoint before the last one
+    if plan is not None:
+        how, at, error = plan
         shim = Shim()
-        shim.plan(How(how), at, kinds=Kind.WRITE | Kind.SYNC if how == How.FAIL else Kind.ANY, error=error)
+        shim.plan(How(how), at, error=error)
         shim.watch(Path(path).parent, reports=1)
     with scheduled_by(1):
-        trio.run(_script, path, batches, ends_at_error, clock=MockClock(autojump_threshold=0))
+        trio.run(_script, path, batches, crashes_at_error, clock=MockClock(autojump_threshold=0))
 
 
-async def _script(path: str, batches: list[list[int]], ends_at_error: bool) -> None:
+async def _script(path: str, batches: list[list[int]], crashes_at_error: bool) -> None:
     instead_of_thread.set(_call_here)
     program = Program.made(path, delay=1)
     sabotage.meddle(program.bus)
 
-    def go_on_without(error: triobus.StoreError) -> None:
-        report("error", type(error).__name__)
-        if ends_at_error:
-            os._exit(0)
+    @contextmanager
+    def going_on() -> Iterator[None]:
+        try:
+            yield
+        except triobus.StoreError as error:
+            report("error", type(error).__name__)
+            if crashes_at_error:
+                os._exit(0)
 
     try:
         async with program.bus:
             for batch in batches:
-                try:
-                    if not await program.publish(*batch) and ends_at_error:
-                        os._exit(0)
+                if not await program.publish(*batch) and crashes_at_error:
+                    os._exit(0)
+                with going_on():
                     await program.bus.wait_idle()
-                except triobus.StoreError as error:
-                    go_on_without(error)
-            try:
+            with going_on():
                 await program.replay()
-            except triobus.StoreError as error:
-                go_on_without(error)
             report("phase", "closing")
     except triobus.StoreError as error:
         report("stopped", type(error).__name__)

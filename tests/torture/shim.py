@@ -87,6 +87,11 @@ class Shim:
         self._set("shim_how", ctypes.c_int, how)
 
     @property
+    def last(self) -> int:
+        """The last operation to which the planned happens."""
+        return int(ctypes.c_long.in_dll(self._library, "shim_last").value)
+
+    @property
     def seen(self) -> int:
         """How many operations there were since the plan."""
         return int(ctypes.c_long.in_dll(self._library, "shim_seen").value)

@@ -126,7 +126,7 @@ class Database:
         try:
             is_ours = connection is not None and os.getpid() == self._pid
             if is_ours and self.is_writer and self._at is not None and self._broken is None:
-                self._checkpoint("TRUNCATE")
+                self._checkpoint("PASSIVE")
         finally:
             self._let_go()
 

@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from tests.events import Noted
+from tests.torture.shim import built
 from triobus import (
     EventBus,
     SqliteEventStore,
@@ -23,6 +24,7 @@ from triobus import (
     StoreReplaced,
 )
 from triobus.stores import _database
+from triobus.stores._values import Append, NewRecord, Transaction
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -141,42 +143,38 @@ def test_a_limit_of_file_sizes_is_an_error_of_the_disk_and_the_bus_goes_on(tmp_p
 # Disks that refuse to sync
 
 
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory):
-    if shutil.which("gcc") is None:
-        pytest.skip("there is no gcc to make the disk fail with")
-    library = tmp_path_factory.mktemp("shim") / "shim.so"
-    source = Path(__file__).with_name("shim.c")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
+@pytest.fixture
+def shim():
+    library = built()
+    if library is None:
+        pytest.skip("there is no C compiler to make the disk fail with")
     return library
 
 
 def failing(script, path, shim, suffix):
     """Run a script in which `fail(n)` lets the next n syncs of a file fail."""
-    count = path.parent / "count"
-    count.write_text("0")
     prelude = f"""
 import json, os, sys, trio
+from pathlib import Path
 from tests.events import Noted
+from tests.torture.shim import How, Kind, Shim
 from triobus import *
 from triobus.stores import _database
 
+path = sys.argv[1]
+shim = Shim()
+shim.watch(Path(path).parent)
+
 def fail(times):
-    with open({str(count)!r}, "w") as file:
-        file.write(str(times))
+    shim.plan(How.FAIL, times=times, kinds=Kind.SYNC, suffix={suffix!r})
 
 def left():
-    with open({str(count)!r}) as file:
-        return int(file.read())
+    return max(shim.last - shim.seen, 0)
 
 def say(*words):
     print(json.dumps(words), flush=True)
-
-path = sys.argv[1]
 """
-    return child(
-        prelude + script, path, LD_PRELOAD=str(shim), SHIM_SUFFIX=suffix, SHIM_COUNT=str(count)
-    )
+    return child(prelude + script, path, LD_PRELOAD=str(shim))
 
 
 def test_a_commit_that_fails_to_sync_is_fenced_and_not_in_the_log_after_a_crash(tmp_path, shim):
@@ -318,6 +316,29 @@ async def test_a_reader_that_never_ends_is_told_until_it_ends(tmp_path, monkeypa
             await bus.publish(Noted(number))
         assert bus.health().status == "healthy"
     assert logged(tmp_path / "a.db") == list(range(7))
+
+
+async def test_a_reader_never_takes_a_log_that_grows_for_a_damaged_one(tmp_path):
+    path = tmp_path / "a.db"
+    async with SqliteEventStore(path) as writer, SqliteEventStore(path, read_only=True) as reader:
+        await writer.append([Noted(0)])
+        last = 1
+
+        def another_writes(_statement):
+            nonlocal last
+            event = Noted(last)
+            record = NewRecord(event.event_id, "noted", 1, None, writer.codec.encode(event))
+            writer._database.commit(Transaction([Append([record])]))
+            last += 1
+
+        # It is called before each statement of the reader.
+        reader._database._connection.set_trace_callback(another_writes)
+        assert await reader.fetch(last + 1, limit=1) == []
+        assert last == 3
+        assert 3 < await reader.last_position() < last
+        end, damaged = await reader.check()
+        assert damaged == []
+        assert 5 < end < last
 
 
 def _rename(path):

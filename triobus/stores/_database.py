@@ -57,11 +57,17 @@ _FRAMES_BEFORE_CHECKPOINT = 2000
 _PAGES_A_COMMIT = 4
 _BYTES_A_PAGE = 3000
 _INEXACT_NS = 50_000_000
+_ENDLESS = 2**63 - 1
 _SEQUENCES_KEPT = 10_000
 _CERTAIN = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY", "SQLITE_CONSTRAINT")
 """How a commit fails of which nothing can be in the file."""
 
 _LAST = "SELECT position FROM progress WHERE name = ''"
+_LAST_AND_MORE = (
+    "SELECT min(position, ?2), "
+    "EXISTS (SELECT 1 FROM events WHERE events.position > ?1 AND events.position <= ?2) "
+    "FROM progress WHERE name = ''"
+)
 _INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _COLUMNS = (
     "position, event_id, event_type, schema_version, aggregate_id, sequence, recorded_at, data, "
@@ -248,12 +254,13 @@ class Database:
 
     def _head(self, connection: sqlite3.Connection) -> tuple[int, int]:
         """Return position and checksum of the last event, after a look whether it is there."""
-        (position, checksum) = connection.execute(
-            "SELECT position, checksum FROM progress WHERE name = ''"
-        ).fetchone() or (-1, 0)
-        last = connection.execute(
-            "SELECT position, checksum FROM events ORDER BY position DESC LIMIT 1"
-        ).fetchone() or (0, 0)
+        with self._one_moment(connection):
+            (position, checksum) = connection.execute(
+                "SELECT position, checksum FROM progress WHERE name = ''"
+            ).fetchone() or (-1, 0)
+            last = connection.execute(
+                "SELECT position, checksum FROM events ORDER BY position DESC LIMIT 1"
+            ).fetchone() or (0, 0)
         if (position, checksum) != last:
             raise self._corrupt(
                 min(max(position, 0), last[0]) + 1,
@@ -546,8 +553,10 @@ class Database:
             finally:
                 cursor.close()
             if is_whole and not size:
-                (last,) = connection.execute(_LAST).fetchone()
-                if after < (last if up_to is None else min(up_to, last)):
+                # In one statement, for a writer may have added what has not been seen.
+                bounds = (after, _ENDLESS if up_to is None else up_to)
+                end, has_more = connection.execute(_LAST_AND_MORE, bounds).fetchone()
+                if after < end and not has_more:
                     raise self._corrupt(after + 1, "the event is missing")
         return records
 
@@ -685,7 +694,7 @@ class Database:
         """
         connection = self._ready()
         damaged: list[int] = []
-        with self._explained("be read"):
+        with self._explained("be read"), self._one_moment(connection):
             last = connection.execute(_LAST).fetchone()[0]
             cursor = connection.execute(
                 f"SELECT {_COLUMNS} FROM events WHERE position > ? AND position <= ? "

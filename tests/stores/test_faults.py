@@ -354,6 +354,11 @@ def _remove_wal(path):
     path.with_name("a.db-wal").unlink()
 
 
+def _replace_wal(path):
+    path.with_name("new").write_bytes(path.with_name("a.db-wal").read_bytes())
+    path.with_name("new").replace(path.with_name("a.db-wal"))
+
+
 @pytest.mark.parametrize("harm", [Path.unlink, _rename, _replace, _remove_wal])
 async def test_a_store_that_is_removed_or_replaced_while_it_is_open_is_noticed(tmp_path, harm):
     handled = []
@@ -368,6 +373,14 @@ async def test_a_store_that_is_removed_or_replaced_while_it_is_open_is_noticed(t
                 await bus.publish(Noted(1))
         assert bus.health().status == "degraded"
     assert handled == [0]
+
+
+@pytest.mark.parametrize("harm", [_remove_wal, _replace_wal])
+async def test_a_log_that_is_removed_or_replaced_before_the_first_commit_is_noticed(tmp_path, harm):
+    async with EventBus(SqliteEventStore(tmp_path / "a.db")) as bus:
+        harm(tmp_path / "a.db")
+        with pytest.raises(StoreReplaced, match="open the store again"):
+            await bus.publish(Noted(1))
 
 
 async def test_a_commit_that_fails_by_a_broken_disk_does_not_lose_what_was_handled(

@@ -58,6 +58,8 @@ _PAGES_A_COMMIT = 4
 _BYTES_A_PAGE = 3000
 _INEXACT_NS = 50_000_000
 _ENDLESS = 2**63 - 1
+_NO_FILE = (-1, -1)
+"""Device and inode of a log that was removed before it was looked at."""
 _SEQUENCES_KEPT = 10_000
 _CERTAIN = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY", "SQLITE_CONSTRAINT")
 """How a commit fails of which nothing can be in the file."""
@@ -247,6 +249,9 @@ class Database:
                 said = problems[0][0].decode("utf-8", "replace")
                 raise StoreCorrupt(f"{self._shown} is damaged: {said}. {_RESTORE}")
         self._position, self._checksum = self._head(connection)
+        if self._at is not None:
+            # SQLite has opened it to read.
+            self._wal = _file.wal_identity(self._at.path) or _NO_FILE
         self._sequences.clear()
         connection.execute("PRAGMA query_only = OFF")
         self.is_writer = True
@@ -483,8 +488,6 @@ class Database:
         if changed_at == self._settled_at:
             return
         looked_at = time.time_ns()
-        if self._wal is None:
-            self._wal = _file.wal_identity(self._at.path)
         try:
             _file.check_unchanged(self._at, self._wal)
         except StoreError as error:

@@ -1,21 +1,91 @@
-"""A program is killed at random moments and started again."""
+"""A short share of `python -m tests.torture`."""
 
-from tests.torture.__main__ import main
-from tests.torture.kills import torture
-from tests.torture.violation import Violation
+import random
+
+import pytest
+import trio
+
+from tests.torture import faults, kills, points
+from tests.torture.__main__ import SABOTAGES, main
+from tests.torture.shim import How, built
+from triobus import SqliteEventStore
 
 
-def test_nothing_is_lost_in_25_rounds_of_sigkill_and_only_what_was_not_recorded_is_repeated():
+def test_nothing_is_lost_or_reordered_when_programs_are_killed_whatever_they_are_doing():
     said = []
-    repeated = torture(25, 2026, said.append)
-    assert len(said) == 26
-    assert repeated > 0  # else no kill has ever come in time to mean anything
+    tally = kills.rounds_of(12, 2026, said.append)
+    assert tally.violations == []
+    assert len(tally.histories) == 12
+    assert set(tally.kills) == {"starting", "publishing", "catching-up", "replaying", "closing"}
+    assert tally.in_commits > 0
+    # Else no kill has ever come in time to mean anything.
+    assert tally.repeated > 0
+    assert said[-1].startswith("12 rounds, ")
+    assert " 0 lost, 0 reordered, " in said[-1]
 
 
-def test_a_violation_is_told_with_the_seed(capsys, monkeypatch):
-    def violated(*_):
-        raise Violation("lost 3")
+needs_compiler = pytest.mark.skipif(
+    built() is None, reason="there is no C compiler to build what stands before the disk"
+)
 
-    monkeypatch.setattr("tests.torture.kills.torture", violated)
-    assert main(["--rounds", "1", "--seed", "7"]) == 1
-    assert "seed 7: lost 3" in capsys.readouterr().err
+
+@pytest.fixture
+def made(tmp_path):
+    """A store in which there is nothing yet."""
+
+    async def make():
+        async with SqliteEventStore(tmp_path / "a.db"):
+            pass
+
+    trio.run(make)
+    return (tmp_path / "a.db").read_bytes()
+
+
+@needs_compiler
+def test_every_crash_point_and_every_error_of_a_small_run_keeps_the_promises(made):
+    said = []
+    tally = points.visits(points.Run(points.FEW, store=made), 1, said.append)
+    assert tally.violations == []
+    assert len(tally.visited) == tally.points > 100
+    assert {point.how for point, _ in tally.visited} == {*How} - {How.NOTHING}
+    assert any(history.refused for _, history in tally.visited)
+    assert any(history.repeated for _, history in tally.visited)
+    assert "all visited" in said[-1]
+
+
+@needs_compiler
+def test_a_program_that_dies_while_it_removes_the_log_leaves_no_half_of_it():
+    run = points.Run(points.BATCHES)
+    tally = points.visits(run, 1, lambda _: None, hows=[How.DIE_HALF_WAY], kinds=["truncate"])
+    assert tally.violations == []
+    assert len(tally.visited) == tally.points > 0
+
+
+@pytest.mark.parametrize("name", faults.FAULTS)
+def test_what_is_done_to_a_store(name):
+    try:
+        faults.FAULTS[name](random.Random(1))
+    except faults.NotPossible as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize(
+    ("bug", "kind"),
+    [
+        ("ack-before-commit", "lost"),
+        ("overtake", "reordered"),
+        pytest.param("no-fence", "refused", marks=needs_compiler),
+        ("synchronous-off", "lost"),
+    ],
+)
+def test_a_planted_bug_is_seen_and_told_with_the_seed(bug, kind, capsys):
+    if bug == "synchronous-off":
+        pytest.importorskip("tests.torture.power")
+    assert main(["--sabotage", bug, "--seed", "7"]) == 1
+    said = capsys.readouterr().err
+    assert "seed 7: a promise was broken" in said
+    assert kind in said
+
+
+def test_every_bug_that_can_be_planted_has_its_test():
+    assert set(SABOTAGES) == {"ack-before-commit", "overtake", "no-fence", "synchronous-off"}

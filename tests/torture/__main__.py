@@ -4,33 +4,154 @@ python -m tests.torture --rounds 500
 """
 
 import argparse
+import importlib
+import math
 import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from tests.torture import fault_lives, faults, kills, points
+from tests.torture import fault_lives, faults, kills, lives, points
 from tests.torture.children import serve
-from tests.torture.lives import ROLES
+from tests.torture.shim import How
+from tests.torture.violation import Violation
+
+ROUNDS = 25
+STATES = 50_000
+FLIPS = 100_000
+
+Run = Callable[[], Sequence[Violation]]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=25, help="how many stores (default 25)")
-    parser.add_argument("--seed", type=int, default=1, help="what the moments are drawn from")
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--sabotage")
-    parser.add_argument("--points", action="store_true")
-    parser.add_argument("--faults", action="store_true")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
+    """The command line: 0 if every promise was kept, 1 if one was broken."""
+    options = _parser().parse_args(arguments)
     if options.serve:
-        serve(ROLES | fault_lives.ROLES)
+        serve(lives.ROLES | fault_lives.ROLES)
         return 0
-    if options.faults:
-        return 1 if faults.torture(print) else 0
-    if options.points:
-        return 1 if points.torture(points.BATCHES, print, sabotage=options.sabotage).violations else 0
-    tally = kills.torture(options.rounds, options.seed, print, seconds=options.seconds, sabotage=options.sabotage)
-    return 1 if tally.violations else 0
+    broken = [violation for run in _chosen(options) for violation in run()]
+    for violation in broken:
+        kind = "" if violation.kind == "other" else f" ({violation.kind})"
+        print(f"seed {options.seed}: a promise was broken{kind}: {violation}", file=sys.stderr)
+    if options.sabotage is not None and not broken:
+        print(f"the bug {options.sabotage!r} was planted, and nobody saw it")
+    return 1 if broken else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.torture",
+        description="Prove the promises of triobus on real processes and real files: what others "
+        "do to a store, every crash point of a small run, and SIGKILL at random moments. Exits "
+        "with 1 if a promise was broken.",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        help=f"how many stores have their program killed, each up to {kills.KILLS} times or one "
+        f"more (default {ROUNDS}, or what fits into --seconds)",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=math.inf,
+        help="begin nothing new after so many seconds; crash points get 60 %% of them at most",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="what the moments are drawn from")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument(
+        "--sabotage",
+        choices=SABOTAGES,
+        metavar="BUG",
+        help=f"plant a bug, and see that a promise is broken then: {', '.join(SABOTAGES)}",
+    )
+    only.add_argument(
+        "--power-loss",
+        type=int,
+        nargs="?",
+        const=STATES,
+        metavar="STATES",
+        help=f"only simulate power losses, in so many states of the disk (default {STATES:,})",
+    )
+    only.add_argument(
+        "--flips",
+        type=int,
+        nargs="?",
+        const=FLIPS,
+        metavar="N",
+        help=f"only flip bits in stores at rest, and verify them (default {FLIPS:,})",
+    )
+    only.add_argument(
+        "--soak",
+        type=float,
+        metavar="SECONDS",
+        help="only run one bus under load for so long, and look at what it takes",
+    )
+    only.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def _chosen(options: argparse.Namespace) -> Sequence[Run]:
+    """Return what is to be run, one after the other."""
+    seed = options.seed
+    if options.sabotage is not None:
+        return [partial(SABOTAGES[options.sabotage], options.sabotage, seed)]
+    if options.power_loss is not None:
+        return [_room("power", options.power_loss, seed, print)]
+    if options.flips is not None:
+        return [_room("flips", options.flips, seed, print)]
+    if options.soak is not None:
+        return [_room("soak", options.soak, seed, print)]
+    now = time.monotonic()
+    rounds = options.rounds
+    if rounds is None:
+        rounds = ROUNDS if options.seconds == math.inf else sys.maxsize
+    return [
+        partial(faults.torture, print, seed, ends=now + options.seconds),
+        partial(
+            points.torture,
+            points.Run(points.BATCHES),
+            seed,
+            print,
+            ends=now + options.seconds * 0.6,
+        ),
+        partial(kills.torture, rounds, seed, print, ends=now + options.seconds),
+    ]
+
+
+def _room(name: str, *arguments: object, **options: object) -> Run:
+    """Return a run of the module of that name."""
+
+    def run() -> Sequence[Violation]:
+        # By name, for not every checkout has them all.
+        try:
+            importlib.import_module(f"tests.torture.{name}").run(*arguments, **options)
+        except Violation as violation:
+            return [violation]
+        return []
+
+    return run
+
+
+def _seen_by_kills(bug: str, seed: int) -> Sequence[Violation]:
+    return kills.torture(ROUNDS, seed, print, sabotage=bug)
+
+
+def _seen_by_errors(bug: str, seed: int) -> Sequence[Violation]:
+    return points.torture(points.Run(points.FEW, bug), seed, print, hows=[How.FAIL])
+
+
+def _seen_by_power_loss(_bug: str, seed: int) -> Sequence[Violation]:
+    return _room("power", STATES, seed, print, synchronous="off")()
+
+
+SABOTAGES: dict[str, Callable[[str, int], Sequence[Violation]]] = {
+    "synchronous-off": _seen_by_power_loss,
+    "ack-before-commit": _seen_by_kills,
+    "no-fence": _seen_by_errors,
+    "overtake": _seen_by_kills,
+}
+"""The bugs that can be planted, with what has to see them."""
 
 
 if __name__ == "__main__":

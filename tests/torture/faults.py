@@ -1,5 +1,7 @@
 """What other processes, disks and careless people do to a store. Each proves that it was done."""
 
+import itertools
+import math
 import os
 import random
 import shutil
@@ -49,7 +51,7 @@ def two_processes(events: int = 25) -> str:
             _check_kept(path, accepted | _accepted(rest))
     refusals = sum(words[0] == "in-use" for words in lines[0] + lines[1])
     return (
-        f"two processes, one file: {len(accepted)} events accepted, all kept; {refusals} times "
+        f"{len(accepted)} events accepted, all kept; {refusals} times "
         "StoreInUse with the right pid, never both at once; after a kill the other gets in"
     )
 
@@ -67,7 +69,7 @@ def _check_fight(lines: list[Lines], pids: list[int]) -> None:
         ends = [int(words[1]) for words in mine if words[0] == "lets-go"]
         spans.extend(zip(starts, ends, strict=True))
     spans.sort()
-    for (_, end), (start, _) in zip(spans, spans[1:], strict=False):
+    for (_, end), (start, _) in itertools.pairwise(spans):
         if start < end:
             raise Violation("both processes had the store at the same time")
 
@@ -96,8 +98,8 @@ def a_reader(events: int = 300) -> str:
     if not midway:
         raise Violation("the reader has never read while there was writing")
     return (
-        f"a reader during {events} writes: {len(read)} readings, {midway} of them midway; each "
-        "whole, without gaps, and with everything that was accepted before it began"
+        f"{len(read)} readings during {events} writes, {midway} of them midway; each whole, "
+        "without gaps, and with everything that was accepted before it began"
     )
 
 
@@ -112,7 +114,7 @@ def a_full_disk() -> str:
     for crashes in (False, True):
         with tempfile.TemporaryDirectory(prefix="triobus-") as directory, _mounted(directory):
             said.append(_fill(Path(directory), "StoreFull", crashes=crashes))
-    return f"a disk of 1 MiB: {said[0]}; with a crash when it was full, {said[1]}"
+    return f"{said[0]}; with a crash when it was full, {said[1]}"
 
 
 def a_file_limit() -> str:
@@ -121,7 +123,7 @@ def a_file_limit() -> str:
     for crashes in (False, True):
         with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
             said.append(_fill(Path(directory), "StoreIOError", crashes=crashes))
-    return f"a limit of file sizes: {said[0]}; with a crash at the limit, {said[1]}"
+    return f"{said[0]}; with a crash at the limit, {said[1]}"
 
 
 @contextmanager
@@ -186,18 +188,16 @@ HARMS: tuple[tuple[str, Callable[[Path], None]], ...] = tuple(
 )
 
 
-def replaced_files(moments: int = 6, seed: int = 1) -> str:
+def replaced_files(chance: random.Random, moments: int = 6) -> str:
     """The store's file or its `-wal` is removed, renamed or replaced while a bus writes."""
-    chance = random.Random(seed)
     kept = 0
     with serving() as server:
         for suffix, harm in HARMS:
             for moment in (0, 1, *(chance.randint(2, 60) for _ in range(moments - 2))):
                 kept += _harm(server, suffix, harm, moment)
     return (
-        f"files removed, renamed or replaced {len(HARMS) * moments} times while a bus ran: "
-        f"{kept} events accepted before, each time StoreReplaced at the next commit and nothing "
-        "accepted after it"
+        f"{len(HARMS) * moments} times while a bus ran: {kept} events accepted before, each time "
+        "StoreReplaced at the next commit and nothing accepted after it"
     )
 
 
@@ -251,24 +251,26 @@ def _check_kept(path: Path, accepted: dict[int, int]) -> None:
         raise Violation(f"{lost} were accepted and are not in the log", "lost")
 
 
-FAULTS: tuple[Callable[[], str], ...] = (
-    two_processes,
-    a_reader,
-    a_full_disk,
-    a_file_limit,
-    replaced_files,
-)
+FAULTS: dict[str, Callable[[random.Random], str]] = {
+    "two processes, one file": lambda _: two_processes(),
+    "a reader": lambda _: a_reader(),
+    "a full disk of 1 MiB": lambda _: a_full_disk(),
+    "a limit of file sizes": lambda _: a_file_limit(),
+    "files removed, renamed or replaced": lambda chance: replaced_files(chance),
+}
 
 
-def torture(say: Callable[[str], None]) -> list[Violation]:
+def torture(say: Callable[[str], None], seed: int, *, ends: float = math.inf) -> list[Violation]:
     """Try everything, say a line about each, and return what was violated."""
     violations = []
-    for fault in FAULTS:
+    for name, fault in FAULTS.items():
         try:
-            say(fault())
+            if time.monotonic() > ends:
+                raise NotPossible("the time is over")
+            say(f"{name}: {fault(random.Random(seed))}")
         except NotPossible as reason:
-            say(f"{fault.__name__.replace('_', ' ')}: skipped, {reason}")
+            say(f"{name}: skipped, {reason}")
         except Violation as violation:
             violations.append(violation)
-            say(f"{fault.__name__.replace('_', ' ')}: {violation}")
+            say(f"{name}: {violation}")
     return violations

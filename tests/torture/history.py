@@ -44,6 +44,7 @@ class Life:
     ended: int = 0
     """How many when the last one began that was good."""
     refused: set[int] = attrs.field(factory=set)
+    """What was refused and not published again."""
     operations: list[str] = attrs.field(factory=list)
     """What was done to files, if that is reported."""
 
@@ -56,6 +57,8 @@ class History:
     """Positions by number."""
     uncertain: set[int] = attrs.field(factory=set)
     """What was being published and neither accepted nor refused."""
+    refused: set[int] = attrs.field(factory=set)
+    """What was ever refused."""
     handled: set[tuple[str, int]] = attrs.field(factory=set)
     repeated: int = 0
     """How often an event was handled again."""
@@ -96,6 +99,7 @@ class History:
                 raise Violation(f"{number} was accepted at {before} and again at {position}")
         if kind == "refused":
             self.life.refused.add(number)
+            self.refused.add(number)
         else:
             self.life.refused.discard(number)
         if kind == "publishing":
@@ -198,7 +202,9 @@ class History:
             tried = list(dict.fromkeys(number for _, number, _ in taken))
             again = [number for number in tried if (group, number) in self._before.settled]
             if again:
-                raise Violation(f"group {group!r} tried {again} again, which was settled", "repeated")
+                raise Violation(
+                    f"group {group!r} tried {again} again, which was settled", "repeated"
+                )
             if set(tried) - set(due):
                 raise Violation(f"group {group!r} tried {tried} of {due}: never stored", "lost")
             wanted = list(self._expected(group, due[: len(tried)]))

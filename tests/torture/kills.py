@@ -6,6 +6,7 @@ closes, after a number of lines that it has reported and a moment more. The last
 end.
 """
 
+import math
 import random
 import tempfile
 import time
@@ -18,7 +19,7 @@ import attrs
 
 from tests.torture.children import Child, Server, serving
 from tests.torture.history import History
-from tests.torture.violation import Kind, Violation
+from tests.torture.violation import Violation
 
 KILLS = 4
 """How often the program of a round is killed, at most."""
@@ -71,33 +72,52 @@ class Kill:
             self.child.kill()
 
 
+@attrs.frozen
+class Ended:
+    """How a life ended that was to be killed."""
+
+    phase: str
+    """What it was doing."""
+    is_committing: bool
+    """Whether a commit was under way."""
+    is_killed: bool
+    """Otherwise it had come to its own end before."""
+
+
 @attrs.define
 class Tally:
     """What a number of rounds came to."""
 
-    rounds: int = 0
-    kills: Counter[str] = attrs.field(factory=Counter)
-    """By what the program was doing."""
-    in_commits: int = 0
-    """How many of them came inside a commit."""
-    too_late: int = 0
-    """How many came when the program had ended well."""
-    events: int = 0
-    repeated: int = 0
+    histories: list[History] = attrs.field(factory=list)
+    """One for each round."""
+    ends: list[Ended] = attrs.field(factory=list)
     violations: list[Violation] = attrs.field(factory=list)
 
-    def count(self, kind: Kind) -> int:
-        """Return how many violations there are of a kind."""
-        return sum(violation.kind == kind for violation in self.violations)
+    @property
+    def kills(self) -> Counter[str]:
+        """How often a program was killed, by what it was doing."""
+        return Counter(end.phase for end in self.ends if end.is_killed)
+
+    @property
+    def in_commits(self) -> int:
+        """How often one was killed inside a commit."""
+        return sum(end.is_killed and end.is_committing for end in self.ends)
+
+    @property
+    def repeated(self) -> int:
+        """How many events were handled again, because they had been in flight."""
+        return sum(history.repeated for history in self.histories)
 
     def __str__(self) -> str:
         phases = ", ".join(f"{count} {phase}" for phase, count in sorted(self.kills.items()))
+        kinds = Counter(violation.kind for violation in self.violations)
         return (
-            f"{self.rounds} rounds, {self.kills.total()} kills ({phases}; {self.in_commits} of them "
-            f"in a commit, {self.too_late} more too late): {self.events} events accepted, "
-            f"{self.count('lost')} lost, {self.count('reordered')} reordered, "
-            f"{self.repeated} repeated that were in flight, {self.count('repeated')} that were not"
-            + (f", {self.count('other')} other violations" if self.count("other") else "")
+            f"{len(self.histories)} rounds, {self.kills.total()} kills ({phases}; "
+            f"{self.in_commits} of them in a commit, {len(self.ends) - self.kills.total()} more "
+            f"too late): {sum(len(history.accepted) for history in self.histories)} events "
+            f"accepted, {kinds['lost']} lost, {kinds['reordered']} reordered, {self.repeated} "
+            f"repeated that were in flight, {kinds['repeated']} that were not"
+            + (f", {kinds['other']} other violations" if kinds["other"] else "")
         )
 
 
@@ -106,15 +126,27 @@ def torture(
     seed: int,
     say: Callable[[str], None],
     *,
-    seconds: float = float("inf"),
+    ends: float = math.inf,
+    sabotage: str | None = None,
+) -> list[Violation]:
+    """Run so many rounds, or as many as begin until a monotonic time; stop at a violation."""
+    return rounds_of(rounds, seed, say, ends=ends, sabotage=sabotage).violations
+
+
+def rounds_of(
+    rounds: int,
+    seed: int,
+    say: Callable[[str], None],
+    *,
+    ends: float = math.inf,
     sabotage: str | None = None,
 ) -> Tally:
-    """Run so many rounds, or as many as begin within some seconds; stop at a violation."""
+    """Do the same, and return what it came to."""
     tally = Tally()
     numbers = iter(range(rounds))
-    ends = time.monotonic() + seconds
 
     def work() -> None:
+        # Two threads share the tally: they only append to its lists.
         with serving() as server:
             for number in numbers:
                 if tally.violations or time.monotonic() > ends:
@@ -145,9 +177,7 @@ def _run_round(
         except Violation as violation:
             tally.violations.append(violation)
             say(f"round {number + 1}, seed {seed}: {violation}")
-    tally.rounds += 1
-    tally.events += len(history.accepted)
-    tally.repeated += history.repeated
+    tally.histories.append(history)
 
 
 def _run_lives(
@@ -179,10 +209,7 @@ def _run_lives(
 
 def _note_end(code: int, way: str, history: History, tally: Tally) -> None:
     life = history.life
-    if code == -9 and way != "ending":
-        tally.kills[life.phase] += 1
-        tally.in_commits += life.is_committing
-    elif code == 0 and life.is_done:
-        tally.too_late += way != "ending"
-    else:
+    if code not in (0, -9) or (code == -9 and way == "ending") or (code == 0 and not life.is_done):
         raise Violation(f"a life that was {way} ended with {code} when {life.phase}")
+    if way != "ending":
+        tally.ends.append(Ended(life.phase, life.is_committing, code == -9))

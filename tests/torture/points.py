@@ -8,10 +8,14 @@ publishes the same events again, as a program does that does not know, and comes
 """
 
 import errno
+import math
+import random
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
@@ -24,11 +28,12 @@ from tests.torture.violation import NotPossible, Violation
 BATCHES = [[1], [2, 11, 4, 26], [3], [13, 5, 12]]
 """What a run publishes, each batch after everything before is done: with two events that fail once
 and two that fail for good, and others behind them in their aggregates."""
-FEW = [[11], [13]]
-"""A shorter run."""
+FEW = [[11]]
+"""For a shorter run."""
 
 _AT_ONCE = 2
 _HALVES = ("write", "truncate")
+_DEATHS = (How.DIE_BEFORE, How.DIE_HALF_WAY, How.DIE_AFTER)
 
 
 @attrs.frozen
@@ -38,13 +43,63 @@ class Point:
     how: How
     at: int
     operation: str
+    error: int = errno.EIO
     crashes_at_error: bool = False
     """Whether the program ends without a word when it sees the error; otherwise it goes on."""
 
     def __str__(self) -> str:
-        way = f"{self.how.name.lower().replace('_', ' ')}"
+        how = self.how.name.lower().replace("_", " ")
+        error = f" with {errno.errorcode[self.error]}" if self.how == How.FAIL else ""
         then = ", then crash" if self.crashes_at_error else ""
-        return f"{way} at operation {self.at} ({self.operation}){then}"
+        return f"{how}{error} at operation {self.at} ({self.operation}){then}"
+
+
+@attrs.frozen
+class Run:
+    """A run that does the same every time."""
+
+    batches: Sequence[Sequence[int]]
+    sabotage: str | None = None
+    store: bytes | None = None
+    """The file with which it begins; without one it makes it."""
+
+    @contextmanager
+    def place(self) -> Iterator[Path]:
+        """Give it a directory of its own, and the path of its store there."""
+        with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
+            path = Path(directory, "torture.db")
+            if self.store is not None:
+                path.write_bytes(self.store)
+            yield path
+
+    def operations(self, server: Server) -> list[str]:
+        """Return what it does to files when nothing happens."""
+        with self.place() as path:
+            child = server.start("script", str(path), self.batches, None, [How.NOTHING, 0, 0])
+            lines = child.run()
+        return [" ".join(words[1:]) for words in lines if words[0] == "operation"]
+
+    def visit(self, server: Server, point: Point, operations: Sequence[str]) -> History:
+        """Let it come to a point, and a second life to its end. Raises `Violation`."""
+        history = History()
+        plan = [point.how, point.at, point.error]
+        with self.place() as path:
+            arguments = str(path), self.batches, self.sabotage
+            child = server.start("script", *arguments, plan, point.crashes_at_error)
+            for words in child.lines():
+                history.note(words)
+            code = child.wait()
+            if history.life.operations[: point.at] != operations[: point.at]:
+                raise Violation(f"another run than before: {history.life.operations[-3:]}")
+            if code != (0 if point.how == How.FAIL else -9):
+                raise Violation(f"the first life ended with {code}")
+            history.look_at(path)
+            history.begin()
+            for words in server.start("script", *arguments, None).run():
+                history.note(words)
+            history.look_at(path)
+            history.look_at_the_end(path)
+        return history
 
 
 @attrs.define
@@ -53,67 +108,84 @@ class Tally:
 
     operations: int = 0
     points: int = 0
-    visited: Counter[How] = attrs.field(factory=Counter)
-    refused: int = 0
-    """How many events were refused because of an error."""
-    events: int = 0
-    repeated: int = 0
+    visited: list[tuple[Point, History]] = attrs.field(factory=list)
     violations: list[Violation] = attrs.field(factory=list)
 
     def __str__(self) -> str:
-        visited = self.visited.total()
+        visited = len(self.visited)
+        crashes = sum(point.how != How.FAIL for point, _ in self.visited)
+        histories = [history for _, history in self.visited]
         kinds = Counter(violation.kind for violation in self.violations)
         return (
             f"{self.points} points of {self.operations} operations, "
             + ("all visited" if visited == self.points else f"only {visited} visited")
-            + f" ({self.points - self.visited[How.FAIL]} crashes, {self.visited[How.FAIL]} errors "
-            f"of the disk, by which {self.refused} events were refused): {self.events} events "
-            f"accepted, {kinds['lost']} lost, {kinds['reordered']} reordered, {self.repeated} "
-            f"repeated that were in flight, {kinds['repeated']} that were not"
+            + f" ({crashes} crashes, {visited - crashes} errors of the disk, by which "
+            f"{sum(len(h.refused) for h in histories)} events were refused): "
+            f"{sum(len(h.accepted) for h in histories)} events accepted, {kinds['lost']} lost, "
+            f"{kinds['reordered']} reordered, {sum(h.repeated for h in histories)} repeated that "
+            f"were in flight, {kinds['repeated']} that were not"
             + (f", {kinds['other']} other violations" if kinds["other"] else "")
         )
 
 
 def torture(
-    batches: Sequence[Sequence[int]],
+    run: Run,
+    seed: int,
     say: Callable[[str], None],
     *,
-    sabotage: str | None = None,
-    hows: Sequence[How] = tuple(How)[1:],
+    ends: float = math.inf,
+    hows: Sequence[How] = (*_DEATHS, How.FAIL),
+) -> list[Violation]:
+    """Visit every point of a run, or what can be until a monotonic time; stop at a violation."""
+    try:
+        return visits(run, seed, say, ends=ends, hows=hows).violations
+    except NotPossible as reason:
+        say(f"crash points and errors of the disk: skipped, {reason}")
+        return []
+
+
+def visits(
+    run: Run,
+    seed: int,
+    say: Callable[[str], None],
+    *,
+    ends: float = math.inf,
+    hows: Sequence[How] = (*_DEATHS, How.FAIL),
+    kinds: Sequence[str] = ("",),
 ) -> Tally:
-    """Visit every point of a run; stop at a violation. Raises `NotPossible` without a compiler."""
+    """Do the same, and return what it came to. Raises `NotPossible` without a compiler.
+
+    `kinds` are the beginnings of the operations that are meant.
+    """
     library = built()
     if library is None:
         raise NotPossible("there is no C compiler to build what stands before the disk")
-    tally = Tally()
     with serving(library) as server:
-        operations = _operations(server, batches)
-    points = list(_points(operations, hows))
-    tally.operations, tally.points = len(operations), len(points)
+        operations = run.operations(server)
+    points = [
+        point for point in _points(operations, hows) if point.operation.startswith(tuple(kinds))
+    ]
+    random.Random(seed).shuffle(points)  # so that a part of them is one of everything
+    tally = Tally(len(operations), len(points))
     left = iter(points)
 
     def work() -> None:
+        # Two threads share the tally: they only append to its lists.
         with serving(library) as server:
             for point in left:
-                if tally.violations:
+                if tally.violations or time.monotonic() > ends:
                     return
-                _visit(server, batches, point, operations, tally, say, sabotage)
+                try:
+                    tally.visited.append((point, run.visit(server, point, operations)))
+                except Violation as violation:
+                    tally.violations.append(violation)
+                    say(f"{point}: {violation}")
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         for worker in [pool.submit(work) for _ in range(_AT_ONCE)]:
             worker.result()
     say(str(tally))
     return tally
-
-
-def _operations(server: Server, batches: Sequence[Sequence[int]]) -> list[str]:
-    """Return the operations of the run when nothing happens."""
-    with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
-        child = server.start(
-            "script", f"{directory}/torture.db", batches, None, [How.NOTHING, 0, 0]
-        )
-        lines = child.run()
-    return [" ".join(words[1:]) for words in lines if words[0] == "operation"]
 
 
 def _points(operations: Sequence[str], hows: Sequence[How]) -> Iterator[Point]:
@@ -123,43 +195,5 @@ def _points(operations: Sequence[str], hows: Sequence[How]) -> Iterator[Point]:
                 yield Point(how, at, operation)
             if how == How.FAIL:
                 yield Point(how, at, operation, crashes_at_error=True)
-
-
-def _visit(
-    server: Server,
-    batches: Sequence[Sequence[int]],
-    point: Point,
-    operations: Sequence[str],
-    tally: Tally,
-    say: Callable[[str], None],
-    sabotage: str | None,
-) -> None:
-    history = History()
-    plan = [point.how, point.at, errno.EIO]
-    with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
-        path = Path(directory, "torture.db")
-        try:
-            child = server.start(
-                "script", str(path), batches, sabotage, plan, point.crashes_at_error
-            )
-            for words in child.lines():
-                history.note(words)
-            code = child.wait()
-            done = history.life.operations
-            if done[: point.at] != list(operations[: point.at]):
-                raise Violation(f"the run did something else than before: {done[-3:]}")
-            if code != (0 if point.how == How.FAIL else -9):
-                raise Violation(f"the first life ended with {code}")
-            tally.visited[point.how] += 1
-            tally.refused += len(history.life.refused)
-            history.look_at(path)
-            history.begin()
-            for words in server.start("script", str(path), batches, sabotage, None).run():
-                history.note(words)
-            history.look_at(path)
-            history.look_at_the_end(path)
-        except Violation as violation:
-            tally.violations.append(violation)
-            say(f"{point}: {violation}")
-    tally.events += len(history.accepted)
-    tally.repeated += history.repeated
+                if operation.startswith("write"):
+                    yield Point(how, at, operation, errno.ENOSPC)

@@ -7,13 +7,20 @@ import trio
 
 from tests.torture import faults, kills, points
 from tests.torture.__main__ import SABOTAGES, main
+from tests.torture.children import serving_two
 from tests.torture.shim import How, built
 from triobus import SqliteEventStore
 
 
-def test_nothing_is_lost_or_reordered_when_programs_are_killed_whatever_they_are_doing():
+@pytest.fixture(scope="module")
+def servers():
+    with serving_two() as two:
+        yield two
+
+
+def test_nothing_is_lost_or_reordered_when_programs_are_killed_whatever_they_are_doing(servers):
     said = []
-    tally = kills.rounds_of(12, 2026, said.append)
+    tally = kills.rounds_of(servers, 12, 2026, said.append)
     assert tally.violations == []
     assert len(tally.histories) == 12
     assert set(tally.kills) == {"starting", "publishing", "catching-up", "replaying", "closing"}
@@ -42,9 +49,9 @@ def made(tmp_path):
 
 
 @needs_compiler
-def test_every_crash_point_and_every_error_of_a_small_run_keeps_the_promises(made):
+def test_every_crash_point_and_every_error_of_a_small_run_keeps_the_promises(servers, made):
     said = []
-    tally = points.visits(points.Run(points.FEW, store=made), 1, said.append)
+    tally = points.visits(servers, points.Run(points.FEW, store=made), 1, said.append)
     assert tally.violations == []
     assert len(tally.visited) == tally.points > 100
     assert {point.how for point, _ in tally.visited} == {*How} - {How.NOTHING}
@@ -54,17 +61,17 @@ def test_every_crash_point_and_every_error_of_a_small_run_keeps_the_promises(mad
 
 
 @needs_compiler
-def test_a_program_that_dies_while_it_removes_the_log_leaves_no_half_of_it():
+def test_a_program_that_dies_while_it_removes_the_log_leaves_no_half_of_it(servers):
     run = points.Run(points.BATCHES)
-    tally = points.visits(run, 1, lambda _: None, hows=[How.DIE_HALF_WAY], kinds=["truncate"])
+    tally = points.visits(servers, run, 1, print, hows=[How.DIE_HALF_WAY], kinds=["truncate"])
     assert tally.violations == []
     assert len(tally.visited) == tally.points > 0
 
 
 @pytest.mark.parametrize("name", faults.FAULTS)
-def test_what_is_done_to_a_store(name):
+def test_what_is_done_to_a_store(servers, name):
     try:
-        faults.FAULTS[name](random.Random(1))
+        faults.FAULTS[name](servers, random.Random(1))
     except faults.NotPossible as reason:
         pytest.skip(str(reason))
 

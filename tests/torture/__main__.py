@@ -9,18 +9,16 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from tests.torture import fault_lives, faults, kills, lives, points
-from tests.torture.children import serve
+from tests.torture.children import serve, serving_two
 from tests.torture.shim import How
 from tests.torture.violation import Violation
 
 ROUNDS = 25
 STATES = 50_000
 FLIPS = 100_000
-
-Run = Callable[[], Sequence[Violation]]
+POINTS_SHARE = 0.6
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.serve:
         serve(lives.ROLES | fault_lives.ROLES)
         return 0
-    broken = [violation for run in _chosen(options) for violation in run()]
+    broken = _run(options)
     for violation in broken:
         kind = "" if violation.kind == "other" else f" ({violation.kind})"
         print(f"seed {options.seed}: a promise was broken{kind}: {violation}", file=sys.stderr)
@@ -55,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds",
         type=float,
         default=math.inf,
-        help="begin nothing new after so many seconds; crash points get 60 %% of them at most",
+        help="begin nothing new after so many seconds, crash points after 60 %% of them",
     )
     parser.add_argument("--seed", type=int, default=1, help="what the moments are drawn from")
     only = parser.add_mutually_exclusive_group()
@@ -91,58 +89,56 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _chosen(options: argparse.Namespace) -> Sequence[Run]:
-    """Return what is to be run, one after the other."""
+def _run(options: argparse.Namespace) -> Sequence[Violation]:
+    """Run what was chosen, and return what was violated."""
     seed = options.seed
     if options.sabotage is not None:
-        return [partial(SABOTAGES[options.sabotage], options.sabotage, seed)]
+        return SABOTAGES[options.sabotage](options.sabotage, seed)
     if options.power_loss is not None:
-        return [_room("power", options.power_loss, seed, print)]
+        return _room("power", options.power_loss, seed, print)
     if options.flips is not None:
-        return [_room("flips", options.flips, seed, print)]
+        return _room("flips", options.flips, seed, print)
     if options.soak is not None:
-        return [_room("soak", options.soak, seed, print)]
+        return _room("soak", options.soak, seed, print)
+    return _everything(options.rounds, seed, options.seconds)
+
+
+def _everything(rounds: int | None, seed: int, seconds: float) -> Sequence[Violation]:
     now = time.monotonic()
-    rounds = options.rounds
     if rounds is None:
-        rounds = ROUNDS if options.seconds == math.inf else sys.maxsize
-    return [
-        partial(faults.torture, print, seed, ends=now + options.seconds),
-        partial(
-            points.torture,
-            points.Run(points.BATCHES),
-            seed,
-            print,
-            ends=now + options.seconds * 0.6,
-        ),
-        partial(kills.torture, rounds, seed, print, ends=now + options.seconds),
-    ]
+        rounds = ROUNDS if seconds == math.inf else sys.maxsize
+    run = points.Run(points.BATCHES)
+    with serving_two() as servers:
+        return [
+            *faults.torture(servers, seed, print, ends=now + seconds),
+            *points.torture(servers, run, seed, print, ends=now + POINTS_SHARE * seconds),
+            *kills.torture(servers, rounds, seed, print, ends=now + seconds),
+        ]
 
 
-def _room(name: str, *arguments: object, **options: object) -> Run:
-    """Return a run of the module of that name."""
-
-    def run() -> Sequence[Violation]:
+def _room(name: str, *arguments: object, **options: object) -> Sequence[Violation]:
+    """Run the module of that name."""
+    try:
         # By name, for not every checkout has them all.
-        try:
-            importlib.import_module(f"tests.torture.{name}").run(*arguments, **options)
-        except Violation as violation:
-            return [violation]
-        return []
-
-    return run
+        importlib.import_module(f"tests.torture.{name}").run(*arguments, **options)
+    except Violation as violation:
+        return [violation]
+    return []
 
 
 def _seen_by_kills(bug: str, seed: int) -> Sequence[Violation]:
-    return kills.torture(ROUNDS, seed, print, sabotage=bug)
+    with serving_two() as servers:
+        return kills.torture(servers, ROUNDS, seed, print, sabotage=bug)
 
 
 def _seen_by_errors(bug: str, seed: int) -> Sequence[Violation]:
-    return points.torture(points.Run(points.FEW, bug), seed, print, hows=[How.FAIL])
+    with serving_two() as servers:
+        run = points.Run(points.FEW, bug)
+        return points.torture(servers, run, seed, print, hows=[How.FAIL])
 
 
 def _seen_by_power_loss(_bug: str, seed: int) -> Sequence[Violation]:
-    return _room("power", STATES, seed, print, synchronous="off")()
+    return _room("power", STATES, seed, print, synchronous="off")
 
 
 SABOTAGES: dict[str, Callable[[str, int], Sequence[Violation]]] = {

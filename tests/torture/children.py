@@ -14,13 +14,15 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import attrs
 
+from tests.torture.shim import built
 from tests.torture.violation import ROOT, Violation
 
 PATIENCE = 60.0
@@ -97,7 +99,7 @@ class Server:
 
 
 @contextmanager
-def serving(shim: Path | None = None) -> Iterator[Server]:
+def serving(shim: Path | None) -> Iterator[Server]:
     """Run a server inside the block, and what it forks with the shim, if there is one."""
     # What a child would measure of its coverage dies with it, and costs half of its speed.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("COV_", "COVERAGE_"))}
@@ -118,6 +120,21 @@ def serving(shim: Path | None = None) -> Iterator[Server]:
         finally:
             ours.close()
             process.wait()
+
+
+@contextmanager
+def serving_two() -> Iterator[list[Server]]:
+    """Run as many servers as work at once, with the shim where there is a C compiler."""
+    library = built()
+    with serving(library) as one, serving(library) as other:
+        yield [one, other]
+
+
+def in_parallel(servers: Sequence[Server], work: Callable[[Server], None]) -> None:
+    """Do the same work with each server until all have ended; raise what one of them raises."""
+    with ThreadPoolExecutor(len(servers)) as pool:
+        for worker in [pool.submit(work, server) for server in servers]:
+            worker.result()
 
 
 def serve(roles: Mapping[str, Callable[..., None]]) -> None:

@@ -8,12 +8,12 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.torture.children import Server, serving
+from tests.torture.children import Child, Server
 from tests.torture.contents import contents
 from tests.torture.history import History
 from tests.torture.violation import NotPossible, Violation
@@ -24,31 +24,31 @@ Lines = list[list[str]]
 # Two processes and one file
 
 
-def two_processes(events: int = 25) -> str:
+def two_processes(servers: Sequence[Server], events: int = 25) -> str:
     """Two processes fight for one file; a third is killed while it has it."""
     with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
         path = Path(directory, "torture.db")
-        with serving() as one, serving() as other:
-            children = [
-                server.start("contend", str(path), first, events)
-                for server, first in ((one, 1), (other, 1001))
-            ]
-            with ThreadPoolExecutor(2) as pool:
-                lines = list(pool.map(lambda child: child.run(), children))
-            _check_fight(lines, [child.pid for child in children])
-            accepted = _accepted(lines[0] + lines[1])
-            _check_kept(path, accepted)
-            holder = one.start("hold", str(path))
-            if ["has"] not in [words[:1] for words in _until(holder.lines(), "has")]:
-                raise Violation("the one that was to be killed never had the store")
-            waiting = other.start("contend", str(path), 2001, 1)
-            refusal = next(words for words in waiting.lines() if words[0] == "in-use")
-            holder.kill()
-            holder.wait()
-            rest = waiting.run()
-            if refusal != ["in-use", str(holder.pid)] or ["has"] not in [w[:1] for w in rest]:
-                raise Violation(f"after the kill the other had {refusal} and {rest}")
-            _check_kept(path, accepted | _accepted(rest))
+        one, other = servers
+        children = [
+            server.start("contend", str(path), first, events)
+            for server, first in ((one, 1), (other, 1001))
+        ]
+        with ThreadPoolExecutor(2) as pool:
+            lines = list(pool.map(Child.run, children))
+        _check_fight(lines, [child.pid for child in children])
+        accepted = _accepted(lines[0] + lines[1])
+        _check_kept(path, accepted)
+        holder = one.start("hold", str(path))
+        if ["has"] not in [words[:1] for words in _until(holder.lines(), "has")]:
+            raise Violation("the one that was to be killed never had the store")
+        waiting = other.start("contend", str(path), 2001, 1)
+        refusal = next(words for words in waiting.lines() if words[0] == "in-use")
+        holder.kill()
+        holder.wait()
+        rest = waiting.run()
+        if refusal != ["in-use", str(holder.pid)] or ["has"] not in [w[:1] for w in rest]:
+            raise Violation(f"after the kill the other had {refusal} and {rest}")
+        _check_kept(path, accepted | _accepted(rest))
     refusals = sum(words[0] == "in-use" for words in lines[0] + lines[1])
     return (
         f"{len(accepted)} events accepted, all kept; {refusals} times "
@@ -77,14 +77,14 @@ def _check_fight(lines: list[Lines], pids: list[int]) -> None:
 # A reader
 
 
-def a_reader(events: int = 300) -> str:
+def a_reader(servers: Sequence[Server], events: int = 300) -> str:
     """A process reads from end to end, again and again, what another one writes."""
     with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
         path = Path(directory, "torture.db")
-        with serving() as one, serving() as other, ThreadPoolExecutor(2) as pool:
-            writer = one.start("write", str(path), events)
-            reader = other.start("read", str(path), events)
-            written, read = pool.map(lambda child: child.run(), (writer, reader))
+        writer = servers[0].start("write", str(path), events)
+        reader = servers[1].start("read", str(path), events)
+        with ThreadPoolExecutor(2) as pool:
+            written, read = pool.map(Child.run, (writer, reader))
         _check_kept(path, _accepted(written))
     times = [int(words[2]) for words in written if words[0] == "wrote"]
     midway = 0
@@ -106,23 +106,23 @@ def a_reader(events: int = 300) -> str:
 # A full disk
 
 
-def a_full_disk() -> str:
+def a_full_disk(server: Server) -> str:
     """A small disk fills and empties again, and a program crashes on it when it is full."""
     if os.getuid() != 0 or shutil.which("mount") is None:
         raise NotPossible("mounting a small disk needs root; the limit of file sizes stands for it")
     said = []
     for crashes in (False, True):
         with tempfile.TemporaryDirectory(prefix="triobus-") as directory, _mounted(directory):
-            said.append(_fill(Path(directory), "StoreFull", crashes=crashes))
+            said.append(_fill(server, Path(directory), "StoreFull", crashes=crashes))
     return f"{said[0]}; with a crash when it was full, {said[1]}"
 
 
-def a_file_limit() -> str:
+def a_file_limit(server: Server) -> str:
     """The same with a limit of file sizes, which anyone can set."""
     said = []
     for crashes in (False, True):
         with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
-            said.append(_fill(Path(directory), "StoreIOError", crashes=crashes))
+            said.append(_fill(server, Path(directory), "StoreIOError", crashes=crashes))
     return f"{said[0]}; with a crash at the limit, {said[1]}"
 
 
@@ -138,20 +138,19 @@ def _mounted(directory: str) -> Iterator[None]:
         subprocess.run(["umount", directory], check=True)
 
 
-def _fill(directory: Path, error: str, *, crashes: bool) -> str:
+def _fill(server: Server, directory: Path, error: str, *, crashes: bool) -> str:
     path = directory / "torture.db"
     history = History()
-    with serving() as server:
-        lines = server.start("fill", str(path), error != "StoreFull", crashes).run()
-        for words in lines:
-            history.note(words)
-        refused = [words[2] for words in lines if words[0] == "refused"]
-        if set(refused) != {error}:
-            raise Violation(f"a full disk was told as {refused}, not {error}")
-        if any(words[0] == "still-full" for words in lines):
-            raise Violation("there was room again, and events were refused")
-        (directory / "ballast").unlink(missing_ok=True)
-        _end(server, path, history)
+    lines = server.start("fill", str(path), error != "StoreFull", crashes).run()
+    for words in lines:
+        history.note(words)
+    refused = [words[2] for words in lines if words[0] == "refused"]
+    if set(refused) != {error}:
+        raise Violation(f"a full disk was told as {refused}, not {error}")
+    if any(words[0] == "still-full" for words in lines):
+        raise Violation("there was room again, and events were refused")
+    (directory / "ballast").unlink(missing_ok=True)
+    _end(server, path, history)
     return f"{len(refused)} events refused ({error}), {len(history.accepted)} accepted and kept"
 
 
@@ -188,13 +187,12 @@ HARMS: tuple[tuple[str, Callable[[Path], None]], ...] = tuple(
 )
 
 
-def replaced_files(chance: random.Random, moments: int = 6) -> str:
+def replaced_files(server: Server, chance: random.Random, moments: int = 6) -> str:
     """The store's file or its `-wal` is removed, renamed or replaced while a bus writes."""
     kept = 0
-    with serving() as server:
-        for suffix, harm in HARMS:
-            for moment in (0, 1, *(chance.randint(2, 60) for _ in range(moments - 2))):
-                kept += _harm(server, suffix, harm, moment)
+    for suffix, harm in HARMS:
+        for moment in (0, 1, *(chance.randint(2, 60) for _ in range(moments - 2))):
+            kept += _harm(server, suffix, harm, moment)
     return (
         f"{len(HARMS) * moments} times while a bus ran: {kept} events accepted before, each time "
         "StoreReplaced at the next commit and nothing accepted after it"
@@ -251,23 +249,27 @@ def _check_kept(path: Path, accepted: dict[int, int]) -> None:
         raise Violation(f"{lost} were accepted and are not in the log", "lost")
 
 
-FAULTS: dict[str, Callable[[random.Random], str]] = {
-    "two processes, one file": lambda _: two_processes(),
-    "a reader": lambda _: a_reader(),
-    "a full disk of 1 MiB": lambda _: a_full_disk(),
-    "a limit of file sizes": lambda _: a_file_limit(),
-    "files removed, renamed or replaced": lambda chance: replaced_files(chance),
+FAULTS: dict[str, Callable[[Sequence[Server], random.Random], str]] = {
+    "two processes, one file": lambda servers, _: two_processes(servers),
+    "a reader": lambda servers, _: a_reader(servers),
+    "a full disk of 1 MiB": lambda servers, _: a_full_disk(servers[0]),
+    "a limit of file sizes": lambda servers, _: a_file_limit(servers[0]),
+    "files removed, renamed or replaced": lambda servers, chance: replaced_files(
+        servers[0], chance
+    ),
 }
 
 
-def torture(say: Callable[[str], None], seed: int, *, ends: float = math.inf) -> list[Violation]:
+def torture(
+    servers: Sequence[Server], seed: int, say: Callable[[str], None], *, ends: float = math.inf
+) -> list[Violation]:
     """Try everything, say a line about each, and return what was violated."""
     violations = []
     for name, fault in FAULTS.items():
         try:
             if time.monotonic() > ends:
                 raise NotPossible("the time is over")
-            say(f"{name}: {fault(random.Random(seed))}")
+            say(f"{name}: {fault(servers, random.Random(seed))}")
         except NotPossible as reason:
             say(f"{name}: skipped, {reason}")
         except Violation as violation:

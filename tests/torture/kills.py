@@ -11,19 +11,17 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import attrs
 
-from tests.torture.children import Child, Server, serving
+from tests.torture.children import Child, Server, in_parallel
 from tests.torture.history import History
 from tests.torture.violation import Violation
 
 KILLS = 4
 """How often the program of a round is killed, at most."""
-_AT_ONCE = 2
 _LATEST = 0.001
 """How many seconds after a line a kill comes, at most."""
 _AT_START = 0.02
@@ -122,6 +120,7 @@ class Tally:
 
 
 def torture(
+    servers: Sequence[Server],
     rounds: int,
     seed: int,
     say: Callable[[str], None],
@@ -130,10 +129,11 @@ def torture(
     sabotage: str | None = None,
 ) -> list[Violation]:
     """Run so many rounds, or as many as begin until a monotonic time; stop at a violation."""
-    return rounds_of(rounds, seed, say, ends=ends, sabotage=sabotage).violations
+    return rounds_of(servers, rounds, seed, say, ends=ends, sabotage=sabotage).violations
 
 
 def rounds_of(
+    servers: Sequence[Server],
     rounds: int,
     seed: int,
     say: Callable[[str], None],
@@ -145,17 +145,14 @@ def rounds_of(
     tally = Tally()
     numbers = iter(range(rounds))
 
-    def work() -> None:
+    def work(server: Server) -> None:
         # Two threads share the tally: they only append to its lists.
-        with serving() as server:
-            for number in numbers:
-                if tally.violations or time.monotonic() > ends:
-                    return
-                _run_round(server, number, seed, tally, say, sabotage)
+        for number in numbers:
+            if tally.violations or time.monotonic() > ends:
+                return
+            _run_round(server, number, seed, tally, say, sabotage)
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for worker in [pool.submit(work) for _ in range(min(_AT_ONCE, rounds))]:
-            worker.result()
+    in_parallel(servers, work)
     say(str(tally))
     return tally
 

@@ -14,15 +14,14 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
-from tests.torture.children import Server, serving
+from tests.torture.children import Server, in_parallel
 from tests.torture.history import History
-from tests.torture.shim import How, built
+from tests.torture.shim import How
 from tests.torture.violation import NotPossible, Violation
 
 BATCHES = [[1], [2, 11, 4, 26], [3], [13, 5, 12]]
@@ -31,7 +30,6 @@ and two that fail for good, and others behind them in their aggregates."""
 FEW = [[11]]
 """For a shorter run."""
 
-_AT_ONCE = 2
 _HALVES = ("write", "truncate")
 _DEATHS = (How.DIE_BEFORE, How.DIE_HALF_WAY, How.DIE_AFTER)
 
@@ -129,6 +127,7 @@ class Tally:
 
 
 def torture(
+    servers: Sequence[Server],
     run: Run,
     seed: int,
     say: Callable[[str], None],
@@ -138,13 +137,14 @@ def torture(
 ) -> list[Violation]:
     """Visit every point of a run, or what can be until a monotonic time; stop at a violation."""
     try:
-        return visits(run, seed, say, ends=ends, hows=hows).violations
+        return visits(servers, run, seed, say, ends=ends, hows=hows).violations
     except NotPossible as reason:
         say(f"crash points and errors of the disk: skipped, {reason}")
         return []
 
 
 def visits(
+    servers: Sequence[Server],
     run: Run,
     seed: int,
     say: Callable[[str], None],
@@ -157,11 +157,9 @@ def visits(
 
     `kinds` are the beginnings of the operations that are meant.
     """
-    library = built()
-    if library is None:
+    if not servers[0].has_shim:
         raise NotPossible("there is no C compiler to build what stands before the disk")
-    with serving(library) as server:
-        operations = run.operations(server)
+    operations = run.operations(servers[0])
     points = [
         point for point in _points(operations, hows) if point.operation.startswith(tuple(kinds))
     ]
@@ -169,21 +167,18 @@ def visits(
     tally = Tally(len(operations), len(points))
     left = iter(points)
 
-    def work() -> None:
+    def work(server: Server) -> None:
         # Two threads share the tally: they only append to its lists.
-        with serving(library) as server:
-            for point in left:
-                if tally.violations or time.monotonic() > ends:
-                    return
-                try:
-                    tally.visited.append((point, run.visit(server, point, operations)))
-                except Violation as violation:
-                    tally.violations.append(violation)
-                    say(f"{point}: {violation}")
+        for point in left:
+            if tally.violations or time.monotonic() > ends:
+                return
+            try:
+                tally.visited.append((point, run.visit(server, point, operations)))
+            except Violation as violation:
+                tally.violations.append(violation)
+                say(f"{point}: {violation}")
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        for worker in [pool.submit(work) for _ in range(_AT_ONCE)]:
-            worker.result()
+    in_parallel(servers, work)
     say(str(tally))
     return tally
 

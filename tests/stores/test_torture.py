@@ -68,12 +68,20 @@ def test_a_program_that_dies_while_it_removes_the_log_leaves_no_half_of_it(serve
     assert len(tally.visited) == tally.points > 0
 
 
-@pytest.mark.parametrize("name", faults.FAULTS)
-def test_what_is_done_to_a_store(servers, name):
+REPLACED = "files removed, renamed or replaced"
+
+
+@pytest.mark.parametrize("name", sorted(faults.FAULTS.keys() - {REPLACED}))
+def test_what_is_done_to_a_store_loses_nothing(servers, name):
     try:
         faults.FAULTS[name](servers, random.Random(1))
     except faults.NotPossible as reason:
         pytest.skip(str(reason))
+
+
+def test_files_that_are_removed_or_replaced_are_noticed_at_the_next_commit(servers):
+    said = faults.replaced_files(servers[0], random.Random(1), moments=2)
+    assert said.startswith("12 times")
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ def serving(shim: Path | None) -> Iterator[Server]:
     with ours, theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.torture", "--serve"],
-            stdin=theirs,
+            stdin=theirs.fileno(),
             cwd=ROOT,
             env=environment,
         )

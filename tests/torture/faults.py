@@ -57,7 +57,7 @@ def two_processes(servers: Sequence[Server], events: int = 25) -> str:
 
 
 def _check_fight(lines: list[Lines], pids: list[int]) -> None:
-    spans = []
+    spans: list[tuple[int, int]] = []
     for mine, other in zip(lines, reversed(pids), strict=True):
         refusals = {words[1] for words in mine if words[0] == "in-use"}
         if not refusals:

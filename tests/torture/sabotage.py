@@ -19,11 +19,11 @@ def plant(bug: str | None) -> None:
     global _planted
     _planted = bug
     if bug == "ack-before-commit":
-        Database._finish_commit = _finish_later  # type: ignore[method-assign]
-        Database.commit = _after_the_last_one(Database.commit)  # type: ignore[method-assign]
-        Database.close = _after_the_last_one(Database.close)  # type: ignore[method-assign]
+        _replace("_finish_commit", _finish_later)
+        _replace("commit", _after_the_last_one(Database.commit))
+        _replace("close", _after_the_last_one(Database.close))
     elif bug == "no-fence":
-        Database._finish_commit = _commit_without_fence  # type: ignore[method-assign]
+        _replace("_finish_commit", _commit_without_fence)
 
 
 def meddle(bus: triobus.EventBus) -> None:
@@ -32,6 +32,10 @@ def meddle(bus: triobus.EventBus) -> None:
         # An event that is retried lets the later ones of its aggregate go past.
         for shell in bus._intake.shells.values():
             shell.lanes.is_ordered = False
+
+
+def _replace(method: str, bug: Callable[..., object]) -> None:
+    setattr(Database, method, bug)
 
 
 def _finish_later(self: Database, connection: sqlite3.Connection) -> None:

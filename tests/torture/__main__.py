@@ -8,26 +8,32 @@ import importlib
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from tests.torture import fault_lives, faults, kills, lives, points
-from tests.torture.children import serve, serving_two
+from tests.torture.children import Server, serve, serving_two
 from tests.torture.shim import How
-from tests.torture.violation import Violation
+from tests.torture.violation import NotPossible, Violation
 
 ROUNDS = 25
 STATES = 50_000
 FLIPS = 100_000
 POINTS_SHARE = 0.6
+CRASHED_AFTER = 0.7
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line: 0 if every promise was kept, 1 if one was broken."""
+    """Return 0 if every promise was kept, 1 if one was broken, 2 if nothing could be tried."""
     options = _parser().parse_args(arguments)
     if options.serve:
         serve(lives.ROLES | fault_lives.ROLES)
         return 0
-    broken = _run(options)
+    try:
+        broken = _run(options)
+    except NotPossible as reason:
+        print(f"this cannot be tried here: {reason}", file=sys.stderr)
+        return 2
     for violation in broken:
         kind = "" if violation.kind == "other" else f" ({violation.kind})"
         print(f"seed {options.seed}: a promise was broken{kind}: {violation}", file=sys.stderr)
@@ -107,13 +113,33 @@ def _everything(rounds: int | None, seed: int, seconds: float) -> Sequence[Viola
     now = time.monotonic()
     if rounds is None:
         rounds = ROUNDS if seconds == math.inf else sys.maxsize
-    run = points.Run(points.BATCHES)
     with serving_two() as servers:
-        return [
-            *faults.torture(servers, seed, print, ends=now + seconds),
-            *points.torture(servers, run, seed, print, ends=now + POINTS_SHARE * seconds),
-            *kills.torture(servers, rounds, seed, print, ends=now + seconds),
-        ]
+        broken = faults.torture(servers, seed, print, ends=now + seconds)
+        visits = _points(servers, seed, now + POINTS_SHARE * seconds)
+        killed = kills.torture(servers, rounds, seed, print, ends=now + seconds)
+    tallies: list[points.Tally | kills.Tally] = [*visits, killed]
+    broken = [*broken, *(violation for tally in tallies for violation in tally.violations)]
+    kinds = Counter(violation.kind for violation in broken)
+    print(
+        f"in all {len(killed.histories)} rounds, {sum(len(tally.visited) for tally in visits)} "
+        f"points, {sum(tally.events for tally in tallies)} events: {kinds['lost']} lost, "
+        f"{kinds['reordered']} reordered, {sum(tally.repeated for tally in tallies)} repeated that "
+        f"were in flight, {kinds['repeated']} that were not"
+        + (f", {kinds['other']} other violations" if kinds["other"] else "")
+    )
+    return broken
+
+
+def _points(servers: Sequence[Server], seed: int, ends: float) -> Sequence[points.Tally]:
+    """Visit the points of a run, and those of the recovery from a crash in it."""
+    try:
+        run = points.Run(points.BATCHES)
+        new = points.torture(servers, run, seed, print, ends=ends)
+        recovery = run.crashed(servers[0], CRASHED_AFTER)
+        return [new, points.torture(servers, recovery, seed, print, ends=ends)]
+    except NotPossible as reason:
+        print(f"crash points and errors of the disk: skipped, {reason}")
+        return []
 
 
 def _room(name: str, *arguments: object, **options: object) -> Sequence[Violation]:
@@ -128,13 +154,13 @@ def _room(name: str, *arguments: object, **options: object) -> Sequence[Violatio
 
 def _seen_by_kills(bug: str, seed: int) -> Sequence[Violation]:
     with serving_two() as servers:
-        return kills.torture(servers, ROUNDS, seed, print, sabotage=bug)
+        return kills.torture(servers, ROUNDS, seed, print, sabotage=bug).violations
 
 
 def _seen_by_errors(bug: str, seed: int) -> Sequence[Violation]:
+    run = points.Run(points.FEW, bug)
     with serving_two() as servers:
-        run = points.Run(points.FEW, bug)
-        return points.torture(servers, run, seed, print, hows=[How.FAIL])
+        return points.torture(servers, run, seed, print, hows=[How.FAIL]).violations
 
 
 def _seen_by_power_loss(_bug: str, seed: int) -> Sequence[Violation]:

@@ -102,6 +102,11 @@ class Tally:
         return sum(end.is_killed and end.is_committing for end in self.ends)
 
     @property
+    def events(self) -> int:
+        """How many events were accepted."""
+        return sum(len(history.accepted) for history in self.histories)
+
+    @property
     def repeated(self) -> int:
         """How many events were handled again, because they had been in flight."""
         return sum(history.repeated for history in self.histories)
@@ -112,9 +117,9 @@ class Tally:
         return (
             f"{len(self.histories)} rounds, {self.kills.total()} kills ({phases}; "
             f"{self.in_commits} of them in a commit, {len(self.ends) - self.kills.total()} more "
-            f"too late): {sum(len(history.accepted) for history in self.histories)} events "
-            f"accepted, {kinds['lost']} lost, {kinds['reordered']} reordered, {self.repeated} "
-            f"repeated that were in flight, {kinds['repeated']} that were not"
+            f"too late): {self.events} events accepted, {kinds['lost']} lost, "
+            f"{kinds['reordered']} reordered, {self.repeated} repeated that were in flight, "
+            f"{kinds['repeated']} that were not"
             + (f", {kinds['other']} other violations" if kinds["other"] else "")
         )
 
@@ -127,21 +132,8 @@ def torture(
     *,
     ends: float = math.inf,
     sabotage: str | None = None,
-) -> list[Violation]:
-    """Run so many rounds, or as many as begin until a monotonic time; stop at a violation."""
-    return rounds_of(servers, rounds, seed, say, ends=ends, sabotage=sabotage).violations
-
-
-def rounds_of(
-    servers: Sequence[Server],
-    rounds: int,
-    seed: int,
-    say: Callable[[str], None],
-    *,
-    ends: float = math.inf,
-    sabotage: str | None = None,
 ) -> Tally:
-    """Do the same, and return what it came to."""
+    """Run so many rounds, or as many as begin until a monotonic time; stop at a violation."""
     tally = Tally()
     numbers = iter(range(rounds))
 

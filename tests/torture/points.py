@@ -7,13 +7,14 @@ removal, or each of them fails once, and the program crashes at the error or goe
 publishes the same events again, as a program does that does not know, and comes to its end.
 """
 
+import copy
 import errno
 import math
 import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from tests.torture.violation import NotPossible, Violation
 BATCHES = [[1], [2, 11, 4, 26], [3], [13, 5, 12]]
 """What a run publishes, each batch after everything before is done: with two events that fail once
 and two that fail for good, and others behind them in their aggregates."""
+STORE = "torture.db"
 FEW = [[11]]
 """For a shorter run."""
 
@@ -58,17 +60,18 @@ class Run:
 
     batches: Sequence[Sequence[int]]
     sabotage: str | None = None
-    store: bytes | None = None
-    """The file with which it begins; without one it makes it."""
+    files: Mapping[str, bytes] = attrs.field(factory=dict)
+    """What there is when it begins."""
+    history: History = attrs.field(factory=History)
+    """What there was before."""
 
     @contextmanager
     def place(self) -> Iterator[Path]:
         """Give it a directory of its own, and the path of its store there."""
         with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
-            path = Path(directory, "torture.db")
-            if self.store is not None:
-                path.write_bytes(self.store)
-            yield path
+            for name, content in self.files.items():
+                Path(directory, name).write_bytes(content)
+            yield Path(directory, STORE)
 
     def operations(self, server: Server) -> list[str]:
         """Return what it does to files when nothing happens."""
@@ -77,26 +80,42 @@ class Run:
             lines = child.run()
         return [" ".join(words[1:]) for words in lines if words[0] == "operation"]
 
+    def crashed(self, server: Server, part: float) -> "Run":
+        """Return a run that begins with what this one leaves when it dies after a part of it."""
+        operations = self.operations(server)
+        at = round(part * len(operations))
+        with self.place() as path:
+            history = self._first_life(
+                server, path, Point(How.DIE_HALF_WAY, at, operations[at - 1])
+            )
+            files = {entry.name: entry.read_bytes() for entry in path.parent.iterdir()}
+        return attrs.evolve(self, files=files, history=history)
+
     def visit(self, server: Server, point: Point, operations: Sequence[str]) -> History:
         """Let it come to a point, and a second life to its end. Raises `Violation`."""
-        history = History()
-        plan = [point.how, point.at, point.error]
         with self.place() as path:
-            arguments = str(path), self.batches, self.sabotage
-            child = server.start("script", *arguments, plan, point.crashes_at_error)
-            for words in child.lines():
-                history.note(words)
-            code = child.wait()
+            history = self._first_life(server, path, point)
             if history.life.operations[: point.at] != operations[: point.at]:
                 raise Violation(f"another run than before: {history.life.operations[-3:]}")
-            if code != (0 if point.how == How.FAIL else -9):
-                raise Violation(f"the first life ended with {code}")
-            history.look_at(path)
             history.begin()
-            for words in server.start("script", *arguments, None).run():
+            for words in server.start("script", str(path), self.batches, self.sabotage, None).run():
                 history.note(words)
             history.look_at(path)
             history.look_at_the_end(path)
+        return history
+
+    def _first_life(self, server: Server, path: Path, point: Point) -> History:
+        history = copy.deepcopy(self.history)
+        history.begin()
+        plan = [point.how, point.at, point.error]
+        arguments = str(path), self.batches, self.sabotage, plan, point.crashes_at_error
+        child = server.start("script", *arguments)
+        for words in child.lines():
+            history.note(words)
+        code = child.wait()
+        if code != (0 if point.how == How.FAIL else -9):
+            raise Violation(f"the first life ended with {code}")
+        history.look_at(path)
         return history
 
 
@@ -109,19 +128,28 @@ class Tally:
     visited: list[tuple[Point, History]] = attrs.field(factory=list)
     violations: list[Violation] = attrs.field(factory=list)
 
+    @property
+    def events(self) -> int:
+        """How many events were accepted."""
+        return sum(len(history.accepted) for _, history in self.visited)
+
+    @property
+    def repeated(self) -> int:
+        """How many events were handled again, because they had been in flight."""
+        return sum(history.repeated for _, history in self.visited)
+
     def __str__(self) -> str:
         visited = len(self.visited)
         crashes = sum(point.how != How.FAIL for point, _ in self.visited)
-        histories = [history for _, history in self.visited]
+        refused = sum(len(history.refused) for _, history in self.visited)
         kinds = Counter(violation.kind for violation in self.violations)
         return (
             f"{self.points} points of {self.operations} operations, "
             + ("all visited" if visited == self.points else f"only {visited} visited")
             + f" ({crashes} crashes, {visited - crashes} errors of the disk, by which "
-            f"{sum(len(h.refused) for h in histories)} events were refused): "
-            f"{sum(len(h.accepted) for h in histories)} events accepted, {kinds['lost']} lost, "
-            f"{kinds['reordered']} reordered, {sum(h.repeated for h in histories)} repeated that "
-            f"were in flight, {kinds['repeated']} that were not"
+            f"{refused} events were refused): {self.events} events accepted, {kinds['lost']} lost, "
+            f"{kinds['reordered']} reordered, {self.repeated} repeated that were in flight, "
+            f"{kinds['repeated']} that were not"
             + (f", {kinds['other']} other violations" if kinds["other"] else "")
         )
 
@@ -134,28 +162,12 @@ def torture(
     *,
     ends: float = math.inf,
     hows: Sequence[How] = (*_DEATHS, How.FAIL),
-) -> list[Violation]:
-    """Visit every point of a run, or what can be until a monotonic time; stop at a violation."""
-    try:
-        return visits(servers, run, seed, say, ends=ends, hows=hows).violations
-    except NotPossible as reason:
-        say(f"crash points and errors of the disk: skipped, {reason}")
-        return []
-
-
-def visits(
-    servers: Sequence[Server],
-    run: Run,
-    seed: int,
-    say: Callable[[str], None],
-    *,
-    ends: float = math.inf,
-    hows: Sequence[How] = (*_DEATHS, How.FAIL),
     kinds: Sequence[str] = ("",),
 ) -> Tally:
-    """Do the same, and return what it came to. Raises `NotPossible` without a compiler.
+    """Visit every point of a run, or what can be until a monotonic time; stop at a violation.
 
-    `kinds` are the beginnings of the operations that are meant.
+    `kinds` are the beginnings of the operations that are meant. Raises `NotPossible` without a C
+    compiler.
     """
     if not servers[0].has_shim:
         raise NotPossible("there is no C compiler to build what stands before the disk")

@@ -33,7 +33,7 @@ FEW = [[11]]
 """For a shorter run."""
 
 _HALVES = ("write", "truncate")
-_DEATHS = (How.DIE_BEFORE, How.DIE_HALF_WAY, How.DIE_AFTER)
+DEATHS = (How.DIE_BEFORE, How.DIE_HALF_WAY, How.DIE_AFTER)
 
 
 @attrs.frozen
@@ -161,7 +161,7 @@ def torture(
     say: Callable[[str], None],
     *,
     ends: float = math.inf,
-    hows: Sequence[How] = (*_DEATHS, How.FAIL),
+    hows: Sequence[How] = (*DEATHS, How.FAIL),
     kinds: Sequence[str] = ("",),
 ) -> Tally:
     """Visit every point of a run, or what can be until a monotonic time; stop at a violation.

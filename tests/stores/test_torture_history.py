@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.torture import children
 from tests.torture.children import serving_two
 from tests.torture.history import History
 from tests.torture.points import BATCHES, Run
@@ -84,11 +85,10 @@ def test_a_commit_that_is_reported_and_not_on_disk_is_seen(servers):
     for at in range(60, 130, 5):
         with run.place() as path:
             plan = [How.DIE_BEFORE, at, 0]
-            child = servers[0].start("script", str(path), BATCHES, None, plan)
             history = History()
-            for words in child.lines():
-                history.note(words)
-            child.wait()
+            with servers[0].start("script", str(path), BATCHES, None, plan) as child:
+                for words in child.lines():
+                    history.note(words)
             # Until its last page is written, a commit is not there after a kill.
             is_unwritten = history.life.operations[-1] == "write torture.db-wal"
             has_finished_something = history.life.begun > history.life.ended
@@ -99,3 +99,20 @@ def test_a_commit_that_is_reported_and_not_on_disk_is_seen(servers):
                 assert "and a later commit left that out" in str(caught.value)
                 seen.add(str(caught.value))
     assert len(seen) > 1
+
+
+def test_a_child_is_killed_when_its_block_ends_and_the_next_one_is_forked(servers, tmp_path):
+    path = str(tmp_path / "a.db")
+    with pytest.raises(KeyError), servers[0].start("hold", path) as first:
+        assert ["has"] in (words[:1] for words in first.lines())
+        raise KeyError
+    assert first.wait() == -9
+    with servers[0].start("hold", path) as second:
+        assert ["has"] in (words[:1] for words in second.lines())
+
+
+def test_a_child_that_hangs_is_a_violation(servers, tmp_path, monkeypatch):
+    monkeypatch.setattr(children, "PATIENCE", 0.5)
+    hang = pytest.raises(Violation, match=r"had not ended after 0\.5 s")
+    with servers[0].start("hold", str(tmp_path / "a.db")) as child, hang:
+        list(child.lines())

@@ -8,6 +8,7 @@ for the next one, so that nobody kills a stranger.
 
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -31,7 +32,7 @@ PATIENCE = 60.0
 
 @attrs.define
 class Child:
-    """A forked process, whose lines come as they are written."""
+    """A forked process, whose lines come as they are written. It is killed when its block ends."""
 
     pid: int
     _server: "Server"
@@ -39,16 +40,28 @@ class Child:
     _buffer: bytes = b""
     _code: int | None = None
 
+    def __enter__(self) -> "Child":
+        """Begin a block; the child runs already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it, however the block has ended; the server could fork no other one before."""
+        self.kill()
+        self.wait()
+
     def lines(self) -> Iterator[list[str]]:
-        """Yield the words of each line until the child has ended."""
+        """Yield the words of each line until its end. Raises `Violation` if that does not come."""
         deadline = time.monotonic() + PATIENCE
-        while chunk := os.read(self._reports, 65536):
+        while chunk := self._read(deadline):
             *lines, self._buffer = (self._buffer + chunk).split(b"\n")
             for line in lines:
                 yield line.decode().split()
-            if time.monotonic() > deadline:
-                self.kill()
-                raise Violation(f"a child was still at work after {PATIENCE:g} s")
+
+    def _read(self, deadline: float) -> bytes:
+        left = max(deadline - time.monotonic(), 0)
+        if not select.select([self._reports], [], [], left)[0]:
+            raise Violation(f"a child had not ended after {PATIENCE:g} s")
+        return os.read(self._reports, 65536)
 
     def kill(self) -> None:
         """Kill it, if it has not ended; lines that it has written still come."""
@@ -64,8 +77,9 @@ class Child:
 
     def run(self) -> list[list[str]]:
         """Return all its lines after a good end."""
-        found = list(self.lines())
-        code = self.wait()
+        with self:
+            found = list(self.lines())
+            code = self.wait()
         if code:
             raise Violation(f"a child ended with {code} after {found[-3:]}")
         return found
@@ -89,6 +103,11 @@ class Server:
         finally:
             os.close(theirs)
         return Child(self.answer(), self, ours)
+
+    def close(self) -> None:
+        """Fork no more."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def answer(self) -> int:
         """Wait for what the server says next."""
@@ -133,8 +152,15 @@ def serving_two() -> Iterator[list[Server]]:
 def in_parallel(servers: Sequence[Server], work: Callable[[Server], None]) -> None:
     """Do the same work with each server until all have ended; raise what one of them raises."""
     with ThreadPoolExecutor(len(servers)) as pool:
-        for worker in [pool.submit(work, server) for server in servers]:
-            worker.result()
+        workers = [pool.submit(work, server) for server in servers]
+        try:
+            for worker in workers:
+                worker.result()
+        except BaseException:
+            # Interrupted, or one has failed: the others fork no more, and so end soon.
+            for server in servers:
+                server.close()
+            raise
 
 
 def serve(roles: Mapping[str, Callable[..., None]]) -> None:

@@ -38,14 +38,14 @@ def two_processes(servers: Sequence[Server], events: int = 25) -> str:
         _check_fight(lines, [child.pid for child in children])
         accepted = _accepted(lines[0] + lines[1])
         _check_kept(path, accepted)
-        holder = one.start("hold", str(path))
-        if ["has"] not in [words[:1] for words in _until(holder.lines(), "has")]:
-            raise Violation("the one that was to be killed never had the store")
-        waiting = other.start("contend", str(path), 2001, 1)
-        refusal = next(words for words in waiting.lines() if words[0] == "in-use")
-        holder.kill()
-        holder.wait()
-        rest = waiting.run()
+        with one.start("hold", str(path)) as holder:
+            if ["has"] not in [words[:1] for words in _until(holder.lines(), "has")]:
+                raise Violation("the one that was to be killed never had the store")
+            with other.start("contend", str(path), 2001, 1) as waiting:
+                refusal = _until(waiting.lines(), "in-use")[-1]
+                holder.kill()
+                holder.wait()
+                rest = waiting.run()
         if refusal != ["in-use", str(holder.pid)] or ["has"] not in [w[:1] for w in rest]:
             raise Violation(f"after the kill the other had {refusal} and {rest}")
         _check_kept(path, accepted | _accepted(rest))
@@ -204,23 +204,22 @@ def _harm(server: Server, suffix: str, harm: Callable[[Path], None], moment: int
     what = f"{harm.__name__[1:]} of {suffix or 'the file'} after {moment} events"
     with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
         path = Path(directory, "torture.db")
-        child = server.start("go-on", str(path))
-        done_at = begun = accepted = 0
-        refused = []
-        for words in child.lines():
-            if words[0] == "committing":
-                begun = int(words[1])
-            elif words[0] == "accepted":
-                accepted += 1
-                if done_at and begun > done_at:
-                    child.kill()
-                    raise Violation(f"{what}: {words[1]} was accepted into the void", "lost")
-            elif words[0] == "refused":
-                refused.append(words[2])
-            if not done_at and words[0] in ("phase", "accepted") and accepted == moment:
-                harm(path.with_name(path.name + suffix))
-                done_at = time.monotonic_ns()
-        code = child.wait()
+        with server.start("go-on", str(path)) as child:
+            done_at = begun = accepted = 0
+            refused = []
+            for words in child.lines():
+                if words[0] == "committing":
+                    begun = int(words[1])
+                elif words[0] == "accepted":
+                    accepted += 1
+                    if done_at and begun > done_at:
+                        raise Violation(f"{what}: {words[1]} was accepted into the void", "lost")
+                elif words[0] == "refused":
+                    refused.append(words[2])
+                if not done_at and words[0] in ("phase", "accepted") and accepted == moment:
+                    harm(path.with_name(path.name + suffix))
+                    done_at = time.monotonic_ns()
+            code = child.wait()
     if code or not done_at or set(refused) != {"StoreReplaced"}:
         raise Violation(f"{what}: refused were {refused}, and it ended with {code}")
     return accepted

@@ -183,15 +183,16 @@ def _run_lives(
     for first, way in enumerate((*ways, "ending")):
         again = sorted(history.uncertain)
         history.begin()
-        child = server.start("live", str(path), 10_000 * first + 1, again, way, sabotage)
-        kill = None if way == "ending" else Kill.drawn(child, way, chance)
-        if kill is not None:
-            kill.look("starting")
-        for words in child.lines():
-            history.note(words)
+        with server.start("live", str(path), 10_000 * first + 1, again, way, sabotage) as child:
+            kill = None if way == "ending" else Kill.drawn(child, way, chance)
             if kill is not None:
-                kill.look(history.life.phase)
-        _note_end(child.wait(), way, history, tally)
+                kill.look("starting")
+            for words in child.lines():
+                history.note(words)
+                if kill is not None:
+                    kill.look(history.life.phase)
+            code = child.wait()
+        _note_end(code, way, history, tally)
         history.look_at(path)
     history.look_at_the_end(path)
 

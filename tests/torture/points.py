@@ -109,10 +109,10 @@ class Run:
         history.begin()
         plan = [point.how, point.at, point.error]
         arguments = str(path), self.batches, self.sabotage, plan, point.crashes_at_error
-        child = server.start("script", *arguments)
-        for words in child.lines():
-            history.note(words)
-        code = child.wait()
+        with server.start("script", *arguments) as child:
+            for words in child.lines():
+                history.note(words)
+            code = child.wait()
         if code != (0 if point.how == How.FAIL else -9):
             raise Violation(f"the first life ended with {code}")
         history.look_at(path)

@@ -116,3 +116,13 @@ def test_a_planted_bug_is_seen_and_told_with_the_seed(bug, seen, capsys):
 
 def test_every_bug_that_can_be_planted_has_its_test():
     assert set(SABOTAGES) == {"ack-before-commit", "overtake", "no-fence", "synchronous-off"}
+
+
+def test_the_command_begins_nothing_when_its_time_is_over_and_says_so(capsys):
+    assert main(["--seconds", "0"]) == 0
+    *said, last = capsys.readouterr().out.splitlines()
+    assert last == (
+        "in all 0 rounds, 0 points, 0 events: 0 lost, 0 reordered, 0 repeated that were in "
+        "flight, 0 that were not"
+    )
+    assert sum(line.endswith("skipped, the time is over") for line in said) == len(faults.FAULTS)

@@ -122,6 +122,7 @@ def serving(shim: Path | None) -> Iterator[Server]:
     """Run a server inside the block, and what it forks with the shim, if there is one."""
     # What a child would measure of its coverage dies with it, and costs half of its speed.
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("COV_", "COVERAGE_"))}
+    environment["PYTHONHASHSEED"] = "0"  # so that two servers' children do the same
     if shim is not None:
         environment["LD_PRELOAD"] = str(shim)
     ours, theirs = socket.socketpair()

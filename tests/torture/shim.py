@@ -10,6 +10,7 @@ import errno
 import functools
 import shutil
 import subprocess
+import sys
 import tempfile
 from enum import IntEnum, IntFlag
 from pathlib import Path
@@ -41,9 +42,9 @@ class How(IntEnum):
 
 @functools.cache
 def built() -> Path | None:
-    """Build the library, once a process; None where there is no C compiler."""
+    """Build the library, once a process; None without Linux or a C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
+    if compiler is None or sys.platform != "linux":
         return None
     directory = tempfile.TemporaryDirectory(prefix="triobus-shim-")
     atexit.register(directory.cleanup)

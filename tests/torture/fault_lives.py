@@ -16,20 +16,26 @@ from tests.torture.program import Program, report
 EVENT_SIZE = 2000
 REFUSALS = 3
 """How many events are refused before a program believes that something is wrong."""
+_MOST = 1000
 _ROOM = 60_000
 _FILE_LIMIT = 100_000
 
 
 def contend(path: str, first: int, events: int) -> None:
-    """Publish some events, for each of which the store is opened anew, whoever else has it.
+    """Publish events, for each of which the store is opened anew, whoever else has it.
 
-    Reports: has T, lets-go T, in-use PID.
+    At least so many, and until somebody else has had it once. Reports: has T, lets-go T, in-use
+    PID.
     """
 
     async def main() -> None:
-        for number in range(first, first + events):
-            while not await _publish_once(path, number):  # noqa: ASYNC110  # nobody tells it
-                await trio.sleep(0.0002)
+        refusals = 0
+        for number in range(first, first + _MOST):
+            while not await _publish_once(path, number):
+                refusals += 1
+                await trio.sleep(0.0002)  # the other process tells nobody
+            if refusals and number >= first + events - 1:
+                break
 
     trio.run(main)
 
@@ -77,11 +83,12 @@ def write(path: str, events: int) -> None:
 def read(path: str, events: int) -> None:
     """Read the store from end to end until so many events are there.
 
-    Reports: reads FROM_T, read N, with the number of events if it found them whole.
+    Reports: waiting, then read FROM_T N, with the number of events if it found them whole.
     """
 
     async def main() -> None:
         found = 0
+        report("waiting")
         while found < events:
             began = time.monotonic_ns()
             try:

@@ -81,10 +81,11 @@ def a_reader(servers: Sequence[Server], events: int = 300) -> str:
     """A process reads from end to end, again and again, what another one writes."""
     with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
         path = Path(directory, "torture.db")
-        writer = servers[0].start("write", str(path), events)
-        reader = servers[1].start("read", str(path), events)
-        with ThreadPoolExecutor(2) as pool:
-            written, read = pool.map(Child.run, (writer, reader))
+        with servers[1].start("read", str(path), events) as reader:
+            _until(reader.lines(), "waiting")
+            writer = servers[0].start("write", str(path), events)
+            with ThreadPoolExecutor(2) as pool:
+                written, read = pool.map(Child.run, (writer, reader))
         _check_kept(path, _accepted(written))
     times = [int(words[2]) for words in written if words[0] == "wrote"]
     midway = 0

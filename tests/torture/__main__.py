@@ -18,8 +18,10 @@ from tests.torture.violation import NotPossible, Violation
 
 ROUNDS = 25
 STATES = 50_000
+STATES_WITH_A_BUG = 2_000
 FLIPS = 100_000
-POINTS_SHARE = 0.6
+FAULTS_SHARE, POINTS_SHARE = 0.2, 0.6
+"""Up to which part of the seconds there are a fault or a crash point is begun."""
 CRASHED_AFTER = 0.7
 
 
@@ -59,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seconds",
         type=float,
         default=math.inf,
-        help="begin nothing new after so many seconds, crash points after 60 %% of them",
+        help="begin nothing new after so many seconds, and leave 40 %% of them to the rounds",
     )
     parser.add_argument("--seed", type=int, default=1, help="what the moments are drawn from")
     only = parser.add_mutually_exclusive_group()
@@ -114,7 +116,7 @@ def _everything(rounds: int | None, seed: int, seconds: float) -> Sequence[Viola
     if rounds is None:
         rounds = ROUNDS if seconds == math.inf else sys.maxsize
     with serving_two() as servers:
-        broken = faults.torture(servers, seed, print, ends=now + seconds)
+        broken = faults.torture(servers, seed, print, ends=now + FAULTS_SHARE * seconds)
         visits = _points(servers, seed, now + POINTS_SHARE * seconds)
         killed = kills.torture(servers, rounds, seed, print, ends=now + seconds)
     tallies: list[points.Tally | kills.Tally] = [*visits, killed]
@@ -164,7 +166,7 @@ def _seen_by_errors(bug: str, seed: int) -> Sequence[Violation]:
 
 
 def _seen_by_power_loss(_bug: str, seed: int) -> Sequence[Violation]:
-    return _room("power", STATES, seed, print, synchronous="off")
+    return _room("power", STATES_WITH_A_BUG, seed, print, synchronous="off")
 
 
 SABOTAGES: dict[str, Callable[[str, int], Sequence[Violation]]] = {

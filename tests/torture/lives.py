@@ -31,37 +31,21 @@ async def _live(path: str, first: int, again: list[int], way: str) -> None:
     program = Program.made(path, GROUPS[:1] if way == "alone" else GROUPS)
     sabotage.meddle(program.bus)
     numbers = iter(range(first, first + (ENOUGH if way in ("closing", "ending") else 10**9)))
-
-    async def publish_singly() -> None:
-        for number in numbers:
-            await program.publish(number)
-
-    async def publish_in_batches() -> None:
-        while batch := [number for _, number in zip(range(5), numbers, strict=False)]:
-            await program.publish(*batch)
-
-    async def replay_and_publish() -> None:
-        while True:
+    async with program.bus:
+        if way == "catching-up":
+            report("phase", "catching-up")
+            await program.bus.wait_idle()
+        while way == "replaying":
             report("phase", "replaying")
             await program.replay()
             report("phase", "publishing")
             await program.publish(*(POISON * next(numbers) for _ in range(20)))
             await program.bus.wait_idle()
-
-    async with program.bus:
-        if way == "catching-up":
-            report("phase", "catching-up")
-            await program.bus.wait_idle()
-        if way == "replaying":
-            await replay_and_publish()
         report("phase", "publishing")
         for number in again:
             # A program that does not know whether an event was accepted publishes it again.
             await program.publish(number)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(publish_in_batches)
-            for _ in range(PUBLISHERS):
-                nursery.start_soon(publish_singly)
+        await _publish_all(program, numbers)
         if way == "ending":
             await program.bus.wait_idle()
             report("phase", "replaying")
@@ -71,6 +55,23 @@ async def _live(path: str, first: int, again: list[int], way: str) -> None:
             await program.publish(*range(first + ENOUGH, first + 2 * ENOUGH))
         report("phase", "closing")
     report("done")
+
+
+async def _publish_all(program: Program, numbers: Iterator[int]) -> None:
+    """Publish from many tasks, so that they share commits, singly and in batches."""
+
+    async def publish_singly() -> None:
+        for number in numbers:
+            await program.publish(number)
+
+    async def publish_in_batches() -> None:
+        while batch := [number for _, number in zip(range(5), numbers, strict=False)]:
+            await program.publish(*batch)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish_in_batches)
+        for _ in range(PUBLISHERS):
+            nursery.start_soon(publish_singly)
 
 
 def script(

@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from tests.every.program import Program
+from triobus._statistics import GroupStatistics
 
 
 class Violation(AssertionError):
@@ -31,7 +32,7 @@ def check_counters(program: Program) -> None:
         for name, group in statistics.groups.items():
             left = group.queued + group.in_flight + group.waiting_for_retry
             _demand(
-                group.published == group.handled + left and min(attrs_of(group)) >= 0,
+                group.published == group.handled + left and min(_counters(group)) >= 0,
                 f"the counters of group {name!r} do not add up: {group}",
                 program,
             )
@@ -45,7 +46,7 @@ def check_counters(program: Program) -> None:
         )
 
 
-def attrs_of(group: object) -> list[float]:
+def _counters(group: GroupStatistics) -> list[float]:
     """Return the counters of a group."""
     names = ("queued", "in_flight", "waiting_for_retry", "handled", "published", "lag")
     return [getattr(group, name) for name in names]

@@ -11,7 +11,10 @@ class Violation(AssertionError):
 
 
 def check_handled(program: Program) -> None:
-    """Nothing is delivered that raised, and every aggregate goes in order."""
+    """Nothing is delivered that raised, and nothing twice in one life.
+
+    That aggregates go in order the witness of the test kit sees, who stands beside every bus here.
+    """
     begun = {call.number for call in program.begun}
     _demand(not begun & program.refused, "publish raised, and a handler saw it", program)
     _demand(begun <= set(program.keys), "a handler saw what nobody published", program)

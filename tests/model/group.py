@@ -107,7 +107,13 @@ class GroupModel:
         return delivery is not None and name in delivery.done
 
     def missing(self, known: Known) -> list[Member]:
-        """Return to whom an event is owed still; what may be held back is taken to be."""
+        """Return to whom an event is owed still; what may be held back is taken to be.
+
+        Nothing is known for certain of one that failed while the bus ended.
+        """
+        delivery = self.deliveries.get(known.fact.number)
+        if delivery is not None and delivery.is_open_ended:
+            return []
         return [
             member
             for member in self.members.values()
@@ -154,7 +160,9 @@ class GroupModel:
         if not self.can_be_held(member, known):
             return False
         fact, name = known.fact, member.terms.name
-        self.deliveries.setdefault(fact.number, Delivery()).done.add(name)
+        delivery = self.deliveries.setdefault(fact.number, Delivery())
+        delivery.done.add(name)
+        delivery.due.pop(name, None)
         self.dead_lettered += 1
         self._letters.add((self.terms.name, name, fact.number), fact, *HELD)
         return True

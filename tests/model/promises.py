@@ -367,7 +367,8 @@ class Promises:
 
     def _is_finished(self, group: GroupModel, number: int) -> bool:
         delivery = group.deliveries[number]
-        is_busy = delivery.running is not None or delivery.is_open_ended
+        # One that waits for somebody who has gone meanwhile is finished when its time has come.
+        is_busy = delivery.running is not None or delivery.is_open_ended or delivery.due
         return bool(delivery.called) and not (is_busy or group.owes_something(self.known[number]))
 
     def commit_ended(self) -> None:
@@ -404,9 +405,7 @@ class Promises:
             return
         settled = {truth.log[position - 1] for position in found.settled}
         for number in settled - group.settled:
-            delivery = group.deliveries.get(number)
-            is_open = delivery is not None and delivery.is_open_ended
-            missing = [] if is_open else group.missing(self.known[number])
+            missing = group.missing(self.known[number])
             if missing and group.is_active:
                 self.breach(
                     f"{number} is recorded as finished in {name}, and {missing[0].terms.name} is "

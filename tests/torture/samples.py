@@ -28,8 +28,8 @@ class Sample:
     blocks: int
     """What Python's own allocator has given out: these too, if they are not large."""
     descriptors: int
-    threads: int
-    """Without those that Trio keeps for a while, for the next call."""
+    threads: tuple[str, ...]
+    """Their names, without those that Trio keeps for a while, for the next call."""
     kept_threads: int
 
 
@@ -37,14 +37,15 @@ def sampled() -> Sample:
     """Look at this process."""
     gc.collect()
     process = psutil.Process()
-    kept = sum(thread.name.startswith("Trio thread") for thread in threading.enumerate())
+    names = sorted(thread.name for thread in threading.enumerate())
+    others = tuple(name for name in names if not name.startswith("Trio thread"))
     return Sample(
         memory=process.memory_info().rss / _MIB,
         objects=len(gc.get_objects()),
         blocks=sys.getallocatedblocks(),
         descriptors=process.num_handles() if sys.platform == "win32" else process.num_fds(),
-        threads=threading.active_count() - kept,
-        kept_threads=kept,
+        threads=others,
+        kept_threads=len(names) - len(others),
     )
 
 
@@ -83,7 +84,7 @@ class Growth:
         if self.last.descriptors != self.first.descriptors:
             yield f"there are not {self.first.descriptors} descriptors, as at first"
         if self.last.threads != self.first.threads:
-            yield f"there are not {self.first.threads} threads, as at first"
+            yield f"there are threads {self.last.threads}, and at first {self.first.threads}"
         if self.most_kept_threads > most_threads_kept:
             yield f"Trio keeps more threads than {most_threads_kept}"
         for what, warm, most, limit in (
@@ -96,7 +97,7 @@ class Growth:
 
     def __str__(self) -> str:
         last = self.last
-        threads = f"threads {last.threads} (Trio kept up to {self.most_kept_threads} more)"
+        threads = f"threads {len(last.threads)} (Trio kept up to {self.most_kept_threads} more)"
         if not self.is_warm:
             return f"memory {last.memory:.1f} MiB, warming up; {threads}"
         return (

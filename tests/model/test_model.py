@@ -260,7 +260,7 @@ def _lost_changes(monkeypatch):
         (_swapped_events, "memory", 3, "which is before it"),
         (_forgotten_retry, "none", 0, "."),
         (_retry_too_soon, "none", 0, "before its retry was due"),
-        (_overtaken_retry, "none", 5, "which is before it|waits for a retry"),
+        (_overtaken_retry, "none", 8, "which is before it|waits for a retry|between two"),
         (
             _delivered_twice,
             "none",

@@ -308,7 +308,7 @@ async def test_a_hundred_thousand_aggregates_keep_their_order_and_leave_nothing_
             await bus.publish_many([Noted(number, str(key)) for key in range(100_000)])
         await bus.wait_idle()
         lanes = bus._intake.shells["default"].lanes
-        assert len(lanes._tails) == 0
+        assert len(lanes._lanes) == 0
         assert await bus.dead_letters.list() == []
     assert len(last) == 100_000
     assert set(last.values()) == {rounds}

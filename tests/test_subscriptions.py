@@ -18,6 +18,7 @@ from triobus import (
     InvalidEvent,
     InvalidHandler,
     InvalidOption,
+    Published,
     Retry,
     TriobusError,
 )
@@ -89,7 +90,7 @@ async def test_an_event_that_nobody_wants_is_accepted_all_the_same(
     bus.subscribe(Other, handle)
     async with bus:
         event = Noted(1)
-        assert await bus.publish(event) == (event.event_id, None)
+        assert await bus.publish(event) == Published(event.event_id, None)
         assert (bus.statistics().published, bus.statistics().handled) == (1, 0)
 
 

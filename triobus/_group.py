@@ -334,9 +334,9 @@ class GroupShell:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         with scope:
-            self.worker_count += 1
             own = _Hands(trio.lowlevel.current_task())
             hands.set(own)
+            self.worker_count += 1
             try:
                 task_status.started()
                 await self._work(own)

@@ -152,8 +152,23 @@ class Database:
             is_ours = connection is not None and os.getpid() == self._pid
             if is_ours and self.is_writer and self._at is not None and self._broken is None:
                 self._checkpoint("PASSIVE")
+                connection.close()
+                self._empty_log()
         finally:
             self._let_go()
+
+    def _empty_log(self) -> None:
+        """Empty the `-wal` if somebody still looks at the store: only such a one is removed then.
+
+        Where nobody does it is gone: cut first, and by half when the process dies, it would be
+        believed.
+        """
+        assert self._at is not None
+        with suppress(sqlite3.Error, OSError):
+            if os.stat(self._at.path + "-wal").st_size:
+                name = quote(os.fsencode(self._at.path))
+                with closing(sqlite3.connect(f"file:{name}?mode=rw", uri=True)) as another:
+                    another.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def abandon(self) -> None:
         """Close the file and leave it, and what is beside it, as they are on disk now.

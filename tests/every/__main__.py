@@ -105,6 +105,10 @@ PROOFS: dict[str, Callable[[list[Scenario], argparse.Namespace, Report], str]] =
 }
 
 
+COUNTED = {"schedules": "schedules", "cancel": "steps cancelled", "sigint": "interrupts"}
+"""What is counted in each."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     summary, _, rest = __doc__.partition("\n\n")
@@ -158,7 +162,7 @@ def _prove(proofs: list[str], chosen: list[Scenario], options: argparse.Namespac
             return 0
         for name in proofs:
             outcome = PROOFS[name](chosen, options, report)
-            said.append(f"{report.sums[name]:,} {name} ({outcome})")
+            said.append(f"{report.sums[name]:,} {COUNTED[name]} ({outcome})")
     except (AssertionError, NotRepeatable) as failure:
         print(f"VIOLATION in {report.current}: {failure}", file=sys.stderr)
         return 1

@@ -187,7 +187,7 @@ def test_the_command_says_what_was_done_and_that_no_promise_was_broken(capsys):
     assert lines[0].startswith("schedules room")
     assert "288 schedules: complete, with up to 9 decisions" in lines[0]
     assert lines[-1].startswith("1 scenarios: 288 schedules (complete in each scenario), ")
-    assert lines[-1].endswith(" cancel (every step of each order): no promise broken")
+    assert lines[-1].endswith(" steps cancelled (every step of each order): no promise broken")
 
 
 def test_the_command_names_a_scenario_that_is_not_complete(capsys):

@@ -341,8 +341,8 @@ class GroupShell:
                 task_status.started()
                 await self._work(own)
             finally:
-                self.parked.pop(own, None)  # where KeyboardInterrupt came before it could wait
                 self.worker_count -= 1
+                self.parked.pop(own, None)  # if KeyboardInterrupt came before it could wait
                 self.notice_quiet()
 
     async def _work(self, own: _Hands) -> None:

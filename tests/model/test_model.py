@@ -8,7 +8,7 @@ from tests.model.facts import Broken
 from tests.model.play import Tally
 from triobus import EventBus, _bus
 from triobus._bus import Recorder
-from triobus._delivery import Lanes, StoredLanes
+from triobus._delivery import Lanes
 from triobus._feed import Feed
 from triobus._group import GroupShell
 from triobus._progress import Progress

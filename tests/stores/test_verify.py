@@ -94,7 +94,7 @@ async def test_a_store_that_is_whole_is_not_complained_of(path, autojump_clock):
     ("statement", "said"),
     [
         ("UPDATE progress SET position = 5 WHERE name = 'default'", "group 'default'"),
-        ("UPDATE finished SET last_position = last_position + 1", "group 'mail'"),
+        ("UPDATE finished SET first_position = first_position - 1", "group 'mail'"),
         ("DELETE FROM finished WHERE group_name = 'mail'", "group 'mail'"),
         ("UPDATE attempts SET attempts = 2 WHERE position = 4", "group 'mail'"),
         ("UPDATE attempts SET subscription = 'lake'", "group 'mail'"),

@@ -200,11 +200,7 @@ class Feed:
             while True:
                 is_wanted = bool(self._refills) or (self.is_active and self.read_to < self.last)
                 if not (is_wanted and self._has_room()):
-                    if is_wanted and self.lanes.ready and self.shell.is_idle:
-                        # Room can be made once that worker has it, of which nobody would tell.
-                        await trio.lowlevel.checkpoint()
-                    else:
-                        await self._alarm.sleep()
+                    await self._alarm.sleep()
                 elif self._refills:
                     await self._refill(next(iter(self._refills)))
                 else:

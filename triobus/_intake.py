@@ -35,11 +35,11 @@ class _Route:
     witnesses: Sequence[Witness]
     shells: list[GroupShell] = attrs.field(init=False)
     is_plain: bool = attrs.field(init=False)
-    """Whether events of the type go to groups alone."""
+    """Whether nobody takes events of the type but groups."""
 
     def __attrs_post_init__(self) -> None:
         self.shells = [shell for _, shell, _ in self.targets]
-        self.is_plain = not (self.listeners or self.waiters or self.witnesses)
+        self.is_plain = not (self.listeners or self.waiters)
 
 
 @attrs.define(eq=False)
@@ -76,6 +76,8 @@ class Intake:
         if type(key) is not str and key is not None:
             return None
         self.published += 1
+        if route.witnesses:
+            self._tell(route, [event])
         for lanes, shell, plan in targets:
             lanes.add(event, key, plan)
             if not shell.is_streaming and shell.parked and not shell.handed_over:
@@ -139,7 +141,7 @@ class Intake:
             for lanes, shell, plan in route.targets:
                 lanes.add_many(events, keys, plan, batch.watch)
                 touched[shell] = None
-            if not route.is_plain:
+            if route.witnesses or not route.is_plain:
                 self._tell(route, events)
         self.published += len(batch.events)
         if batch.watch is not None:

@@ -129,13 +129,19 @@ class Program:
         group: str = "default",
         fails: Mapping[int, int] | None = None,
         then: Callable[[Noted], Awaitable[object]] | None = None,
+        *,
+        waits: bool = True,
     ) -> Callable[[Noted], Awaitable[int]]:
-        """Return a handler that fails so often for a number, and does something more if given."""
+        """Return a handler that fails so often for a number, and does something more if given.
+
+        It comes to a checkpoint, if it waits.
+        """
 
         async def handle(event: Noted) -> int:
             call = Call(self.life, group, event.number)
             self.begun.append(call)
-            await trio.lowlevel.checkpoint()
+            if waits:
+                await trio.lowlevel.checkpoint()
             before = sum((c.group, c.number) == (group, event.number) for c in self.failed)
             if before < (fails or {}).get(event.number, 0):
                 self.failed.append(call)

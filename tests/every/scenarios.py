@@ -76,6 +76,33 @@ async def inside(program: Program, bus: EventBus) -> None:
     assert sorted(program.numbers_finished()) == [1, 2, 11, 12]
 
 
+def _waits_for_the_last(program: Program) -> EventBus:
+    last = trio.Event()
+
+    async def wait(event: Noted) -> None:
+        if event.number == 6:
+            last.set()
+        elif event.number == 5:
+            with trio.move_on_after(1):  # in another life the last one may not come
+                await last.wait()
+
+    bus = program.bus(workers=2)
+    bus.subscribe(Noted, program.handler(then=wait, waits=False), name="it")
+    return bus
+
+
+@scenario(_waits_for_the_last)
+async def streaming(program: Program, bus: EventBus) -> None:
+    """One publishes all the time; at last a handler waits for the event behind its own."""
+    started = trio.current_time()
+    async with bus:
+        for number in (1, 2, 3, 4, 5, 6):
+            await program.publish(bus, number, str(number))
+        await bus.wait_idle()
+        assert trio.current_time() == started, "nobody took the event behind one that waits"
+    assert sorted(program.numbers_finished()) == [1, 2, 3, 4, 5, 6]
+
+
 # Waiting and listening
 
 
@@ -286,6 +313,7 @@ SCENARIOS: dict[str, Scenario] = {
         retry,
         room,
         inside,
+        streaming,
         asking,
         idle,
         listening,

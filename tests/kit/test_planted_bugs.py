@@ -72,13 +72,13 @@ def test_two_handlers_at_once_for_one_aggregate_are_found(monkeypatch):
 
 
 def test_a_queue_that_takes_the_newest_first_is_found(monkeypatch):
-    add_many = Lanes.add_many
+    add = Lanes.add
 
-    def add_in_front(self, events, *rest):
-        add_many(self, events, *rest)
-        self._queue.rotate(len(events))
+    def add_in_front(self, *delivery, **options):
+        add(self, *delivery, **options)
+        self._queue.rotate(1)
 
-    monkeypatch.setattr(Lanes, "add_many", add_in_front)
+    monkeypatch.setattr(Lanes, "add", add_in_front)
     with pytest.raises(ExplorationFailed, match="an earlier event came after a later one of"):
         explore(in_memory)
 

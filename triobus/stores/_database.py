@@ -149,8 +149,8 @@ class Database:
         """Leave a file that is whole and alone, with no other beside it."""
         connection = self._connection
         try:
-            is_ours = connection is not None and os.getpid() == self._pid
-            if is_ours and self.is_writer and self._at is not None and self._broken is None:
+            is_clean = self.is_writer and self._at is not None and self._broken is None
+            if connection is not None and is_clean and os.getpid() == self._pid:
                 self._checkpoint("PASSIVE")
                 connection.close()
                 self._empty_log()

@@ -102,12 +102,10 @@ def test_files_that_are_removed_or_replaced_are_noticed_at_the_next_commit(serve
         ("ack-before-commit", r"\((lost|repeated)\): "),
         ("overtake", r"\(reordered\): "),
         pytest.param("no-fence", "the log has .* refused", marks=needs_compiler),
-        ("synchronous-off", "lost"),
+        pytest.param("synchronous-off", "lost", marks=needs_compiler),
     ],
 )
 def test_a_planted_bug_is_seen_and_told_with_the_seed(bug, seen, capsys):
-    if bug == "synchronous-off":
-        pytest.importorskip("tests.torture.power")
     assert main(["--sabotage", bug, "--seed", "7"]) == 1
     said = capsys.readouterr().err
     assert "seed 7: a promise was broken" in said

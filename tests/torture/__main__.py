@@ -4,14 +4,13 @@ python -m tests.torture --rounds 500
 """
 
 import argparse
-import importlib
 import math
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from tests.torture import fault_lives, faults, kills, lives, points
+from tests.torture import fault_lives, faults, flips, kills, lives, points, power, soak
 from tests.torture.children import Server, serve, serving_two
 from tests.torture.shim import How
 from tests.torture.violation import NotPossible, Violation
@@ -103,11 +102,11 @@ def _run(options: argparse.Namespace) -> Sequence[Violation]:
     if options.sabotage is not None:
         return SABOTAGES[options.sabotage](options.sabotage, seed)
     if options.power_loss is not None:
-        return _room("power", options.power_loss, seed, print)
+        return _violations(power.run, options.power_loss, seed, print)
     if options.flips is not None:
-        return _room("flips", options.flips, seed, print)
+        return _violations(flips.run, options.flips, seed, print)
     if options.soak is not None:
-        return _room("soak", options.soak, seed, print)
+        return _violations(soak.run, options.soak, seed, print)
     return _everything(options.rounds, seed, options.seconds)
 
 
@@ -144,11 +143,10 @@ def _points(servers: Sequence[Server], seed: int, ends: float) -> Sequence[point
         return []
 
 
-def _room(name: str, *arguments: object, **options: object) -> Sequence[Violation]:
-    """Run the module of that name."""
+def _violations(run: Callable[..., None], *arguments: object) -> Sequence[Violation]:
+    """Run it, and return what was violated."""
     try:
-        # By name, for not every checkout has them all.
-        importlib.import_module(f"tests.torture.{name}").run(*arguments, **options)
+        run(*arguments)
     except Violation as violation:
         return [violation]
     return []
@@ -166,7 +164,7 @@ def _seen_by_errors(bug: str, seed: int) -> Sequence[Violation]:
 
 
 def _seen_by_power_loss(_bug: str, seed: int) -> Sequence[Violation]:
-    return _room("power", STATES_WITH_A_BUG, seed, print, synchronous="off")
+    return _violations(power.run, STATES_WITH_A_BUG, seed, print, "off")
 
 
 SABOTAGES: dict[str, Callable[[str, int], Sequence[Violation]]] = {

@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import importlib.util
 import inspect
 import json
 import os
@@ -21,6 +22,7 @@ import triobus.testing
 from benchmarks import report
 from benchmarks.__main__ import BENCHMARKS
 from tests.kit.scenarios import in_memory
+from tests.torture.__main__ import SABOTAGES
 from triobus.testing import plugin
 
 ROOT = Path(__file__).parent.parent
@@ -207,6 +209,8 @@ NOT_OURS = {
     *BENCHMARKS,
     *("cli", "metrics", "test", "bench", "dev"),  # extras, which have a test of their own
     *("aggregate", "metadata"),  # keys of an event on the command line
+    *("-wal", "-journal"),  # files of SQLite
+    *SABOTAGES,
 }
 
 PUBLIC_CLASSES = [
@@ -268,6 +272,9 @@ def explain(span: str) -> str | None:
     source = span.removeprefix("await ").removeprefix("async with ").removesuffix(":")
     if span in NOT_OURS or span.startswith(("--", "@", "pytest ", "triobus ", "sqlite3 ")):
         return None
+    if command := re.match(r"python -m (tests\.\w+)", span):
+        found = importlib.util.find_spec(f"{command[1]}.__main__")
+        return None if found is not None else "no such command"
     if re.fullmatch(r"\w+=[\w\"]+", source):  # an option, such as `workers=1`
         return None if source.split("=")[0] in PARAMETERS else "no such option"
     if source.isidentifier() and source in MEMBERS | PARAMETERS:
@@ -306,7 +313,7 @@ FAULTS = {
     "the same, with a `timeout`": (
         "test_with_a_timeout_one_that_never_returns_becomes_a_dead_letter"
     ),
-    "the same, at `stop(timeout=...)`": (
+    "the same, at `bus.stop(timeout=...)`": (
         "test_stop_with_a_timeout_ends_a_handler_that_would_never_return"
     ),
     "a handler swallows its cancellation": (
@@ -316,16 +323,16 @@ FAULTS = {
         "test_what_is_no_exception_ends_the_bus_and_the_event_comes_on_the_next_start"
     ),
     "it cancels a scope of its own": ("test_a_handler_may_cancel_a_scope_of_its_own"),
-    "it raises `Cancelled` out of its scope": (
+    "it raises `trio.Cancelled` out of its scope": (
         "test_a_cancellation_that_a_handler_raises_out_of_its_scope_ends_the_bus_and_is_seen"
     ),
     "it cancels the nursery around its bus": (
         "test_one_that_cancels_the_nursery_around_its_bus_ends_it_as_any_cancellation_does"
     ),
-    "it calls `stop()` on its own bus": (
+    "it calls `bus.stop()` on its own bus": (
         "test_a_stop_inside_a_handler_raises_would_deadlock_and_the_bus_runs_on"
     ),
-    "it calls `wait_idle()` or `publish_and_wait()`": (
+    "it calls `bus.wait_idle()` or `bus.publish_and_wait()`": (
         "test_what_would_wait_for_the_handler_that_calls_it_raises_would_deadlock"
     ),
     "`where` raises": ("test_an_error_in_where_is_a_failure_of_the_handler"),

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.examples < 1:
         parser.error("--examples: give at least 1")
-    logging.getLogger("triobus").setLevel(logging.CRITICAL + 1)
+    logging.getLogger("triobus").addHandler(logging.NullHandler())
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     kinds = list(dict.fromkeys(options.store or KINDS))
     tally, began = Tally(), time.perf_counter()

@@ -782,3 +782,18 @@ async def test_wait_idle_returns_when_nothing_is_queued_running_or_waiting(autoj
         await bus.wait_idle()
         assert sorted(finished) == [1, 2, 3, 4]
     await bus.wait_idle()  # after the stop nothing is left to wait for
+
+
+async def test_a_stop_in_a_program_that_is_cancelled_is_cancelled_though_the_bus_has_ended(
+    autojump_clock,
+):
+    bus = EventBus()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(bus.run)
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                await wait_all_tasks_blocked()
+            assert not bus.statistics().running
+            await bus.stop()
+    assert scope.cancelled_caught

@@ -330,6 +330,7 @@ class EventBus:
         if timeout is not None:
             _checks.number("timeout", timeout, least=0)
         self._check_waitable("stop()")
+        await checkpoint_if_cancelled()
         if self._state != "running":
             raise self._closed("stop()")
         await self._wind_down(drain=drain, timeout=timeout)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.fuzz import store
 from tests.fuzz.__main__ import KINDS, main, quarry, told
 from tests.fuzz.hunting import Hunt, hunt
 
@@ -46,3 +47,7 @@ def test_a_clean_hunt_is_one_line_and_exit_code_0(capfd):
 
 def test_a_hunt_without_a_finding_is_one_line():
     assert told("codec", Hunt(1234, 60.04)) == "codec: 1,234 examples, no finding, 60.0 s"
+
+
+def test_a_page_of_the_index_of_ids_that_leads_to_another_event_is_noticed():
+    store.check(([], False, [("page head", 2, 9, 11)], None))

@@ -846,10 +846,13 @@ class Database:
             )
 
     def _row(self, connection: sqlite3.Connection, event_id: str) -> Any:
-        # An index that leads to another event is noticed, for SQLite takes the id from the index.
-        return connection.execute(
+        row = connection.execute(
             f"SELECT {_COLUMNS} FROM events WHERE event_id = ?", (event_id,)
         ).fetchone()
+        # A damaged page can lead from the index of ids to another event.
+        if row is not None and row[1] != event_id.encode():
+            raise self._corrupt(row[0], "it has another id than the index says")
+        return row
 
     def _record(self, row: Sequence[Any], before: int) -> Record:
         """Return a row of the log, after comparing it with its checksum."""

@@ -166,8 +166,7 @@ class Database:
         assert self._at is not None
         with suppress(sqlite3.Error, OSError):
             if os.stat(self._at.path + "-wal").st_size:
-                name = quote(os.fsencode(self._at.path))
-                with closing(sqlite3.connect(f"file:{name}?mode=rw", uri=True)) as another:
+                with closing(self._connect_again("rw")) as another:
                     another.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def abandon(self) -> None:
@@ -178,7 +177,7 @@ class Database:
         if self._at is None or not self.is_writer:
             self._let_go()
             return
-        with closing(self._connect_read_only()) as last:
+        with closing(self._connect_again("ro")) as last:
             last.execute("SELECT count(*) FROM sqlite_master").fetchall()
             claim, self._claim = self._claim, None
             if claim is not None:
@@ -372,14 +371,14 @@ class Database:
             if self._at is not None and self._was_unclean and not self.is_writer:
                 with suppress(sqlite3.Error, OSError):
                     if os.stat(self._at.path + "-wal").st_size:
-                        last = stack.enter_context(closing(self._connect_read_only()))
+                        last = stack.enter_context(closing(self._connect_again("ro")))
                         last.execute("PRAGMA schema_version").fetchall()
             yield
 
-    def _connect_read_only(self) -> sqlite3.Connection:
+    def _connect_again(self, mode: str) -> sqlite3.Connection:
         assert self._at is not None
         name = quote(os.fsencode(self._at.path))
-        return sqlite3.connect(f"file:{name}?mode=ro", uri=True)
+        return sqlite3.connect(f"file:{name}?mode={mode}", uri=True)
 
     def _release(self) -> None:
         self.is_writer = False

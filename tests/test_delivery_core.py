@@ -225,14 +225,6 @@ def test_retries_due_at_one_moment_go_in_the_order_of_publication() -> None:
     assert taken(lanes) == [0, 1, 2, 3]
 
 
-def test_a_delivery_that_is_put_back_goes_before_what_came_later() -> None:
-    lanes = lanes_with("a", "b", "a", "c")
-    first, _ = take(lanes), take(lanes)
-    lanes.put_back(first)
-    assert (lanes.in_flight, lanes.held) == (1, 3)
-    assert taken(lanes) == [0, 3]
-
-
 def test_a_replay_keeps_its_place_in_its_aggregate_though_lanes_are_not_ordered() -> None:
     lanes = Lanes(is_ordered=False)
     for number in range(3):
@@ -473,18 +465,6 @@ class CoreMatchesModel(RuleBasedStateMachine):
         assert (carriage.attempt, carriage.index) == (entry.attempt, entry.step)
         entry.state = "in flight"
         entry.carriage = carriage
-
-    @precondition(lambda self: self.untouched(0) or self.untouched(1))
-    @rule(data=st.data())
-    def put_back(self, data: st.DataObject) -> None:
-        which = data.draw(st.sampled_from([i for i in (0, 1) if self.untouched(i)]))
-        entry = data.draw(st.sampled_from(self.untouched(which)))
-        assert entry.carriage is not None
-        self.groups[which][1].put_back(entry.carriage)
-        entry.state = "ready"
-
-    def untouched(self, which: int) -> list[Entry]:
-        return [e for e in self.in_flight(which) if (e.step, e.attempt) == (0, 0)]
 
     def in_flight(self, which: int) -> list[Entry]:
         return [e for e in self.groups[which][2].entries if e.state == "in flight"]

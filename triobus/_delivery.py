@@ -203,11 +203,6 @@ class Lanes:
         spare.index = spare.attempt = 0
         return spare
 
-    def put_back(self, carriage: Carriage) -> None:
-        """Make a delivery ready again that was taken and not begun."""
-        self.held += 1
-        heappush(self._resumed, (carriage.number, carriage))
-
     def advance(self, carriage: Carriage) -> bool:
         """Go on after the current subscription is done; return whether the delivery is finished."""
         if carriage.index + 1 < len(carriage.plan):

@@ -14,7 +14,7 @@ from triobus import EventStore, MemoryEventStore, SqliteEventStore, StoreError
 from triobus.stores._values import GroupRecord, Placement, Transaction
 
 
-class _Memory(MemoryEventStore):
+class _Telling(EventStore):
     """Tells of its commits."""
 
     promises: Promises | None = None
@@ -28,18 +28,12 @@ class _Memory(MemoryEventStore):
         return found
 
 
-class _Sqlite(SqliteEventStore):
-    """Does the same."""
+class _Memory(_Telling, MemoryEventStore):
+    """In memory."""
 
-    promises: Promises | None = None
 
-    async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
-        if self.promises is None:
-            return await super().commit(transaction)
-        self.promises.commit_began()
-        found = await super().commit(transaction)
-        self.promises.commit_ended()
-        return found
+class _Sqlite(_Telling, SqliteEventStore):
+    """In a file."""
 
 
 @attrs.define(eq=False)

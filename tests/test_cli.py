@@ -428,7 +428,7 @@ def test_closed_standard_input_is_one_line_and_exit_code_2(tmp_path: Path) -> No
     )
 
 
-def test_a_bus_that_has_run_before_is_refused(here: Here, tmp_path: Path, name: str) -> None:
+def test_a_bus_that_has_run_before_runs_again(here: Here, tmp_path: Path, name: str) -> None:
     code = """
     async def use():
         async with bus:
@@ -438,11 +438,7 @@ def test_a_bus_that_has_run_before_is_refused(here: Here, tmp_path: Path, name: 
     """
     written(tmp_path, code, name)
     (tmp_path / "feed.jsonl").touch()
-    assert here("run", f"{name}:bus", "--input", "feed.jsonl") == (
-        2,
-        "",
-        "triobus: this bus has been started before, and a bus runs once: make a new EventBus\n",
-    )
+    assert here("run", f"{name}:bus", "--input", "feed.jsonl")[0] == 0
 
 
 @pytest.mark.parametrize(

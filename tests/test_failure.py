@@ -441,9 +441,10 @@ async def test_what_ends_the_program_is_never_swallowed(
             await bus.publish(Noted(1))
             await trio.sleep_forever()
 
-    with pytest.raises(BaseExceptionGroup) as caught:
+    # Control-C leaves by itself, where nothing else has failed.
+    with pytest.raises(cls if cls is KeyboardInterrupt else BaseExceptionGroup) as caught:
         await body()
-    assert caught.value.exceptions == (error,)
+    assert getattr(caught.value, "exceptions", (caught.value,)) == (error,)
     assert calls == [(0, 1)]
     assert bus.statistics().failed_attempts == 0
     assert await bus.dead_letters.list() == []

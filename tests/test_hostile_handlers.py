@@ -118,11 +118,13 @@ async def test_what_is_no_exception_ends_the_bus_and_the_event_comes_on_the_next
         raise error("now")
 
     bus = handling(new_store(), fatal)
-    with pytest.raises(BaseExceptionGroup) as caught:
+    # Control-C leaves by itself, where nothing else has failed.
+    with pytest.raises(error if error is KeyboardInterrupt else BaseExceptionGroup) as caught:
         async with bus:
             await bus.publish(Noted(1))
             await trio.sleep_forever()
-    assert [type(inner) for inner in caught.value.exceptions] == [error]
+    inner = getattr(caught.value, "exceptions", (caught.value,))
+    assert list(map(type, inner)) == [error]
     assert bus.health().status == "stopped"
     assert bus.statistics().failed_attempts == 0
     handled = []
@@ -307,7 +309,7 @@ async def test_a_hundred_thousand_aggregates_keep_their_order_and_leave_nothing_
         for number in range(1, rounds + 1):
             await bus.publish_many([Noted(number, str(key)) for key in range(100_000)])
         await bus.wait_idle()
-        lanes = bus._intake.shells["default"].lanes
+        lanes = bus._life.shells["default"].lanes
         assert len(lanes._lanes) == 0
         assert await bus.dead_letters.list() == []
     assert len(last) == 100_000

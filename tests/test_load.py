@@ -38,7 +38,7 @@ async def test_100_000_aggregates_go_through_a_durable_bus_in_order_and_leave_no
         await bus.wait_idle()
         assert finished(bus) == {"default": 101_000}
         # An aggregate with nothing to do costs nothing.
-        assert not bus._intake.shells["default"].lanes._lanes
+        assert not bus._life.shells["default"].lanes._lanes
     assert list(map(len, handled.values())).count(2) == 1000
     assert handled == {key: [1, 2] if int(key) % 100 == 0 else [1] for key in keys}
 

@@ -11,7 +11,6 @@ from trio.testing import MockClock
 
 from tests.events import Noted, Other, SpecialNoted
 from triobus import (
-    BusClosed,
     DomainEvent,
     DuplicateName,
     EventBus,
@@ -353,14 +352,6 @@ async def test_a_group_that_was_made_just_before_the_end_does_not_hold_it_up(
                     bus.publish_nowait(Noted(number, "a"))
         assert log.calls == [("late", number) for number in range(events)]
         assert trio.current_time() == 0
-
-
-async def test_no_group_can_be_made_after_the_stop(autojump_clock: MockClock) -> None:
-    bus = EventBus()
-    async with bus:
-        pass
-    with pytest.raises(BusClosed, match=r"^group\('late'\): the bus is not open, for it has stop"):
-        bus.group("late")
 
 
 # What is refused at the call

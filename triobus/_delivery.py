@@ -89,6 +89,7 @@ class Lanes:
     finished: int = 0
     held: int = 0
     """How many deliveries no worker has: queued, or waiting for a retry."""
+    _is_frozen: bool = False
     _numbered: int = 0
     """The number of the delivery that was added last."""
     _queue: deque[Queued] = attrs.field(factory=deque)
@@ -120,7 +121,7 @@ class Lanes:
     @property
     def ready(self) -> int:
         """How many deliveries might be taken now; some may turn out to be behind a busy one."""
-        return len(self._queue) + len(self._resumed)
+        return 0 if self._is_frozen else len(self._queue) + len(self._resumed)
 
     def add(
         self,
@@ -165,6 +166,8 @@ class Lanes:
         It may come in `spare`, a carriage whose delivery is finished.
         """
         queued: Any
+        if self._is_frozen:
+            return None
         if self._resumed:
             queued = heappop(self._resumed)
             if len(queued) == 2:
@@ -232,6 +235,10 @@ class Lanes:
         self.held += 1
         heappush(self._waiting, (due, carriage.number, carriage))
         return due
+
+    def freeze(self) -> None:
+        """Let nothing become ready any more; it stays held, and counts as such."""
+        self._is_frozen = True
 
     def next_due(self) -> float | None:
         """Return when the next retry is due, or None."""

@@ -181,6 +181,9 @@ class Published(msgspec.Struct, frozen=True, gc=False):
     position: int | None
     """Its place in the store's log, from 1; None without a store."""
 
+    is_new: bool = True
+    """False if the store had the event already, at this position, and it was not stored again."""
+
 
 def published(events: Iterable[DomainEvent], positions: Iterable[int | None]) -> list[Published]:
     """Return what `publish_many` does."""

@@ -25,8 +25,8 @@ carriage a worker: 0.06), `Published` as a named tuple 0.12 (now a struct of msg
 import logging
 import math
 import time
-from collections import OrderedDict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections import Counter, OrderedDict, deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from functools import partial
@@ -41,6 +41,7 @@ from triobus._delivery import Carriage, Lanes, StoredLanes
 from triobus._errors import HeldBack, NoDelivery
 from triobus._events import DomainEvent
 from triobus._handlers import NOT_MATCHED, PASSED_OVER, once_it_waits
+from triobus._idle import Idle
 from triobus._statistics import GroupStatistics, percentile
 from triobus._subscriptions import Group, Subscription
 from triobus._text import line
@@ -104,6 +105,8 @@ class _Hands:
     """What a worker carries. The context of its task has it, and so all that its handlers start."""
 
     worker: trio.lowlevel.Task
+    outer: "_Hands | None"
+    """The worker of another bus inside whose handler the bus of this one runs, if it does so."""
     carriage: Carriage | None = None
 
 
@@ -147,16 +150,30 @@ def carried() -> Carriage | None:
     A task that a handler has started in somebody else's nursery may outlive it, and is no part of
     the delivery.
     """
+    return next(carriages(), None)
+
+
+def carriages() -> Iterator[Carriage]:
+    """Yield the deliveries that wait for the caller: that of its handler, and those around that.
+
+    There are several where a handler runs a bus of its own.
+    """
     own = hands.get()
-    if own is None or own.carriage is None:
-        return None
+    while own is not None:
+        if own.carriage is not None and _is_within(own.worker):
+            yield own.carriage
+        own = own.outer
+
+
+def _is_within(worker: trio.lowlevel.Task) -> bool:
+    """Whether a worker would wait for the calling task, or it is called in a thread."""
     if trio.lowlevel.in_trio_task():
         task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
-        while task is not own.worker:
+        while task is not worker:
             if task is None or task.parent_nursery is None:
-                return None
+                return False
             task = task.parent_nursery.parent_task
-    return own.carriage
+    return True
 
 
 @attrs.define(eq=False)
@@ -172,8 +189,8 @@ class GroupShell:
     _witnesses: Sequence[Witness]
     _on_room: Callable[["GroupShell"], None]
     """Called when a worker begins a delivery and publishers wait."""
-    _on_quiet: Callable[[], None]
-    """Called when nothing is left to do and somebody asked for that moment."""
+    idle: Idle
+    """Where waiting until nothing is left to do is kept."""
 
     waiting: OrderedDict[Any, None] = attrs.field(factory=OrderedDict, init=False)
     """The publishers that wait for room here, as the bus keeps them."""
@@ -181,7 +198,9 @@ class GroupShell:
     """How few deliveries may be held for the first of them to fit; -1 when none waits."""
     ledger: Ledger | None = attrs.field(default=None, init=False)
     """What the store is told through."""
-    wants_quiet: bool = attrs.field(default=False, init=False)
+    is_started: bool = attrs.field(default=False, init=False)
+    task_count: int = attrs.field(default=0, init=False)
+    """Tasks that were started and have not ended."""
     parked: "dict[_Hands, None]" = attrs.field(factory=dict, init=False)
     """Workers that wait for a delivery, the last one that has parked at the end."""
     is_streaming: bool = attrs.field(default=False, init=False)
@@ -191,9 +210,11 @@ class GroupShell:
     worker_count: int = attrs.field(default=0, init=False)
     handed_over: int = attrs.field(default=0, init=False)
     """Deliveries on their way to a parked worker: still queued, for nobody has begun them."""
+    _is_frozen: bool = attrs.field(default=False, init=False)
     _offering: int = attrs.field(default=0, init=False)
     """Workers that are about to park."""
     _scopes: list[trio.CancelScope] = attrs.field(factory=list, init=False)
+    _workers_hands: "dict[_Hands, None]" = attrs.field(factory=dict, init=False)
     _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _durations: deque[float] = attrs.field(
         factory=lambda: deque(maxlen=_DURATIONS_KEPT), init=False
@@ -224,12 +245,38 @@ class GroupShell:
     async def start(self, nursery: trio.Nursery) -> None:
         """Run the workers and the retry timer in `nursery`; all are running when this returns."""
         for run in self._tasks():
+            self.task_count += 1
             await nursery.start(run)
 
     def start_soon(self, nursery: trio.Nursery) -> None:
         """Do the same for a group that was made while its bus is running."""
         for run in self._tasks():
+            self.task_count += 1
             nursery.start_soon(run)
+
+    def freeze(self) -> None:
+        """Begin nothing any more; what runs goes on."""
+        self._is_frozen = True
+        self.lanes.freeze()
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no handler runs, nor is about to."""
+        return not (self.lanes.in_flight or self.handed_over)
+
+    def work(self) -> str:
+        """Say what there is still to do, by handler; "" if there is nothing."""
+        running = Counter(
+            own.carriage.subscription.name for own in self._workers_hands if own.carriage
+        )
+        lanes = self.lanes
+        parts = [f"{name!r}" + f" ({n} times)" * (n > 1) + " to end" for name, n in running.items()]
+        queued = self.unsettled - lanes.in_flight - lanes.waiting
+        if queued > 0:
+            parts.append(f"{queued} more to be handled")
+        if lanes.waiting:
+            parts.append(f"{lanes.waiting} retries to be due")
+        return f"group {self.group.name!r}: {', '.join(parts)}" if parts else ""
 
     def cancel(self) -> None:
         """Cancel the workers with their handlers, and the timer."""
@@ -293,9 +340,11 @@ class GroupShell:
         self._timer.deadline = min(self._timer.deadline, due)
 
     def notice_quiet(self) -> None:
-        """Tell whoever waits for it that nothing is left to do, if that is so."""
-        if self.wants_quiet and not (self.worker_count and self.unsettled):
-            self._on_quiet()
+        """Tell whoever waits for it that nothing is left to do, or to run, if that is so."""
+        if self.idle.is_wanted and not (
+            self.worker_count and self.unsettled and not (self._is_frozen and self.is_at_rest)
+        ):
+            self.idle.notice()
 
     @property
     def _limit(self) -> float:
@@ -307,8 +356,25 @@ class GroupShell:
         if self.ledger is not None:
             runs.append(self.ledger.run)
         runs.extend([self._run_worker] * self._workers)
+        self.is_started = True
         self._scopes = [trio.CancelScope() for _ in runs]
-        return [partial(run, scope) for run, scope in zip(runs, self._scopes, strict=True)]
+        return [
+            partial(self._counted, run, scope)
+            for run, scope in zip(runs, self._scopes, strict=True)
+        ]
+
+    async def _counted(
+        self,
+        run: Callable[..., Awaitable[None]],
+        scope: trio.CancelScope,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        try:
+            await run(scope, task_status=task_status)
+        finally:
+            self.task_count -= 1
+            self.idle.notice()
 
     async def _run_timer(
         self,
@@ -334,14 +400,17 @@ class GroupShell:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         with scope:
-            own = _Hands(trio.lowlevel.current_task())
+            own = _Hands(trio.lowlevel.current_task(), hands.get())
             hands.set(own)
+            self._workers_hands[own] = None
             self.worker_count += 1
             try:
                 task_status.started()
+                await trio.lowlevel.checkpoint_if_cancelled()  # it begins nothing any more
                 await self._work(own)
             finally:
                 self.worker_count -= 1
+                del self._workers_hands[own]
                 self.parked.pop(own, None)  # if KeyboardInterrupt came before it could wait
                 self.notice_quiet()
 
@@ -356,6 +425,7 @@ class GroupShell:
         trio_clock = trio.lowlevel.current_clock()
         clock = trio_clock.current_time if is_virtual(trio_clock) else time.perf_counter
         parked, wait_task_rescheduled = self.parked, trio.lowlevel.wait_task_rescheduled
+        idle = self.idle
 
         def abort(_: Any) -> trio.lowlevel.Abort:
             del parked[own]
@@ -415,7 +485,7 @@ class GroupShell:
                         carriage.watch.finished()
                     spare = carriage
                     break
-            if self.wants_quiet:
+            if idle.is_wanted:
                 self.notice_quiet()
             if untimed:
                 untimed -= 1

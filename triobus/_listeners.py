@@ -29,6 +29,10 @@ class Listener:
     """How few events may be held for the first of them to fit; -1 when none waits."""
     held: int = attrs.field(default=0, init=False)
     """How many events are there to be taken."""
+    taker: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
+    """The one task that has taken events so far; None before any, and when there are several."""
+    _is_shared: bool = attrs.field(default=False, init=False)
+    _is_closed: bool = attrs.field(default=False, init=False)
     _send: trio.MemorySendChannel[DomainEvent] = attrs.field(init=False)
     _receive: trio.MemoryReceiveChannel[DomainEvent] = attrs.field(init=False)
 
@@ -41,6 +45,7 @@ class Listener:
 
     async def __anext__(self) -> Any:
         """Return the next event. Cancelled, it has taken none."""
+        self._note_taker(trio.lowlevel.current_task())
         try:
             event = await self._receive.receive()
         except trio.EndOfChannel:
@@ -49,6 +54,11 @@ class Listener:
         if self.held <= self.admits_at:
             self._on_room(self)
         return event
+
+    def _note_taker(self, task: trio.lowlevel.Task) -> None:
+        if self.taker is not task and not self._is_shared:
+            self._is_shared = self.taker is not None
+            self.taker = None if self._is_shared else task
 
     def has_room(self, count: int) -> bool:
         """Whether `count` more events fit; more than fit at all do when it is empty."""
@@ -59,13 +69,15 @@ class Listener:
         return self.buffer - min(count, self.buffer)
 
     def offer(self, event: DomainEvent, position: int | None = None) -> None:  # noqa: ARG002  # for those with a store
-        """Add an event, room or not; a store has it at `position`."""
-        self.held += 1
-        self._send.send_nowait(event)
+        """Add an event, room or not, unless it is closed; a store has it at `position`."""
+        if not self._is_closed:
+            self.held += 1
+            self._send.send_nowait(event)
 
     def close(self) -> None:
         """End the iteration after what is there, and hold up no publisher any more."""
         self.buffer = math.inf
+        self._is_closed = True
         self._send.close()
 
 

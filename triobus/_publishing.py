@@ -49,6 +49,8 @@ class Batch:
     """Where it waits: a group's shell or a listener."""
     is_refused: bool = False
     """Whether the bus closed before there was room."""
+    is_inside: bool = False
+    """Whether a handler of the bus publishes it, for whom the bus would wait."""
 
     def __attrs_post_init__(self) -> None:
         if len(self.events) == 1:  # a third of the time of what follows

@@ -42,6 +42,12 @@ class Recorder:
     """By the name of the group."""
     last: int = attrs.field(default=0, init=False)
     """The position of the last event."""
+    _reach: int = attrs.field(default=0, init=False)
+    """The position of the last event that the groups get in this life of the bus."""
+    _is_cutting: bool = attrs.field(default=False, init=False)
+    """Whether what outsiders store is the next life's."""
+    _is_cut: bool = attrs.field(default=False, init=False)
+    """Whether they have stored something since, so that all behind it is the next life's too."""
     failure: StoreError | None = attrs.field(default=None, init=False)
     """Why the last commit failed, if it did."""
     is_attached: bool = attrs.field(default=False, init=False)
@@ -77,7 +83,7 @@ class Recorder:
             raise
         self.store.journal.observer = self
         self.is_attached = True
-        self.last = last
+        self.last = self._reach = last
         self.letters.restore(keys)
         self._stored = {record.name: record for record in groups}
         for feed in self.feeds.values():
@@ -117,7 +123,7 @@ class Recorder:
         return feed
 
     def _take_up(self, feed: Feed) -> None:
-        feed.last = self.last
+        feed.last = self._reach
         record = self._stored.get(feed.shell.group.name)
         if record is not None:
             feed.restore(record)
@@ -153,13 +159,8 @@ class Recorder:
             self.note_change()
 
     @enable_ki_protection
-    async def run(
-        self,
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
+    async def run(self) -> None:
         """Record what nobody takes along."""
-        task_status.started()
         while True:
             if not self._is_wanted or self.store.journal.is_busy:
                 await self._alarm.sleep()
@@ -188,13 +189,12 @@ class Recorder:
                 "it again when it runs"
             )
 
-    async def wait_for_publishers(self) -> bool:
-        """Wait until those are done who are storing events, and return whether there were any."""
-        if not self.store.journal.is_busy:
-            return False
-        with suppress(StoreError):  # `detach` tries again, and raises
-            await self.store.journal.flush()
-        return True
+    async def cut(self) -> None:
+        """Wait for those who are storing events; what outsiders store then is the next life's."""
+        if self.store.journal.is_busy:
+            with suppress(StoreError, BusClosed):  # `detach` tries again, and raises
+                await self.store.journal.flush()
+        self._is_cutting = True
 
     # What the journal asks
 
@@ -229,6 +229,10 @@ class Recorder:
         keys: list[str | None] = []
         for entry in entries:
             batch = entry.batch
+            if self._is_cutting:
+                self._hand_over(events, keys)
+                events, keys = [], []
+                self._is_cut = self._is_cut or not batch.is_inside
             if batch.watch is None and all(place.is_new for place in entry.placements):
                 events += batch.events
                 keys += batch.keys
@@ -252,12 +256,14 @@ class Recorder:
             return
         first = self.last + 1
         self.last += len(events)
-        if watch is not None:
-            watch.expect(self._plans(type(events[0])))
-        for feed in self.feeds.values():
-            feed.last = self.last
-            if feed.is_active:
-                feed.offer(events, keys, first, watch)
+        if not self._is_cut:
+            self._reach = self.last
+            if watch is not None:
+                watch.expect(self._plans(type(events[0])))
+            for feed in self.feeds.values():
+                feed.last = self.last
+                if feed.is_active:
+                    feed.offer(events, keys, first, watch)
         self._tell(events, first)
 
     def _plans(self, cls: type[DomainEvent]) -> list[Any]:

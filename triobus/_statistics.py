@@ -51,6 +51,8 @@ class BusStatistics:
     """Seconds on Trio's clock from start until now, or until the stop."""
     published: int
     """Events accepted by the bus."""
+    unhandled: Mapping[str, int]
+    """Those of them that neither a subscription nor a listener wanted, by their event types."""
     handled: int
     """Deliveries finished: one for every event and group."""
     failed_attempts: int

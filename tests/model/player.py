@@ -263,7 +263,7 @@ class Player:
         subscribe = (
             self.bus.subscribe
             if terms.group == "default"
-            else self.bus._intake.shells[terms.group].group.subscribe
+            else self.bus._life.shells[terms.group].group.subscribe
         )
         self._subscriptions[terms.name] = subscribe(
             tuple(_CLASSES[kind] for kind in sorted(terms.kinds)),

@@ -7,11 +7,11 @@ from tests.model.__main__ import explore, main
 from tests.model.facts import Broken
 from tests.model.play import Tally
 from triobus import EventBus, _bus
-from triobus._bus import Recorder
 from triobus._delivery import Lanes
 from triobus._feed import Feed
 from triobus._group import GroupShell
 from triobus._progress import Progress
+from triobus._recorder import Recorder
 from triobus._subscriptions import Group
 from triobus.stores import _journal
 

@@ -30,7 +30,7 @@ def meddle(bus: triobus.EventBus) -> None:
     """Plant what is planted in a bus, before it is started."""
     if _planted == "overtake":
         # An event that is retried lets the later ones of its aggregate go past.
-        for shell in bus._intake.shells.values():
+        for shell in bus._life.shells.values():
             shell.lanes.is_ordered = False
 
 

@@ -120,7 +120,7 @@ class Watch(AttemptWitness):
     def _began(self, carriage: Carriage, subscription: Subscription) -> _Lane:
         group, aggregate_id = subscription.group, carriage.event.aggregate_id
         self._running[group] = self._running.get(group, 0) + 1
-        shell = self._bus._intake.shells[group]
+        shell = self._bus._life.shells[group]
         statistics = shell.statistics()
         # A worker that was cancelled or interrupted is gone, and what it had is still in flight.
         if not self._running[group] <= statistics.in_flight <= shell._workers:

@@ -155,7 +155,7 @@ class World:
             self.crashes += 1
             self.recording.note("--- crash ---")
             for bus in self.buses:
-                bus._crash_soon()
+                bus._life.crash()
             self.scope.cancel()
 
     def watch(self, bus: EventBus) -> Witness:

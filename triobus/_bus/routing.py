@@ -1,4 +1,4 @@
-"""The intake: where published events find their groups and listeners, and wait for room there.
+"""Routing: where published events find their groups and listeners, and wait for room there.
 
 What is accepted is accepted everywhere at once, in plain synchronous code. A publisher that has to
 wait does so at one full place at a time; whoever makes room there accepts on its behalf, so that
@@ -13,9 +13,11 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from triobus._delivery import Lanes
-from triobus._events import DomainEvent
-from triobus._group import GroupShell, carried, hands
+from triobus._bus.states import LifeCycle
+from triobus._delivery import Carriage, Lanes
+from triobus._errors import BusClosed, WouldDeadlock
+from triobus._events import DomainEvent, with_cause
+from triobus._group import GroupShell, carriages, carried, hands
 from triobus._listeners import Listener, Waiter
 from triobus._publishing import Batch, runs
 from triobus._subscriptions import Subscription
@@ -35,26 +37,30 @@ class _Route:
     witnesses: Sequence[Witness]
     shells: list[GroupShell] = attrs.field(init=False)
     is_plain: bool = attrs.field(init=False)
-    """Whether nobody takes events of the type but groups."""
+    """Whether nobody takes events of the type but groups, and some group does."""
+    is_unwanted: bool = attrs.field(init=False)
+    """Whether neither a group nor a listener takes them."""
 
     def __attrs_post_init__(self) -> None:
         self.shells = [shell for _, shell, _ in self.targets]
-        self.is_plain = not (self.listeners or self.waiters)
+        self.is_plain = not (self.listeners or self.waiters) and bool(self.targets)
+        self.is_unwanted = not (self.listeners or self.targets)
 
 
 @attrs.define(eq=False)
-class Intake:
-    """Accepts events for the groups, listeners and waiters of one bus."""
+class Routing:
+    """Accepts events for the groups, listeners and waiters of one life of a bus."""
 
+    _cycle: LifeCycle
+    witnesses: list[Witness]
     shells: dict[str, GroupShell] = attrs.field(factory=dict, init=False)
     """The groups by name."""
-    is_open: bool = attrs.field(default=False, init=False)
-    """Whether publishers from outside are let in."""
     published: int = attrs.field(default=0, init=False)
     """Events accepted so far."""
     listeners: dict[Listener, None] = attrs.field(factory=dict, init=False)
     waiters: dict[Waiter, None] = attrs.field(factory=dict, init=False)
-    witnesses: list[Witness] = attrs.field(factory=list, init=False)
+    unhandled: Counter[str] = attrs.field(factory=Counter, init=False)
+    """Events that neither a subscription nor a listener wanted, by their types."""
     _routes: dict[type, _Route] = attrs.field(factory=dict, init=False)
 
     @enable_ki_protection
@@ -64,7 +70,7 @@ class Intake:
         Return the groups whose workers may have to be woken, or None if it was not accepted.
         """
         route = self._routes.get(type(event))
-        if route is None or not route.is_plain or not self.is_open:
+        if route is None or not route.is_plain or self._cycle.state != "running":
             return None
         if hands.get() is not None and carried() is not None:
             return None
@@ -84,6 +90,25 @@ class Intake:
                 shell.wake()
         return route.shells
 
+    def enter(self, batch: Batch) -> bool:
+        """Let a publisher in and give the batch its cause; raises `BusClosed`.
+
+        Return whether it comes from a handler of this bus, directly or by way of other buses.
+        """
+        cause = carried()
+        batch.is_inside = cause is not None and any(map(self.is_own, carriages()))
+        call = "publish inside a handler" if batch.is_inside else "publish"
+        self._cycle.check(call, "publish()")
+        if cause is not None:
+            batch.events = [with_cause(event, cause.event) for event in batch.events]
+        return batch.is_inside
+
+    def is_own(self, carriage: Carriage) -> bool:
+        """Whether it is a delivery of this bus."""
+        subscription = carriage.subscription
+        shell = self.shells.get(subscription.group)
+        return shell is not None and shell.group is subscription.owner
+
     def _needs(self, batch: Batch) -> Counter[Any]:
         """Return how many of the batch's events go to each group and listener."""
         needs: Counter[Any] = Counter()
@@ -101,6 +126,33 @@ class Intake:
             if is_behind or not place.has_room(count):
                 return place
         return None
+
+    async def wait_for_room(self, place: Place, batch: Batch) -> None:
+        """Wait at a full place until the batch is accepted; cancelled, none of it is.
+
+        Raises `BusClosed` if the bus stops accepting meanwhile.
+        """
+        batch.task = trio.lowlevel.current_task()
+        self.wait_at(place, batch)
+
+        def abort(_: Any) -> trio.lowlevel.Abort:
+            place = batch.place
+            del place.waiting[batch]
+            self.admit(place)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        if batch.is_refused:
+            raise self._cycle.closed("publish()")
+
+    def check_not_waiting_for_itself(self, place: Place) -> None:
+        """Raise `WouldDeadlock` if only the task that asks could make room at a place."""
+        if isinstance(place, Listener) and place.taker is trio.lowlevel.current_task():
+            raise WouldDeadlock(
+                f"publish() would wait for room in the listener that this very task reads: it "
+                f"holds {place.held} events, and its buffer is {place.buffer:g}. Publish in "
+                "another task, or in a handler, or give the listener buffer=math.inf"
+            )
 
     def wait_at(self, place: Place, batch: Batch) -> None:
         """Queue a batch for room at a place that is full, behind those that wait there."""
@@ -141,6 +193,8 @@ class Intake:
             for lanes, shell, plan in route.targets:
                 lanes.add_many(events, keys, plan, batch.watch)
                 touched[shell] = None
+            if route.is_unwanted:
+                self.unhandled[events[0].event_type] += len(events)
             if route.witnesses or not route.is_plain:
                 self._tell(route, events)
         self.published += len(batch.events)
@@ -157,9 +211,11 @@ class Intake:
     def tell(self, events: Sequence[DomainEvent], first: int) -> None:
         """Give listeners and waiters what is stored from position `first`; groups have it."""
         self.published += len(events)
-        if self.listeners or self.waiters or self.witnesses:
-            for position, event in enumerate(events, first):
-                self._tell(self._route(type(event)), [event], position)
+        for position, event in enumerate(events, first):
+            route = self._route(type(event))
+            if route.is_unwanted:
+                self.unhandled[event.event_type] += 1
+            self._tell(route, [event], position)
 
     def _tell(self, route: _Route, events: Sequence[DomainEvent], first: int | None = None) -> None:
         for index, event in enumerate(events):
@@ -184,10 +240,14 @@ class Intake:
             )
         return route
 
+    @property
+    def places(self) -> list[Place]:
+        """Where there may be no room."""
+        return [*self.shells.values(), *self.listeners]
+
     def refuse_all(self) -> None:
         """Send the publishers away that wait for room."""
-        places: list[Place] = [*self.shells.values(), *self.listeners]
-        for place in places:
+        for place in self.places:
             while place.waiting:
                 batch, _ = place.waiting.popitem(last=False)
                 batch.is_refused = True
@@ -196,6 +256,14 @@ class Intake:
     def forget_routes(self) -> None:
         """Find all routes anew, for a subscription or listener has come or gone."""
         self._routes.clear()
+
+    def close(self) -> None:
+        """End what waits for further events."""
+        self.refuse_all()
+        for listener in self.listeners:
+            listener.close()
+        for waiter in self.waiters:
+            waiter.fail(BusClosed("the bus stopped before an event came that wait_for() wanted"))
 
     def add(self, taker: Listener | Waiter) -> None:
         """Give a listener or waiter the events that are accepted from now on."""
@@ -208,7 +276,7 @@ class Intake:
     def remove(self, taker: Listener | Waiter) -> None:
         """Give it no more, unless that was done before; nobody waits for it any longer."""
         if isinstance(taker, Listener):
-            del self.listeners[taker]
+            self.listeners.pop(taker, None)
             taker.close()
             self._routes.clear()
             self.admit(taker)

@@ -1,0 +1,483 @@
+"""`EventBus`: what a program declares and calls."""
+
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from functools import partial
+from types import TracebackType
+from typing import Any, Literal, TypeVar, get_args
+
+import trio
+from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
+
+from triobus import _checks
+from triobus._bus.life import Drain, GroupOptions, Life, Start, StopReport
+from triobus._bus.routing import describe_full
+from triobus._errors import (
+    BusAlreadyStarted,
+    BusClosed,
+    DuplicateName,
+    InvalidOption,
+    WouldDeadlock,
+)
+from triobus._events import DomainEvent, Published
+from triobus._group import OnFailure, carriages
+from triobus._handlers import Predicate
+from triobus._health import Health, memory_mb
+from triobus._listeners import Listener, Waiter
+from triobus._publishing import Outcome, OutcomeWatch
+from triobus._replay import DeadLetters
+from triobus._statistics import BusStatistics, GroupStatistics
+from triobus._subscriptions import Group, event_types
+from triobus._witness import Witness, watcher_of_run
+from triobus.stores import EventStore
+
+E = TypeVar("E", bound=DomainEvent)
+Ordering = Literal["aggregate", "none"]
+
+
+class EventBus:
+    """A bus for domain events inside a Trio program.
+
+    Subscribe handlers, then run it as `async with bus:` or `await nursery.start(bus.run)`. It is a
+    description until then, and again when it has stopped: the groups and subscriptions stay, and
+    the next start begins a new life with queues, statistics and, without a store, dead letters of
+    its own. All tasks of a life are in a nursery that ends with the block, or with `run`.
+
+    - `store`: where events, progress and dead letters are kept, so that they outlive the program;
+      the bus opens it when it starts and closes it when it stops. None for a bus in memory.
+    - `workers`: how many deliveries of the group "default" are carried at a time, each for another
+      aggregate; 1 gives total order, in which only a retry is overtaken.
+    - `buffer`: how many events that group holds beyond those that workers have. Publishers wait for
+      room; with a store they do not, and the rest stays on disk. `math.inf` for no limit; 0 for
+      none beyond what a free worker takes (1 with a store).
+    - `start`: where that group begins in a store that does not know it, as for `group`.
+    - `on_failure`: what an event becomes whose handler failed for good: a "dead-letter", or with
+      "raise" the error leaves through the nursery and ends the bus.
+    - `drain`: what leaving the block waits for, as for `stop`.
+
+    Events without an `aggregate_id` have no order among each other: with several workers they are
+    handled at the same time. Raises `InvalidOption` for values that cannot work.
+    """
+
+    def __init__(
+        self,
+        store: EventStore | None = None,
+        *,
+        workers: int = 4,
+        buffer: float = 1000,
+        start: Start = "now",
+        on_failure: OnFailure = "dead-letter",
+        drain: Drain = True,
+    ) -> None:
+        _check_store(store)
+        _checks.choice("on_failure", on_failure, get_args(OnFailure))
+        _check_drain(drain)
+        self._on_failure: OnFailure = on_failure
+        self._drain: Drain = drain
+        self._options: dict[str, GroupOptions] = {}
+        self._witnesses: list[Witness] = []
+        self._watcher: Callable[[Any], Witness] | None = None
+        self._life = self._new_life(store)
+        default = self.group("default", workers=workers, buffer=buffer, start=start)
+        self.subscribe = default.subscribe
+        """Subscribe a handler in the group "default"; see `Group.subscribe`."""
+
+    def __repr__(self) -> str:
+        store = self._life.store
+        names = ", ".join(self._options)
+        where = "in memory" if store is None else f"with {store!r}"
+        return f"<EventBus {where}, {self._life.cycle.state}, groups: {names}>"
+
+    def _new_life(self, store: EventStore | None) -> Life:
+        life = Life(store, self._on_failure, self._drain, self._witnesses)
+        for options in self._options.values():
+            life.add(options)
+        return life
+
+    @property
+    def store(self) -> EventStore | None:
+        """The store of the bus, None without one. It can be given while the bus does not run."""
+        return self._life.store
+
+    @store.setter
+    def store(self, store: EventStore) -> None:
+        _check_store(store)
+        life = self._life
+        if not life.cycle.allows("start"):
+            raise BusAlreadyStarted("the bus runs: give it its store before it starts")
+        if life.routing.listeners or life.routing.waiters:
+            raise InvalidOption("the bus is listened to: give it its store before")
+        self._life = self._new_life(store)
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """What handlers have failed for good: `list`, `replay` and `discard`."""
+        life = self._life
+        return DeadLetters(life.log.letters, life.shells, life.watches, self._check_answerable)
+
+    def group(
+        self,
+        name: str,
+        *,
+        workers: int = 4,
+        buffer: float = 1000,
+        ordering: Ordering = "aggregate",
+        start: Start = "now",
+    ) -> Group:
+        """Make a further group, with its own workers, order and buffer.
+
+        `ordering="none"` lets the events of one aggregate be handled at the same time. `start` says
+        whether a group that the store does not know begins with what is stored from the
+        "beginning", or with what comes after its first subscription; one that it knows goes on
+        where it ended. Without a store there is nothing before "now". While the bus runs the
+        group's workers come at once. Raises `InvalidOption` or `DuplicateName`.
+        """
+        _checks.name("name", name)
+        _checks.whole_number("workers", workers, least=1)
+        _checks.capacity("buffer", buffer, least=0)
+        _checks.choice("ordering", ordering, get_args(Ordering))
+        _checks.choice("start", start, get_args(Start))
+        if name in self._options:
+            raise DuplicateName(f"the bus already has a group {name!r}: choose another name")
+        group = Group(name, trio.CapacityLimiter(workers), partial(self._resubscribed, name))
+        options = GroupOptions(
+            group=group,
+            workers=workers,
+            buffer=buffer,
+            is_ordered=ordering == "aggregate",
+            start=start,
+        )
+        self._options[name] = options
+        self._life.add(options)
+        self._attend(group)
+        return group
+
+    def _resubscribed(self, name: str) -> None:
+        self._life.resubscribed(name)
+        self._attend(self._options[name].group)
+
+    # Being watched
+
+    def _watch(self, witness: Witness) -> None:
+        """Let a witness see what happens from here on."""
+        self._witnesses.append(witness)
+        self._life.routing.forget_routes()
+        for options in self._options.values():
+            witness.attend(options.group)
+
+    def _attend(self, group: Group) -> None:
+        for witness in self._witnesses:
+            witness.attend(group)
+
+    def _watch_as_run_says(self) -> None:
+        """Let those watch who want to see every bus of this run of Trio."""
+        watcher = watcher_of_run.get()
+        if watcher is not None and watcher is not self._watcher:
+            self._watcher = watcher
+            self._watch(watcher(self))
+
+    # Starting and stopping
+
+    @enable_ki_protection
+    async def __aenter__(self) -> "EventBus":
+        """Start: every worker is running when the body begins. Raises `BusAlreadyStarted`.
+
+        If it raises, `Cancelled` and `StoreError` included, nothing is left running or open.
+        """
+        cycle = self._life.cycle
+        if not cycle.allows("start"):
+            raise BusAlreadyStarted(
+                f"the bus is {cycle.state}: let it stop before it is started again, or make a "
+                "further EventBus"
+            )
+        if cycle.state == "stopped":
+            self._life = self._new_life(self._life.store)
+        self._watch_as_run_says()
+        await self._life.start()
+        return self
+
+    @enable_ki_protection
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Drain, then stop. Cancelled, or left by KeyboardInterrupt, it cancels the handlers."""
+        await self._life.leave(exc)
+
+    @enable_ki_protection
+    async def run(
+        self, *, task_status: trio.TaskStatus["EventBus"] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run until `stop` is called: `await nursery.start(bus.run)`, which returns the bus.
+
+        Every worker is running when `start` returns. Cancelled, it cancels the handlers; what was
+        left is counted and logged. Raises `BusAlreadyStarted`.
+        """
+        async with self:
+            task_status.started(self)
+            await self._life.asked_to_stop.wait()
+
+    @enable_ki_protection
+    async def stop(self, *, drain: Drain = True, timeout: float | None = None) -> StopReport:
+        """Accept nothing more from outside, let the handlers finish what there is, and stop.
+
+        With `drain=False`, after `timeout` seconds, or when it is cancelled, the handlers are
+        cancelled; with `drain="running"` those that run are waited for, and nothing else is begun.
+        What they left is in the report; with a store it is delivered after the next start. What
+        handlers publish while they are waited for is accepted, and what another task stores beside
+        the bus from here on is left to the next start.
+
+        Raises `BusClosed` before the start and when the bus was stopped before, `WouldDeadlock`
+        in a handler of the same bus, which would wait for itself, and `StoreError` if what was
+        finished could not be recorded.
+        """
+        if timeout is not None:
+            _checks.number("timeout", timeout, least=0)
+        _check_drain(drain)
+        self._check_waitable("stop()")
+        await checkpoint_if_cancelled()
+        return await self._life.stop(drain, timeout)
+
+    async def _crash(self) -> None:
+        """End as a killed process would: for `triobus.testing.crash`."""
+        life = self._life
+        life.crash()
+        await life.ended.wait()
+
+    # Publishing
+
+    @enable_ki_protection
+    async def publish(
+        self, event: DomainEvent, *, expected_sequence: int | None = None
+    ) -> Published:
+        """Publish an event, and return once it is accepted.
+
+        With a store it is accepted when it is stored; an event that the store has already is
+        accepted without being delivered again, and keeps its first position. `expected_sequence` is
+        the last sequence that its aggregate must have before, 0 for none. Without a store it waits
+        until all groups and listeners that want the event have room; inside a handler of this bus
+        it does not. There the event inherits the correlation id of the handled one and has it as
+        cause.
+
+        If it raises, `Cancelled` included, the event was not accepted and no handler sees it,
+        except for `OutcomeUnknown`. Raises `InvalidEvent`, `BusClosed` when the bus is not running,
+        `WouldDeadlock` where a task would wait for room in the listener that it reads itself, and
+        with a store `EventNotEncodable`, `EventIdConflict`, `SequenceConflict` and `StoreError`.
+        """
+        await checkpoint_if_cancelled()
+        return await self._life.log.publish(event, expected_sequence)
+
+    @enable_ki_protection
+    async def publish_many(
+        self, events: Iterable[DomainEvent], *, expected_sequence: int | None = None
+    ) -> list[Published]:
+        """Publish several events in their order, all or none of them.
+
+        Without a store it waits until all fit; more than a group's whole buffer are let in when it
+        holds nothing else. With `expected_sequence` all are of one aggregate. If it raises, none
+        was accepted. Otherwise like `publish`.
+        """
+        events = list(events)
+        await checkpoint_if_cancelled()
+        return await self._life.log.publish_many(events, expected_sequence)
+
+    @enable_ki_protection
+    def publish_nowait(self, event: DomainEvent) -> Published:
+        """Publish an event without waiting: raises `BusFull` when there is no room for it.
+
+        Only without a store, which has to be waited for. Call it in the thread of the bus; from
+        others there is `publish_from_thread`. Otherwise like `publish`.
+        """
+        life = self._life
+        if life.token is not None and threading.get_ident() != life.thread:
+            raise InvalidOption(
+                "publish_nowait() was called in another thread than the bus runs in: "
+                "call publish_from_thread() there"
+            )
+        return life.log.publish_nowait(event)
+
+    @enable_ki_protection
+    async def publish_and_wait(self, event: DomainEvent) -> Outcome:
+        """Publish an event and wait until all its handlers have finished, retries included.
+
+        Cancelled while it waits for them, the event stays accepted. Raises `BusClosed` if the bus
+        stops before they have finished, and `WouldDeadlock` inside a handler of this bus. Otherwise
+        like `publish`.
+        """
+        self._check_waitable("publish_and_wait()")
+        life, watch = self._life, OutcomeWatch(event)
+        await checkpoint_if_cancelled()
+        life.watches.add(watch)
+        try:
+            return await life.log.publish_and_wait(event, watch)
+        finally:
+            life.watches.discard(watch)
+
+    def publish_from_thread(self, event: DomainEvent) -> Published:
+        """Publish an event from another thread, Trio's or foreign, and block until it is accepted.
+
+        In a thread of `trio.to_thread.run_sync` it is cancelled with that call. Otherwise like
+        `publish`.
+        """
+        life, call = self._life, "publish_from_thread()"
+        if life.token is None:
+            raise life.cycle.closed(call)
+        if os.getpid() != life.pid:
+            life.log.check_process()
+            raise BusClosed(
+                f"{call}: the bus runs in process {life.pid}, and process {os.getpid()} is a "
+                "forked child of it, in which it does not run"
+            )
+        is_bus_thread = threading.get_ident() == life.thread and not life.ended.is_set()
+        if is_bus_thread or trio.lowlevel.in_trio_run():
+            whose = "the bus" if is_bus_thread else "another run of Trio"
+            raise WouldDeadlock(
+                f"{call} was called in the thread of {whose}, which it would block: use 'await "
+                "bus.publish(event)' in the run of the bus, and in another one 'await "
+                "trio.to_thread.run_sync(bus.publish_from_thread, event)'"
+            )
+        try:
+            is_own = trio.from_thread.run_sync(trio.lowlevel.current_trio_token) is life.token
+        except RuntimeError:
+            is_own = False
+        try:
+            return trio.from_thread.run(
+                self.publish, event, trio_token=None if is_own else life.token
+            )
+        except trio.RunFinishedError:
+            raise life.cycle.closed(call) from None
+
+    # Waiting and listening
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing is queued, running or waiting for a retry, and all that is recorded.
+
+        Raises `BusClosed` if the bus stopped and left something, `WouldDeadlock` inside a handler
+        of the same bus, and `StoreError` if what is finished could not be recorded yet.
+        """
+        self._check_waitable("wait_idle()")
+        await trio.lowlevel.checkpoint()
+        await self._life.until_idle()
+
+    @asynccontextmanager
+    async def listen(
+        self, *types: type[DomainEvent], buffer: float = 100
+    ) -> AsyncIterator[Listener]:
+        """Listen to events without a handler: `async with bus.listen(OrderPlaced) as events:`.
+
+        `async for event in events` then gives every event of the types (without types: every event)
+        that is accepted from here on, in that order. It has no retries and no statistics. Up to
+        `buffer` events are held for it; after that publishers wait, as they do for a group, and
+        with a store it reads the rest from there. The iteration ends when the bus has stopped.
+        Raises `BusClosed` once it has.
+        """
+        found = event_types(types or DomainEvent)
+        _checks.capacity("buffer", buffer, least=1)
+        life = self._life
+        life.cycle.check("listen", "listen()")
+        listener = life.log.listener(found, buffer)
+        life.routing.add(listener)
+        try:
+            await trio.lowlevel.checkpoint()
+            yield listener
+        finally:
+            life.routing.remove(listener)
+
+    async def wait_for(self, type_: type[E], where: Predicate | None = None) -> E:
+        """Wait for the next event of a type, or of a tuple of types, that `where` is true for.
+
+        Use it under `trio.fail_after`. It sees what is accepted after it was called: to publish
+        what will be answered, and then wait for the answer, enter `listen` first. Raises what
+        `where` raises, and `BusClosed` if the bus stops before such an event.
+        """
+        life = self._life
+        life.cycle.check("listen", "wait_for()")
+        _checks.predicate("where", where)
+        waiter = Waiter(event_types(type_), where)
+        life.routing.add(waiter)
+        try:
+            return await waiter.wait()  # type: ignore[return-value]  # it offers only such events
+        finally:
+            life.routing.remove(waiter)
+
+    # Looking at it
+
+    def statistics(self) -> BusStatistics:
+        """Return the counters of this life of the bus, or of its last one, as they are now."""
+        life = self._life
+        groups = {name: shell.statistics() for name, shell in life.shells.items()}
+
+        def total(counter: Callable[[GroupStatistics], int]) -> int:
+            return sum(map(counter, groups.values()))
+
+        return BusStatistics(
+            running=life.cycle.state == "running",
+            uptime_seconds=life.uptime,
+            published=life.routing.published,
+            unhandled=dict(life.routing.unhandled),
+            handled=total(lambda group: group.handled),
+            failed_attempts=total(lambda group: group.failed_attempts),
+            retries=total(lambda group: group.retries),
+            dead_lettered=total(lambda group: group.dead_lettered),
+            queued=total(lambda group: group.queued),
+            in_flight=total(lambda group: group.in_flight),
+            waiting_for_retry=total(lambda group: group.waiting_for_retry),
+            worker_count=total(lambda group: group.worker_count),
+            subscription_count=total(lambda group: group.subscription_count),
+            groups=groups,
+        )
+
+    def health(self) -> Health:
+        """Return whether the bus works as it should, and if not, why."""
+        life, statistics = self._life, self.statistics()
+        hindrances = [] if statistics.running else [str(life.cycle.closed("the bus"))]
+        hindrances += [describe_full(place) for place in life.routing.places if place.waiting]
+        hindrances += life.log.reasons()
+        letters = life.log.letters
+        notes = []
+        if len(letters):
+            notes.append(f"dead letters wait to be replayed or discarded: {len(letters)}.")
+        if letters.dropped:
+            notes.append(f"dead letters were dropped to make room: {letters.dropped}.")
+        is_stopped = life.cycle.state in ("new", "starting", "stopped")
+        status: Literal["degraded", "healthy"] = "degraded" if hindrances else "healthy"
+        return Health(
+            status="stopped" if is_stopped else status,
+            reasons=(*hindrances, *notes),
+            queue_size=statistics.queued,
+            worker_count=statistics.worker_count,
+            memory_mb=memory_mb(),
+        )
+
+    def _check_waitable(self, call: str) -> None:
+        for carriage in carriages():
+            if self._life.routing.is_own(carriage):
+                raise WouldDeadlock(
+                    f"{call} was called inside the handler {carriage.subscription.name!r} of the "
+                    "same bus, for which it would wait: call it outside, or start a task for it in "
+                    "a nursery that outlives the handler"
+                )
+
+    def _check_answerable(self, call: str) -> None:
+        self._check_waitable(call)
+        self._life.cycle.check("replay", call)
+
+
+def _check_store(store: object) -> None:
+    if store is not None and not isinstance(store, EventStore):
+        raise InvalidOption(
+            f"store={store!r}: give an EventStore, such as SqliteEventStore('orders.db'), or "
+            "None for a bus in memory"
+        )
+
+
+def _check_drain(drain: object) -> None:
+    if not (isinstance(drain, bool) or drain == "running"):
+        raise InvalidOption(
+            f"drain={drain!r}: give True to wait until all is handled, 'running' to wait for the "
+            "handlers that run and leave the rest to the store, or False to cancel them"
+        )

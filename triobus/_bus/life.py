@@ -1,0 +1,374 @@
+"""One life of a bus: it owns the nursery, and everything in it from the start to the end.
+
+A bus is a description until it starts. Each start begins a life, with queues and counters of its
+own. One task of the nursery, the conductor, ends the life, whoever asks for that and however: it
+drains, cancels the handlers, waits for them, records what they have finished and closes the store,
+in this order and once. So nothing depends on who of those that wait for the end is cancelled.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal
+
+import attrs
+import trio
+from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
+
+from triobus._bus.log import Log, MemoryLog, StoredLog
+from triobus._bus.routing import Routing
+from triobus._bus.states import LifeCycle
+from triobus._delivery import Lanes
+from triobus._errors import BusClosed, StoreError
+from triobus._group import GroupShell, OnFailure
+from triobus._idle import Idle
+from triobus._recorder import Recorder
+from triobus._subscriptions import Group
+from triobus._witness import Witness
+from triobus.stores import EventStore
+
+logger = logging.getLogger("triobus")
+
+Start = Literal["now", "beginning"]
+Drain = Literal[True, False, "running"]
+
+_SILENT_SECONDS = 1
+"""How long a bus drains before it says what it waits for."""
+
+
+@attrs.frozen(kw_only=True)
+class StopReport:
+    """What a bus had done and what it left when it stopped, by the name of the group."""
+
+    settled: Mapping[str, int]
+    """Deliveries finished since the start."""
+    left: Mapping[str, int]
+    """Deliveries that were accepted and not finished: queued, cancelled or waiting for a retry."""
+
+
+@attrs.frozen(kw_only=True)
+class GroupOptions:
+    """What a program has said of a group."""
+
+    group: Group
+    workers: int
+    buffer: float
+    is_ordered: bool
+    start: Start
+
+
+@attrs.define(eq=False)
+class Life:
+    """One life of a bus."""
+
+    store: EventStore | None
+    _on_failure: OnFailure
+    _drain: Drain
+    """What leaving the block waits for."""
+    witnesses: list[Witness]
+    cycle: LifeCycle = attrs.field(factory=LifeCycle, init=False)
+    idle: Idle = attrs.field(factory=Idle, init=False)
+    routing: Routing = attrs.field(init=False)
+    log: Log = attrs.field(init=False)
+    watches: set[Any] = attrs.field(factory=set, init=False)
+    """Who is told when the life ends before they have been answered."""
+    asked_to_stop: trio.Event = attrs.field(factory=trio.Event, init=False)
+    ended: trio.Event = attrs.field(factory=trio.Event, init=False)
+    unrecorded: StoreError | None = attrs.field(default=None, init=False)
+    """Why what was finished at the end could not be recorded; whoever tells of it takes it."""
+    token: trio.lowlevel.TrioToken | None = attrs.field(default=None, init=False)
+    thread: int = attrs.field(default=0, init=False)
+    pid: int = attrs.field(default=0, init=False)
+    _clock: trio.abc.Clock | None = attrs.field(default=None, init=False)
+    _started_at: float = attrs.field(default=0.0, init=False)
+    _stopped_at: float | None = attrs.field(default=None, init=False)
+    _mode: Drain = attrs.field(default=False, init=False)
+    """What the stop waits for."""
+    _draining: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    _recording: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    _was_drained: bool = attrs.field(default=False, init=False)
+    _is_crashed: bool = attrs.field(default=False, init=False)
+    _manager: AbstractAsyncContextManager[trio.Nursery] = attrs.field(init=False)
+    _nursery: trio.Nursery = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.routing = Routing(self.cycle, self.witnesses)
+        self.log = MemoryLog(self.routing)
+        if self.store is not None:
+            recorder = Recorder(self.store, self.routing.tell, self.witnesses)
+            self.log = StoredLog(self.routing, recorder)
+
+    # What belongs to it
+
+    @property
+    def shells(self) -> dict[str, GroupShell]:
+        """The groups by name."""
+        return self.routing.shells
+
+    def add(self, options: GroupOptions) -> None:
+        """Run a group too; while the bus runs, its workers come at once."""
+        shell = GroupShell(
+            group=options.group,
+            lanes=Lanes(is_ordered=options.is_ordered),
+            buffer=options.buffer,
+            workers=options.workers,
+            on_failure=self._on_failure,
+            letters=self.log.letters,
+            witnesses=self.witnesses,
+            on_room=self.routing.admit,
+            idle=self.idle,
+        )
+        self.shells[options.group.name] = shell
+        self.log.add(shell, from_beginning=options.start == "beginning")
+        self.routing.forget_routes()
+        if self.cycle.state in ("running", "draining"):
+            shell.start_soon(self._nursery)
+
+    def resubscribed(self, name: str) -> None:
+        """A subscription of a group has come or gone."""
+        self.routing.forget_routes()
+        self.log.resubscribed(name)
+
+    @property
+    def unsettled(self) -> int:
+        """Deliveries that have still to be made."""
+        return sum(shell.unsettled for shell in self.shells.values())
+
+    @property
+    def uptime(self) -> float:
+        """Seconds from the start until now, or until the stop."""
+        # The clock is asked, and not trio.current_time(), so that any thread may look.
+        if self._clock is None:
+            return 0.0
+        now = self._clock.current_time() if self._stopped_at is None else self._stopped_at
+        return now - self._started_at
+
+    # The beginning
+
+    @enable_ki_protection
+    async def start(self) -> None:
+        """Open the store and bring every worker to work. If it raises, nothing is left running."""
+        self.cycle.become("starting")
+        try:
+            await self.log.open()
+        except BaseException:
+            self.cycle.state = "new"  # nothing has begun, and whoever listens may go on
+            raise
+        self._clock = trio.lowlevel.current_clock()
+        self._started_at = self._clock.current_time()
+        self.token = trio.lowlevel.current_trio_token()
+        self.thread, self.pid = threading.get_ident(), os.getpid()
+        self._manager = trio.open_nursery()
+        self._nursery = await self._manager.__aenter__()
+        self._nursery.start_soon(self._conduct)
+        self._nursery.start_soon(self._record)
+        try:
+            # One more group may come in each of these steps.
+            while (shell := next(self._not_started(), None)) is not None:
+                await shell.start(self._nursery)
+        except BaseException as error:
+            self.cancel()
+            await self.leave(error)
+            raise
+        self.cycle.become("running")
+
+    def _not_started(self) -> Iterator[GroupShell]:
+        return (shell for shell in self.shells.values() if not shell.is_started)
+
+    async def _record(self) -> None:
+        with self._recording:
+            await self.log.run()
+
+    # Asking for the end
+
+    @enable_ki_protection
+    async def stop(self, drain: Drain, timeout: float | None) -> StopReport:
+        """Ask for the end and wait for it; cancelled, the handlers are cancelled too."""
+        self.cycle.check("stop", "stop()")
+        self.ask_to_stop(drain, timeout)
+        try:
+            await self.ended.wait()
+        except BaseException:
+            self.cancel()
+            raise
+        error, self.unrecorded = self.unrecorded, None
+        if error is not None:
+            raise error
+        return self.report()
+
+    def ask_to_stop(self, drain: Drain, timeout: float | None = None) -> None:
+        """Let nobody in from outside any more, and have the conductor end the life."""
+        if self.cycle.allows("stop"):
+            self.cycle.become("draining")
+            self.routing.refuse_all()
+            self._mode = drain
+            if timeout is not None:
+                self._draining.deadline = trio.current_time() + timeout
+            self.asked_to_stop.set()
+
+    def cancel(self) -> None:
+        """Cancel the handlers, and wait for nothing else."""
+        self._draining.cancel()
+        self.asked_to_stop.set()
+        self._end_handlers()
+
+    def crash(self) -> None:
+        """End as a killed process would, as soon as the handlers have ended, who are cancelled."""
+        self.cycle.check("crash", "crash()")
+        self._is_crashed = True
+        self.log.halt()
+        self.cancel()
+
+    # The end
+
+    @enable_ki_protection
+    async def _conduct(self) -> None:
+        try:
+            await self.asked_to_stop.wait()
+            with self._draining:
+                await self._drain_groups()
+        finally:
+            with trio.CancelScope(shield=True):
+                self._end_handlers()
+                try:
+                    await self.idle.wait_until(lambda: not self._tasks)
+                    await self.log.close()
+                except StoreError as error:
+                    self.unrecorded = error
+                finally:
+                    self._finish()
+
+    async def _drain_groups(self) -> None:
+        """Wait until nothing is left to do, or with "running" until no handler runs."""
+        if not self._mode:
+            return
+        await checkpoint_if_cancelled()
+        if self._mode == "running":
+            for shell in self.shells.values():
+                shell.freeze()
+        await self.log.cut()
+        is_met = self._is_at_rest if self._mode == "running" else self._is_drained
+        with trio.move_on_after(_SILENT_SECONDS):
+            await self.idle.wait_until(is_met)
+        if not is_met():
+            work = "; ".join(filter(None, (shell.work() for shell in self.shells.values())))
+            logger.info("the bus is stopping and waits for %s", work)
+            await self.idle.wait_until(is_met)
+        self._was_drained = self._mode is True
+
+    def _is_drained(self) -> bool:
+        return not self.unsettled
+
+    def _is_at_rest(self) -> bool:
+        return all(shell.is_at_rest for shell in self.shells.values())
+
+    @property
+    def _tasks(self) -> int:
+        return sum(shell.task_count for shell in self.shells.values())
+
+    def _end_handlers(self) -> None:
+        """Cancel the handlers, and accept nothing from anybody any more."""
+        if self.cycle.become("ending"):
+            self.routing.refuse_all()
+            self._recording.cancel()
+            for shell in self.shells.values():
+                shell.cancel()
+
+    def _finish(self) -> None:
+        """Tell everybody who waits that it is over."""
+        self.cycle.become("stopped")
+        if self._clock is not None:
+            self._stopped_at = self._clock.current_time()
+        if self._was_drained:
+            for witness in self.witnesses:
+                witness.drained()
+        self.routing.close()
+        for watch in self.watches:
+            watch.cut_off()
+        self.idle.notice()
+        self.asked_to_stop.set()
+        self.ended.set()
+        left = {name: count for name, count in self.report().left.items() if count}
+        if left and not self._is_crashed:
+            counts = ", ".join(f"{count} in group {name!r}" for name, count in left.items())
+            logger.warning("the bus stopped and left deliveries: %s", counts)
+
+    @enable_ki_protection
+    async def leave(self, error: BaseException | None) -> None:
+        """End with the block, which `error` leaves if one does; raise what else has to be told.
+
+        The block's own error is kept from the nursery, which would wrap it in a group.
+        """
+        if error is None or isinstance(error, Exception):
+            self.ask_to_stop(self._drain)
+        else:
+            self.cancel()
+        is_own = error is not None and not _is_cancellation(error)
+        into_nursery = None if is_own else error
+        failure: BaseException | None = None
+        try:
+            # It suppresses nothing: its own scope is cancelled only by an error, which it raises.
+            await self._manager.__aexit__(
+                None if into_nursery is None else type(into_nursery),
+                into_nursery,
+                None if into_nursery is None else into_nursery.__traceback__,
+            )
+        except BaseException as raised:  # noqa: BLE001  # it is raised below
+            failure = _interrupt_alone(raised)
+        unrecorded, self.unrecorded = self.unrecorded, None
+        if unrecorded is not None:
+            if failure is None and into_nursery is None:
+                failure = unrecorded
+            else:
+                logger.error("what was finished at the end could not be recorded: %s", unrecorded)
+        if failure is None or failure is error:
+            return
+        if is_own:
+            assert error is not None
+            raise BaseExceptionGroup("the block and its bus failed", [error, failure]) from None
+        raise failure
+
+    # Looking at it
+
+    async def until_idle(self) -> None:
+        """Wait until nothing is left to do and all that is recorded; raise `BusClosed` if it ends.
+
+        Raises `StoreError` if what is finished could not be recorded yet.
+        """
+
+        def is_met() -> bool:
+            return not self.unsettled or self.cycle.state == "stopped"
+
+        await self.idle.wait_until(is_met)
+        while self.log.is_pending:
+            await self.log.flush()
+            await self.idle.wait_until(is_met)
+        if self.unsettled:
+            raise BusClosed(
+                f"the bus stopped with {self.unsettled} deliveries left, which will not be made"
+            )
+
+    def report(self) -> StopReport:
+        """Return what was done, and what was left."""
+        shells = self.shells.items()
+        return StopReport(
+            settled={name: shell.lanes.finished for name, shell in shells},
+            left={name: shell.unsettled for name, shell in shells},
+        )
+
+
+def _is_cancellation(error: BaseException) -> bool:
+    """Whether `Cancelled` is in it, so that Trio has to see it."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled) is not None
+    return isinstance(error, trio.Cancelled)
+
+
+def _interrupt_alone(error: BaseException) -> BaseException:
+    """Return a KeyboardInterrupt by itself, if nothing else came out of the nursery."""
+    found = error
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
+        found = found.exceptions[0]
+    return found if isinstance(found, KeyboardInterrupt) else error

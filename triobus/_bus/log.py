@@ -1,0 +1,290 @@
+"""The two ways in which a bus accepts events: straight to its groups, or through a store.
+
+`Log` is what one life of a bus asks of either, so that nothing else has to know which it is.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Protocol
+
+import attrs
+import trio
+from trio.lowlevel import cancel_shielded_checkpoint
+
+from triobus._bus.routing import Routing, describe_full
+from triobus._dead_letters import DeadLetterBox, Letters
+from triobus._errors import BusFull, InvalidOption
+from triobus._events import DomainEvent, Published, published
+from triobus._group import GroupShell
+from triobus._listeners import Listener
+from triobus._publishing import Batch, Outcome, OutcomeWatch
+from triobus._recorder import Recorder
+from triobus._stored_listener import StoredListener
+
+EventClasses = tuple[type[DomainEvent], ...]
+
+
+class Log(Protocol):
+    """Where the events of one life of a bus go, and what is known of how far its groups are."""
+
+    @property
+    def letters(self) -> Letters:
+        """The dead letters."""
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether something that is finished has still to be recorded, and can be."""
+
+    async def open(self) -> None:
+        """Get ready. Raises `StoreError`, and then nothing is open."""
+
+    async def close(self) -> None:
+        """Record what is finished, and let go of everything. Raises `StoreError`."""
+
+    async def run(self) -> None:
+        """Do what has to be done beside all others, until cancelled."""
+
+    def halt(self) -> None:
+        """Record nothing from here on, as a killed process would."""
+
+    def add(self, shell: GroupShell, *, from_beginning: bool) -> None:
+        """Bring the events to a group."""
+
+    def resubscribed(self, name: str) -> None:
+        """A subscription of a group has come or gone."""
+
+    def listener(self, types: EventClasses, buffer: float) -> Listener:
+        """Return a listener, which hears nothing yet."""
+
+    async def publish(self, event: DomainEvent, expected_sequence: int | None) -> Published:
+        """Accept an event."""
+
+    async def publish_many(
+        self, events: Sequence[DomainEvent], expected_sequence: int | None
+    ) -> list[Published]:
+        """Accept events, all or none."""
+
+    async def publish_and_wait(self, event: DomainEvent, watch: OutcomeWatch) -> Outcome:
+        """Accept an event, and wait for all its handlers."""
+
+    def publish_nowait(self, event: DomainEvent) -> Published:
+        """Accept an event at once."""
+
+    async def cut(self) -> None:
+        """Let what outsiders store from here on be the next life's; first wait for who does so."""
+
+    async def flush(self) -> None:
+        """Wait until what is finished is recorded. Raises `StoreError`."""
+
+    def check_process(self) -> None:
+        """Raise `StoreForked` in a forked child, if that is of importance."""
+
+    def reasons(self) -> Iterable[str]:
+        """Yield a sentence for everything about the log that is not as it should be."""
+
+
+@attrs.define(eq=False)
+class MemoryLog:
+    """Gives events straight to groups and listeners; publishers wait until these have room."""
+
+    _routing: Routing
+    letters: Letters = attrs.field(factory=DeadLetterBox, init=False)
+    is_pending: bool = attrs.field(default=False, init=False)
+
+    async def open(self) -> None:
+        """Nothing is to be opened."""
+        await trio.lowlevel.checkpoint()
+
+    async def close(self) -> None:
+        """Nothing is to be closed."""
+        await cancel_shielded_checkpoint()
+
+    async def run(self) -> None:
+        """Nothing is to be done."""
+
+    def halt(self) -> None:
+        """Nothing is recorded anyway."""
+
+    def add(self, shell: GroupShell, *, from_beginning: bool) -> None:
+        """A group gets what is published from here on: there is nothing before."""
+
+    def resubscribed(self, name: str) -> None:
+        """Let those go on who wait for room in a group that does not want their events any more."""
+        self._routing.admit(self._routing.shells[name])
+
+    def listener(self, types: EventClasses, buffer: float) -> Listener:
+        """Return a listener, for whom publishers wait."""
+        return Listener(types, buffer, self._routing.admit)
+
+    async def publish(self, event: DomainEvent, expected_sequence: int | None) -> Published:
+        """Accept an event as soon as there is room. Cancelled while it waits, it is not."""
+        if expected_sequence is not None:
+            raise _no_sequences(expected_sequence)
+        shells = self._routing.accept(event)
+        if shells is None:
+            await self._publish_batch(Batch([event]))
+        else:
+            await cancel_shielded_checkpoint()
+            # Workers that were about to run may have taken it meanwhile.
+            for shell in shells:
+                if shell.parked and shell.lanes.held:
+                    shell.wake_later()
+        return Published(event.event_id, None)
+
+    async def publish_many(
+        self, events: Sequence[DomainEvent], expected_sequence: int | None
+    ) -> list[Published]:
+        """Accept events as soon as there is room for all of them."""
+        if expected_sequence is not None:
+            raise _no_sequences(expected_sequence)
+        batch = Batch(list(events))
+        await self._publish_batch(batch)
+        return published(batch.events, repeat(None))
+
+    async def publish_and_wait(self, event: DomainEvent, watch: OutcomeWatch) -> Outcome:
+        """Accept an event, and wait for all its handlers."""
+        await self._publish_batch(Batch([event], watch))
+        return await watch.wait()
+
+    def publish_nowait(self, event: DomainEvent) -> Published:
+        """Accept an event, or raise `BusFull`."""
+        shells = self._routing.accept(event)
+        if shells is None:
+            batch = Batch([event])
+            is_inside = self._routing.enter(batch)
+            full = None if is_inside else self._routing.first_full(batch)
+            if full is not None:
+                raise BusFull(describe_full(full))
+            self._routing.commit(batch)
+        else:
+            for shell in shells:
+                shell.wake()
+        return Published(event.event_id, None)
+
+    async def _publish_batch(self, batch: Batch) -> None:
+        is_inside = self._routing.enter(batch)
+        full = None if is_inside else self._routing.first_full(batch)
+        if full is None:
+            self._routing.commit(batch)
+            await cancel_shielded_checkpoint()
+            return
+        self._routing.check_not_waiting_for_itself(full)
+        await self._routing.wait_for_room(full, batch)
+
+    async def cut(self) -> None:
+        """Nobody from outside is let in any more, anyway."""
+
+    async def flush(self) -> None:
+        """Nothing is recorded."""
+
+    def check_process(self) -> None:
+        """Nothing but the bus itself is of no use in a forked child."""
+
+    def reasons(self) -> Iterable[str]:
+        """Nothing can be wrong with it."""
+        return ()
+
+
+@attrs.define(eq=False)
+class StoredLog:
+    """Stores events, and gives them to groups and listeners from there; no publisher waits."""
+
+    _routing: Routing
+    _recorder: Recorder
+
+    @property
+    def letters(self) -> Letters:
+        """The dead letters in the store."""
+        return self._recorder.letters
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether something has still to be recorded, and can be."""
+        return self._recorder.is_pending
+
+    async def open(self) -> None:
+        """Open the store, become its only writer and take up what is in it."""
+        await self._recorder.attach()
+
+    async def close(self) -> None:
+        """Record what is finished, and close the store."""
+        await self._recorder.detach()
+
+    async def run(self) -> None:
+        """Record what no publisher takes along."""
+        await self._recorder.run()
+
+    def halt(self) -> None:
+        """Record nothing from here on."""
+        self._recorder.halt()
+
+    def add(self, shell: GroupShell, *, from_beginning: bool) -> None:
+        """Bring the store's log to a group."""
+        feed = self._recorder.add(shell, from_beginning=from_beginning)
+        shell.become_durable(feed, self.letters)
+
+    def resubscribed(self, name: str) -> None:
+        """A subscription of a group has come or gone."""
+        self._recorder.notice_subscriptions(self._recorder.feeds[name])
+
+    def listener(self, types: EventClasses, buffer: float) -> Listener:
+        """Return a listener that reads back what there was no room for."""
+        return StoredListener(types, buffer, self._routing.admit, self._recorder.store)
+
+    async def publish(self, event: DomainEvent, expected_sequence: int | None) -> Published:
+        """Accept an event when it is stored."""
+        (found,) = await self.publish_many([event], expected_sequence)
+        return found
+
+    async def publish_many(
+        self, events: Sequence[DomainEvent], expected_sequence: int | None
+    ) -> list[Published]:
+        """Accept events when they are stored, all or none."""
+        batch = Batch(list(events))
+        self._routing.enter(batch)
+        places = await self._recorder.store.submit(batch, expected_sequence)
+        return [
+            Published(event.event_id, place.position, place.is_new)
+            for event, place in zip(batch.events, places, strict=True)
+        ]
+
+    async def publish_and_wait(self, event: DomainEvent, watch: OutcomeWatch) -> Outcome:
+        """Accept an event, and wait for all its handlers."""
+        batch = Batch([event], watch)
+        self._routing.enter(batch)
+        (place,) = await self._recorder.store.submit(batch)
+        return await watch.wait(place.position)
+
+    def publish_nowait(self, event: DomainEvent) -> Published:  # noqa: ARG002  # whatever it is
+        """Refuse it: the store has to be waited for."""
+        raise InvalidOption(
+            "publish_nowait() cannot wait for the store that this bus has: use "
+            "'await bus.publish(event)'"
+        )
+
+    async def cut(self) -> None:
+        """Wait for those who are storing; what others store after that is the next life's."""
+        await self._recorder.cut()
+
+    async def flush(self) -> None:
+        """Wait until what is finished is recorded."""
+        await self._recorder.flush()
+
+    def check_process(self) -> None:
+        """Raise `StoreForked` in a forked child."""
+        self._recorder.store.check_process()
+
+    def reasons(self) -> Iterable[str]:
+        """Tell of commits that failed, and of what the store itself warns of."""
+        if self._recorder.failure is not None:
+            yield f"the last commit failed: {self._recorder.failure}."
+        warning = self._recorder.store.warning
+        if warning is not None:
+            yield warning
+
+
+def _no_sequences(expected_sequence: int) -> InvalidOption:
+    return InvalidOption(
+        f"expected_sequence={expected_sequence!r}: a bus without a store knows no "
+        "sequences; give it one: EventBus(store=...)"
+    )

@@ -1,0 +1,27 @@
+"""One place for a bus and all its groups where waiting for the end of work is kept."""
+
+from collections.abc import Callable
+
+import attrs
+import trio
+
+
+@attrs.define(eq=False)
+class Idle:
+    """Wakes those who wait until nothing is left to do."""
+
+    is_wanted: bool = attrs.field(default=False, init=False)
+    """Whether somebody waits, so that it has to be noticed when work runs out."""
+    _noticed: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    async def wait_until(self, is_met: Callable[[], bool]) -> None:
+        """Wait for a condition that can become true when work runs out, or tasks end."""
+        while not is_met():
+            self.is_wanted = True
+            await self._noticed.wait()
+
+    def notice(self) -> None:
+        """Have everybody who waits look again; who is not content is told the next time."""
+        self.is_wanted = False
+        self._noticed.set()
+        self._noticed = trio.Event()

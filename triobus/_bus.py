@@ -31,7 +31,8 @@ from triobus._errors import (
     WouldDeadlock,
 )
 from triobus._events import DomainEvent, Published, published, with_cause
-from triobus._group import GroupShell, OnFailure, carried
+from triobus._failures import OnFailure
+from triobus._group import GroupShell, carried
 from triobus._handlers import Predicate
 from triobus._health import Health, memory_mb
 from triobus._intake import Intake, describe_full

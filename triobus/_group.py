@@ -22,15 +22,13 @@ now and then once a thousand are known), a carriage for each queued event 0.14 (
 carriage a worker: 0.06), `Published` as a named tuple 0.12 (now a struct of msgspec: 0.06).
 """
 
-import logging
 import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -40,16 +38,12 @@ from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes, StoredLanes
 from triobus._errors import HeldBack, NoDelivery
 from triobus._events import DomainEvent
+from triobus._failures import Failures, OnFailure
 from triobus._handlers import NOT_MATCHED, PASSED_OVER, once_it_waits
 from triobus._statistics import GroupStatistics, percentile
 from triobus._subscriptions import Group, Subscription
-from triobus._text import line
 from triobus._threads import is_virtual
 from triobus._witness import Witness
-
-logger = logging.getLogger("triobus")
-
-OnFailure = Literal["dead-letter", "raise"]
 
 
 class Ledger(Protocol):
@@ -198,15 +192,25 @@ class GroupShell:
     _durations: deque[float] = attrs.field(
         factory=lambda: deque(maxlen=_DURATIONS_KEPT), init=False
     )
-    _failed_attempts: int = attrs.field(default=0, init=False)
+    _failures: Failures = attrs.field(init=False)
     _retries: int = attrs.field(default=0, init=False)
-    _dead_lettered: int = attrs.field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._failures = Failures(
+            group=self.group.name,
+            on_failure=self._on_failure,
+            lanes=self.lanes,
+            letters=self._letters,
+            witnesses=self._witnesses,
+            expect=self.expect,
+        )
 
     def become_durable(self, ledger: Ledger, letters: Letters) -> None:
         """Let a store have what the group comes to; nobody waits for room then but the ledger."""
         self.ledger = ledger
-        self.lanes = ledger.lanes
-        self._letters = letters
+        self.lanes = self._failures.lanes = ledger.lanes
+        self._letters = self._failures.letters = letters
+        self._failures.note_attempts = ledger.note_attempts
         self.buffer = max(self.buffer, 1)
         self._on_room = lambda _: ledger.notice_room()
 
@@ -264,9 +268,9 @@ class GroupShell:
         return GroupStatistics(
             published=lanes.added,
             handled=lanes.finished,
-            failed_attempts=self._failed_attempts,
+            failed_attempts=self._failures.attempts,
             retries=self._retries,
-            dead_lettered=self._dead_lettered,
+            dead_lettered=self._failures.dead_lettered,
             queued=lanes.held - lanes.waiting,
             in_flight=lanes.in_flight,
             waiting_for_retry=lanes.waiting,
@@ -400,13 +404,13 @@ class GroupShell:
                     else:
                         result = PASSED_OVER
                 except Exception as error:  # noqa: BLE001  # the one around a user's handler
-                    if self._attempt_failed(carriage, subscription, error):
+                    if self._failures.attempt_failed(carriage, subscription, error):
                         # It waits for a retry; or was cancelled, and this raises Cancelled.
                         await trio.lowlevel.checkpoint_if_cancelled()
                         spare = None
                         break
                 except BaseExceptionGroup as group:
-                    raise self._cancelled_alone(subscription, group) from None
+                    raise self._failures.cancelled_alone(subscription, group) from None
                 else:
                     if carriage.watch is not None and result is not PASSED_OVER:
                         self._report(carriage, subscription, result)
@@ -462,96 +466,6 @@ class GroupShell:
         assert own.carriage is not None
         return own.carriage
 
-    @enable_ki_protection
-    def _attempt_failed(
-        self, carriage: Carriage, subscription: Subscription, error: Exception
-    ) -> bool:
-        """Retry, keep a dead letter, or raise; return whether the delivery stops for now."""
-        if trio.current_effective_deadline() == -math.inf:
-            if self._on_failure == "raise":
-                raise error
-            self._log_cancelled(subscription, error)
-            return True
-        self._failed_attempts += 1
-        due = None
-        if subscription.is_active:
-            now = trio.current_time()
-            due = self.lanes.fail(carriage, error, now)
-        if due is not None:
-            if self.ledger is not None and carriage.letter_id is None:
-                self.ledger.note_attempts(carriage, carriage.index, carriage.attempt, due - now)
-            self.expect(due)
-            for witness in self._witnesses:
-                witness.retry_planned(carriage, due)
-            logger.info(
-                "%r in group %r failed at attempt %d: %s",
-                subscription.name,
-                self.group.name,
-                carriage.attempt,
-                line(type(error).__name__),
-            )
-            return True
-        if self._on_failure == "raise":
-            raise error
-        self._give_up(carriage, subscription, error, carriage.attempt)
-        return False
-
-    def _cancelled_alone(
-        self, subscription: Subscription, group: BaseExceptionGroup[BaseException]
-    ) -> BaseExceptionGroup[BaseException]:
-        """Return what leaves a worker whose handler was cancelled and raised errors besides.
-
-        The errors came of the cancellation: they are no failure, and do not end the bus either.
-        """
-        cancelled, errors = group.split(trio.Cancelled)
-        if cancelled is None or not isinstance(errors, Exception) or self._on_failure == "raise":
-            return group
-        self._log_cancelled(subscription, errors)
-        return cancelled
-
-    def _log_cancelled(self, subscription: Subscription, error: Exception) -> None:
-        logger.warning(
-            "%r in group %r raised %s when cancelled",
-            subscription.name,
-            self.group.name,
-            line(type(error).__name__),
-        )
-
-    def _give_up(
-        self, carriage: Carriage, subscription: Subscription, error: Exception, attempts: int
-    ) -> None:
-        """Keep the event as a dead letter of the subscription."""
-        for witness in self._witnesses:
-            witness.given_up(carriage.event, subscription, attempts, error)
-        now = datetime.now(UTC)
-        if carriage.letter_id is not None:
-            self._letters.add_failure(carriage.letter_id, attempts, error, now)
-        else:
-            self._dead_lettered += 1
-            letter_id = self._letters.add(
-                carriage.event,
-                carriage.position,
-                self.group.name,
-                subscription.name,
-                attempts,
-                error,
-                now,
-            )
-            is_last = carriage.index + 1 == len(carriage.plan)
-            if self.ledger is not None and not is_last:
-                self.ledger.note_attempts(carriage, carriage.index + 1, 0, 0)
-            logger.error(
-                "dead letter %d: event %s, %r in group %r, after %d attempts: %s",
-                letter_id,
-                carriage.event.event_id,
-                subscription.name,
-                self.group.name,
-                attempts,
-                line(type(error).__name__),
-            )
-        if carriage.watch is not None:
-            carriage.watch.failed(subscription, error)
-
     def _is_passed_over(self, carriage: Carriage, subscription: Subscription) -> bool:
         """Whether it was unsubscribed, a replay's letter is gone, or an earlier event is held.
 
@@ -574,7 +488,7 @@ class GroupShell:
                 f"not tried, for dead letter {first} is an earlier event of {aggregate_id!r}: "
                 "replay or discard that one first"
             )
-            self._give_up(carriage, subscription, reason, 0)
+            self._failures.give_up(carriage, subscription, reason, 0)
         return True
 
     def _report(self, carriage: Carriage, subscription: Subscription, result: object) -> None:

@@ -33,7 +33,7 @@ from triobus._errors import (
 from triobus._events import DomainEvent, Published, published, with_cause
 from triobus._failures import OnFailure
 from triobus._group import GroupShell, carried
-from triobus._handlers import Predicate
+from triobus._handlers import Handler, Predicate
 from triobus._health import Health, memory_mb
 from triobus._intake import Intake, describe_full
 from triobus._listeners import Listener, Waiter
@@ -42,7 +42,8 @@ from triobus._recorder import Recorder
 from triobus._replay import DeadLetters
 from triobus._statistics import BusStatistics, GroupStatistics
 from triobus._stored_listener import StoredListener
-from triobus._subscriptions import Group, event_types
+from triobus._subscribing import Wanted, event_types, subscribe
+from triobus._subscriptions import Group, Subscription
 from triobus._witness import Witness, watcher_of_run
 from triobus.stores import EventStore
 
@@ -117,8 +118,13 @@ class EventBus:
         """What handlers have failed for good: `list`, `replay` and `discard`."""
         if store is not None:
             self.store = store
-        self.subscribe = self.group("default", workers=workers, buffer=buffer).subscribe
-        """Subscribe a handler in the group "default"; see `Group.subscribe`."""
+        self._default = self.group("default", workers=workers, buffer=buffer)
+
+    subscribe = subscribe
+
+    def _subscribe(self, handler: Handler, wanted: Wanted) -> Subscription:
+        """Subscribe a handler in the group "default"."""
+        return self._default._subscribe(handler, wanted)
 
     @property
     def store(self) -> EventStore | None:

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from itertools import repeat
 from types import TracebackType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import attrs
 import trio
@@ -37,6 +37,7 @@ from triobus._handlers import Handler, Predicate
 from triobus._health import Health, memory_mb
 from triobus._intake import Intake, describe_full
 from triobus._listeners import Listener, Waiter
+from triobus._listening import listen, wait_for
 from triobus._publishing import Batch, Outcome, OutcomeWatch
 from triobus._recorder import Recorder
 from triobus._replay import DeadLetters
@@ -49,7 +50,6 @@ from triobus.stores import EventStore
 
 logger = logging.getLogger("triobus")
 
-E = TypeVar("E", bound=DomainEvent)
 Ordering = Literal["aggregate", "none"]
 Start = Literal["now", "beginning"]
 State = Literal["new", "starting", "running", "draining", "stopped"]
@@ -675,22 +675,18 @@ class EventBus:
                 f"the bus stopped with {self._unsettled} deliveries left, which will not be made"
             )
 
-    @asynccontextmanager
-    async def listen(
-        self, *types: type[DomainEvent], buffer: float = 100
-    ) -> AsyncIterator[Listener]:
-        """Listen to events without a handler: `async with bus.listen(OrderPlaced) as events:`.
+    listen = listen
+    wait_for = wait_for
 
-        `async for event in events` then gives every event of the types (without types: every event)
-        that is accepted from here on, in that order. It has no retries and no statistics. Up to
-        `buffer` events are held for it; after that publishers wait, as they do for a group, and
-        with a store it reads the rest from there. The iteration ends when the bus has stopped.
-        """
+    @asynccontextmanager
+    async def _listen(
+        self, types: tuple[type[DomainEvent], ...], buffer: float
+    ) -> AsyncIterator[Listener[Any]]:
         found = event_types(types or DomainEvent)
         _checks.capacity("buffer", buffer, least=1)
         self._check_not_stopped("listen()")
         if self._recorder is None:
-            listener = Listener(found, buffer, self._intake.admit)
+            listener = Listener[Any](found, buffer, self._intake.admit)
         else:
             listener = StoredListener(found, buffer, self._intake.admit, self._recorder.store)
         self._intake.add(listener)
@@ -700,18 +696,13 @@ class EventBus:
         finally:
             self._intake.remove(listener)
 
-    async def wait_for(self, type_: type[E], where: Predicate | None = None) -> E:
-        """Wait for the next event of a type, or of a tuple of types, that `where` is true for.
-
-        Use it under `trio.fail_after`. Raises what `where` raises, and `BusClosed` if the bus stops
-        before such an event.
-        """
+    async def _wait_for(self, types: object, where: Predicate | None) -> DomainEvent:
         self._check_not_stopped("wait_for()")
         _checks.predicate("where", where)
-        waiter = Waiter(event_types(type_), where)
+        waiter = Waiter(event_types(types), where)
         self._intake.add(waiter)
         try:
-            return await waiter.wait()  # type: ignore[return-value]  # it offers only such events
+            return await waiter.wait()
         finally:
             self._intake.remove(waiter)
 

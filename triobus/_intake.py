@@ -21,7 +21,7 @@ from triobus._publishing import Batch, runs
 from triobus._subscriptions import Subscription
 from triobus._witness import Witness
 
-Place = GroupShell | Listener
+Place = GroupShell | Listener[Any]
 """Where there may be no room."""
 
 
@@ -30,7 +30,7 @@ class _Route:
     """Where the events of one type go."""
 
     targets: list[tuple[Lanes, GroupShell, tuple[Subscription, ...]]]
-    listeners: list[Listener]
+    listeners: list[Listener[Any]]
     waiters: list[Waiter]
     witnesses: Sequence[Witness]
     shells: list[GroupShell] = attrs.field(init=False)
@@ -52,7 +52,7 @@ class Intake:
     """Whether publishers from outside are let in."""
     published: int = attrs.field(default=0, init=False)
     """Events accepted so far."""
-    listeners: dict[Listener, None] = attrs.field(factory=dict, init=False)
+    listeners: dict[Listener[Any], None] = attrs.field(factory=dict, init=False)
     waiters: dict[Waiter, None] = attrs.field(factory=dict, init=False)
     witnesses: list[Witness] = attrs.field(factory=list, init=False)
     _routes: dict[type, _Route] = attrs.field(factory=dict, init=False)
@@ -197,7 +197,7 @@ class Intake:
         """Find all routes anew, for a subscription or listener has come or gone."""
         self._routes.clear()
 
-    def add(self, taker: Listener | Waiter) -> None:
+    def add(self, taker: Listener[Any] | Waiter) -> None:
         """Give a listener or waiter the events that are accepted from now on."""
         if isinstance(taker, Listener):
             self.listeners[taker] = None
@@ -205,7 +205,7 @@ class Intake:
             self.waiters[taker] = None
         self._routes.clear()
 
-    def remove(self, taker: Listener | Waiter) -> None:
+    def remove(self, taker: Listener[Any] | Waiter) -> None:
         """Give it no more, unless that was done before; nobody waits for it any longer."""
         if isinstance(taker, Listener):
             del self.listeners[taker]

@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
@@ -11,9 +11,11 @@ import trio
 from triobus._events import DomainEvent
 from triobus._handlers import Predicate
 
+E = TypeVar("E", bound=DomainEvent)
+
 
 @attrs.define(eq=False)
-class Listener:
+class Listener(Generic[E]):
     """The events that were published since `listen` was entered. Iterate over it.
 
     It ends when the bus has stopped and all that was published before is taken. Several tasks may
@@ -22,24 +24,24 @@ class Listener:
 
     types: tuple[type[DomainEvent], ...]
     buffer: float
-    _on_room: Callable[["Listener"], None]
+    _on_room: Callable[["Listener[E]"], None]
     waiting: OrderedDict[Any, None] = attrs.field(factory=OrderedDict, init=False)
     """The publishers that wait for room here, as the bus keeps them."""
     admits_at: float = attrs.field(default=-1, init=False)
     """How few events may be held for the first of them to fit; -1 when none waits."""
     held: int = attrs.field(default=0, init=False)
     """How many events are there to be taken."""
-    _send: trio.MemorySendChannel[DomainEvent] = attrs.field(init=False)
-    _receive: trio.MemoryReceiveChannel[DomainEvent] = attrs.field(init=False)
+    _send: trio.MemorySendChannel[E] = attrs.field(init=False)
+    _receive: trio.MemoryReceiveChannel[E] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         # Without a limit of its own: handlers may publish beyond `buffer`.
-        self._send, self._receive = trio.open_memory_channel[DomainEvent](math.inf)
+        self._send, self._receive = trio.open_memory_channel[E](math.inf)
 
-    def __aiter__(self) -> "Listener":
+    def __aiter__(self) -> "Listener[E]":
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> E:
         """Return the next event. Cancelled, it has taken none."""
         try:
             event = await self._receive.receive()
@@ -58,7 +60,7 @@ class Listener:
         """Return how few events must be held for `count` more to fit."""
         return self.buffer - min(count, self.buffer)
 
-    def offer(self, event: DomainEvent, position: int | None = None) -> None:  # noqa: ARG002  # for those with a store
+    def offer(self, event: E, position: int | None = None) -> None:  # noqa: ARG002  # for those with a store
         """Add an event, room or not; a store has it at `position`."""
         self.held += 1
         self._send.send_nowait(event)

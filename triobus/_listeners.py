@@ -3,7 +3,7 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import attrs
 import trio
@@ -11,11 +11,11 @@ import trio
 from triobus._events import DomainEvent
 from triobus._handlers import Predicate
 
-E = TypeVar("E", bound=DomainEvent)
+E_co = TypeVar("E_co", bound=DomainEvent, covariant=True)
 
 
 @attrs.define(eq=False)
-class Listener(Generic[E]):
+class Listener(Generic[E_co]):
     """The events that were published since `listen` was entered. Iterate over it.
 
     It ends when the bus has stopped and all that was published before is taken. Several tasks may
@@ -24,24 +24,24 @@ class Listener(Generic[E]):
 
     types: tuple[type[DomainEvent], ...]
     buffer: float
-    _on_room: Callable[["Listener[E]"], None]
+    _on_room: Callable[["Listener[Any]"], None]
     waiting: OrderedDict[Any, None] = attrs.field(factory=OrderedDict, init=False)
     """The publishers that wait for room here, as the bus keeps them."""
     admits_at: float = attrs.field(default=-1, init=False)
     """How few events may be held for the first of them to fit; -1 when none waits."""
     held: int = attrs.field(default=0, init=False)
     """How many events are there to be taken."""
-    _send: trio.MemorySendChannel[E] = attrs.field(init=False)
-    _receive: trio.MemoryReceiveChannel[E] = attrs.field(init=False)
+    _send: trio.MemorySendChannel[DomainEvent] = attrs.field(init=False)
+    _receive: trio.MemoryReceiveChannel[DomainEvent] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         # Without a limit of its own: handlers may publish beyond `buffer`.
-        self._send, self._receive = trio.open_memory_channel[E](math.inf)
+        self._send, self._receive = trio.open_memory_channel[DomainEvent](math.inf)
 
-    def __aiter__(self) -> "Listener[E]":
+    def __aiter__(self) -> "Listener[E_co]":
         return self
 
-    async def __anext__(self) -> E:
+    async def __anext__(self) -> E_co:
         """Return the next event. Cancelled, it has taken none."""
         try:
             event = await self._receive.receive()
@@ -50,7 +50,7 @@ class Listener(Generic[E]):
         self.held -= 1
         if self.held <= self.admits_at:
             self._on_room(self)
-        return event
+        return cast("E_co", event)  # it is offered no others
 
     def has_room(self, count: int) -> bool:
         """Whether `count` more events fit; more than fit at all do when it is empty."""
@@ -60,7 +60,7 @@ class Listener(Generic[E]):
         """Return how few events must be held for `count` more to fit."""
         return self.buffer - min(count, self.buffer)
 
-    def offer(self, event: E, position: int | None = None) -> None:  # noqa: ARG002  # for those with a store
+    def offer(self, event: DomainEvent, position: int | None = None) -> None:  # noqa: ARG002  # for those with a store
         """Add an event, room or not; a store has it at `position`."""
         self.held += 1
         self._send.send_nowait(event)

@@ -102,7 +102,7 @@ def listen(
 @overload
 def listen(
     self: Listenable, *types: type[DomainEvent], buffer: float = 100
-) -> _Listening[Listener[Any]]: ...
+) -> _Listening[Listener[DomainEvent]]: ...
 
 
 def listen(
@@ -170,8 +170,8 @@ async def wait_for(
 async def wait_for(
     self: Listenable,
     type_: tuple[type[DomainEvent], ...],
-    where: Callable[[Any], object] | None = None,
-) -> Any: ...
+    where: None = None,
+) -> DomainEvent: ...
 
 
 async def wait_for(

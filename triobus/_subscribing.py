@@ -2,7 +2,8 @@
 
 A checker knows from `types` what the handler and `where` are given, up to six classes in a tuple.
 Overloads say so one number of classes at a time, for mypy takes the classes of a tuple for one
-common base.
+common base. A decorator with `where` needs the classes themselves: to mypy a tuple of any length
+fits two of these then, and it would know nothing.
 """
 
 from collections.abc import Callable
@@ -22,7 +23,7 @@ E3 = TypeVar("E3", bound=DomainEvent)
 E4 = TypeVar("E4", bound=DomainEvent)
 E5 = TypeVar("E5", bound=DomainEvent)
 E6 = TypeVar("E6", bound=DomainEvent)
-_E = TypeVar("_E", contravariant=True)
+_E = TypeVar("_E")
 _R = TypeVar("_R")
 _S = TypeVar("_S")
 _S_co = TypeVar("_S_co", covariant=True)
@@ -39,8 +40,13 @@ _Many = tuple[
 """Seven classes or more."""
 _H = Callable[[_E], object]
 """A handler, or a predicate, of an event."""
-_D = Callable[[Callable[[_E], _R]], Callable[[_E], _R]]
-"""A decorator of handlers."""
+
+
+class _Decorator(Protocol[_E]):
+    """Subscribes a handler and returns it."""
+
+    def __call__(self, handler: Callable[[_E], _R], /) -> Callable[[_E], _R]:
+        """Do so."""
 
 
 class _Options(TypedDict, total=False):
@@ -198,7 +204,7 @@ def subscribe(
     *,
     where: _H[E1] | None = None,
     **options: Unpack[_Options],
-) -> _D[E1, _R]: ...
+) -> _Decorator[E1]: ...
 
 
 @overload
@@ -209,7 +215,7 @@ def subscribe(
     *,
     where: _H[E1 | E2] | None = None,
     **options: Unpack[_Options],
-) -> _D[E1 | E2, _R]: ...
+) -> _Decorator[E1 | E2]: ...
 
 
 @overload
@@ -220,7 +226,7 @@ def subscribe(
     *,
     where: _H[E1 | E2 | E3] | None = None,
     **options: Unpack[_Options],
-) -> _D[E1 | E2 | E3, _R]: ...
+) -> _Decorator[E1 | E2 | E3]: ...
 
 
 @overload
@@ -231,7 +237,7 @@ def subscribe(
     *,
     where: _H[E1 | E2 | E3 | E4] | None = None,
     **options: Unpack[_Options],
-) -> _D[E1 | E2 | E3 | E4, _R]: ...
+) -> _Decorator[E1 | E2 | E3 | E4]: ...
 
 
 @overload
@@ -242,7 +248,7 @@ def subscribe(
     *,
     where: _H[E1 | E2 | E3 | E4 | E5] | None = None,
     **options: Unpack[_Options],
-) -> _D[E1 | E2 | E3 | E4 | E5, _R]: ...
+) -> _Decorator[E1 | E2 | E3 | E4 | E5]: ...
 
 
 @overload
@@ -253,7 +259,7 @@ def subscribe(
     *,
     where: _H[E1 | E2 | E3 | E4 | E5 | E6] | None = None,
     **options: Unpack[_Options],
-) -> _D[E1 | E2 | E3 | E4 | E5 | E6, _R]: ...
+) -> _Decorator[E1 | E2 | E3 | E4 | E5 | E6]: ...
 
 
 @overload
@@ -264,7 +270,7 @@ def subscribe(
     *,
     where: _H[Any] | None = None,
     **options: Unpack[_Options],
-) -> _D[Any, _R]: ...
+) -> _Decorator[Any]: ...
 
 
 @overload
@@ -273,9 +279,9 @@ def subscribe(
     types: tuple[type[E1], ...],
     handler: None = None,
     *,
-    where: _H[E1] | None = None,
+    where: None = None,
     **options: Unpack[_Options],
-) -> _D[E1, _R]: ...
+) -> _Decorator[E1]: ...
 
 
 def subscribe(

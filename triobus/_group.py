@@ -26,7 +26,7 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from functools import partial
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from triobus._contexts import CleanContext
 from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes, StoredLanes
 from triobus._errors import HeldBack, NoDelivery
@@ -365,6 +366,9 @@ class GroupShell:
             del parked[own]
             return trio.lowlevel.Abort.SUCCEEDED
 
+        clean = CleanContext(ours=hands)
+        given, pristine = clean.given, clean.pristine
+        context: Context | None = own.worker.context
         turn = untimed = 0
         spare: Carriage | None = None
         while True:
@@ -375,6 +379,9 @@ class GroupShell:
                     carriage = self._find()
                 if carriage is None:
                     own.carriage = spare = None  # so that an idle worker keeps no event alive
+                    if clean.is_changed():
+                        context = await clean.restore()
+                        continue
                     self.is_streaming = turn > 1
                     parked[own] = None
                     await wait_task_rescheduled(abort)
@@ -389,6 +396,11 @@ class GroupShell:
             own.carriage = carriage
             while True:
                 subscription = carriage.plan[carriage.index]
+                for var, value in given:  # as in `CleanContext.is_changed`
+                    if var.get() is not value:
+                        context = None
+                if context != pristine:
+                    context = await clean.restore()
                 carriage.attempt += 1
                 try:
                     if (subscription.is_plain and carriage.letter_id is None) or not (

@@ -8,7 +8,15 @@ import trio
 from trio.testing import MockClock
 
 from tests.events import Noted
-from triobus import DomainEvent, EventBus, HandlerTimeout, Retry, TriobusError, current_delivery
+from triobus import (
+    DomainEvent,
+    EventBus,
+    HandlerTimeout,
+    Retry,
+    RetryAfter,
+    TriobusError,
+    current_delivery,
+)
 
 ONCE = Retry(attempts=1)
 SECONDS = Retry(attempts=4, delay=1, factor=2, jitter=0)
@@ -51,6 +59,65 @@ async def test_retries_come_exactly_when_the_policy_says(autojump_clock: MockClo
     assert (dict(outcome.results), dict(outcome.errors)) == ({"h": "done"}, {})
     assert (statistics.failed_attempts, statistics.retries) == (3, 3)
     assert (statistics.handled, statistics.dead_lettered) == (1, 0)
+
+
+async def test_a_handler_says_itself_when_it_is_to_be_tried_again(
+    autojump_clock: MockClock,
+) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+    grouped = ExceptionGroup("", [RetryAfter(7), RetryAfter(2)])
+    errors = [RetryAfter(600), grouped, ValueError()]
+    bus.subscribe(Noted, failing(*errors, calls=calls), name="h", retry=SECONDS)
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+    assert calls == [(0, 1), (600, 2), (607, 3), (611, 4)]
+    assert outcome.results == {"h": "done"}
+
+
+async def test_such_an_attempt_counts_and_the_last_one_becomes_a_dead_letter(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus()
+    bus.subscribe(Noted, failing(RetryAfter(5), RetryAfter(5)), retry=Retry(attempts=2))
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        (letter,) = await bus.dead_letters.list()
+    assert (now(), letter.attempts, letter.error_type) == (5, 2, "RetryAfter")
+    assert letter.message == "to be tried again after 5 s"
+
+
+async def test_such_an_attempt_need_not_count(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+    errors = [*[RetryAfter(60, counts=False)] * 1000, ValueError(), RetryAfter(3, counts=False)]
+    bus.subscribe(Noted, failing(*errors, calls=calls), name="h", retry=Retry(2, 1, jitter=0))
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+        statistics = bus.statistics()
+    assert outcome.results == {"h": "done"}
+    assert calls[:1001] == [(60 * n, 1) for n in range(1001)]
+    assert calls[1001:] == [(60_001, 2), (60_004, 2)]
+    assert (statistics.failed_attempts, statistics.retries) == (1002, 1002)
+    assert statistics.dead_lettered == 0
+
+
+async def test_a_handler_that_is_gone_is_not_tried_again_whatever_it_says(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus()
+
+    async def handle(event: DomainEvent) -> None:
+        subscription.unsubscribe()
+        raise RetryAfter(5, counts=False)
+
+    subscription = bus.subscribe(Noted, handle)
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        (letter,) = await bus.dead_letters.list()
+    assert (now(), letter.attempts) == (0, 1)
 
 
 async def test_the_default_policy_makes_four_attempts(autojump_clock: MockClock) -> None:

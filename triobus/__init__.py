@@ -41,7 +41,7 @@ from triobus._health import Health
 from triobus._listeners import Listener
 from triobus._publishing import Outcome
 from triobus._replay import DeadLetters
-from triobus._retry import Retry
+from triobus._retry import Retry, RetryAfter
 from triobus._statistics import BusStatistics, GroupStatistics
 from triobus._subscriptions import Group, Subscription
 from triobus._upcasters import upcaster
@@ -87,6 +87,7 @@ __all__ = [
     "OutcomeUnknown",
     "Published",
     "Retry",
+    "RetryAfter",
     "SequenceConflict",
     "SqliteEventStore",
     "StopReport",

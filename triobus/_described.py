@@ -1,12 +1,31 @@
 """An error that a handler has raised, told within limits, whatever is in it. Pure text."""
 
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 MESSAGE_LENGTH = 4 * 1024
 """How many characters of what an error said, and of its type's name, are kept."""
 TRACEBACK_LENGTH = 16 * 1024
 """How many bytes of the end of its traceback are."""
+
+_EXCEPTIONS: Callable[[Any], tuple[BaseException, ...]] = vars(BaseExceptionGroup)[
+    "exceptions"
+].__get__
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """Return the errors that a group is made of, however deep; of another error itself."""
+    found = []
+    rest = [error]
+    while rest:
+        one = rest.pop()
+        # Asked of the types, for `__class__` and `exceptions` of a user's error may be anything.
+        if issubclass(type(one), BaseExceptionGroup):
+            rest.extend(reversed(_EXCEPTIONS(one)))
+        else:
+            found.append(one)
+    return found
 
 
 def described(error: Exception) -> dict[str, Any]:

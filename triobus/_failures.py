@@ -12,6 +12,7 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes
+from triobus._retry import wish_in
 from triobus._subscriptions import Subscription
 from triobus._text import line
 from triobus._witness import Witness
@@ -40,6 +41,8 @@ class Failures:
     """Called with what a store has to know of a delivery that is not finished, if there is one."""
     attempts: int = attrs.field(default=0, init=False)
     """How many attempts have failed."""
+    first_again: int = attrs.field(default=0, init=False)
+    """How many retries are or will be first attempts, because the one before did not count."""
     dead_lettered: int = attrs.field(default=0, init=False)
     """How many events have become dead letters."""
 
@@ -63,10 +66,16 @@ class Failures:
 
     def _is_retried(self, carriage: Carriage, subscription: Subscription, error: Exception) -> bool:
         """Let the delivery wait for its next attempt, if its policy grants one."""
-        now = trio.current_time()
+        now, attempt = trio.current_time(), carriage.attempt
+        wish = wish_in(error)
+        if wish is not None and not wish.counts:
+            carriage.attempt -= 1
         due = self.lanes.fail(carriage, error, now)
         if due is None:
+            carriage.attempt = attempt
             return False
+        if not carriage.attempt:
+            self.first_again += 1
         if self.note_attempts is not None and carriage.letter_id is None:
             self.note_attempts(carriage, carriage.index, carriage.attempt, due - now)
         self._expect(due)
@@ -76,7 +85,7 @@ class Failures:
             "%r in group %r failed at attempt %d: %s",
             subscription.name,
             self.group,
-            carriage.attempt,
+            attempt,
             line(type(error).__name__),
         )
         return True

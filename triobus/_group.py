@@ -270,7 +270,7 @@ class GroupShell:
             published=lanes.added,
             handled=lanes.finished,
             failed_attempts=self._failures.attempts,
-            retries=self._retries,
+            retries=self._retries + self._failures.first_again,
             dead_lettered=self._failures.dead_lettered,
             queued=lanes.held - lanes.waiting,
             in_flight=lanes.in_flight,

@@ -31,7 +31,7 @@ from triobus._errors import (
     WouldDeadlock,
 )
 from triobus._events import DomainEvent, Published, published, with_cause
-from triobus._failures import OnFailure
+from triobus._failures import LogErrors, OnFailure
 from triobus._group import GroupShell, carried
 from triobus._handlers import Handler, Predicate
 from triobus._health import Health, memory_mb
@@ -80,6 +80,8 @@ class EventBus:
       none beyond what a free worker takes (1 with a store).
     - `on_failure`: what an event becomes whose handler failed for good: a "dead-letter", or with
       "raise" the error leaves through the nursery and ends the bus.
+    - `log_errors`: what the log tells about handlers' errors: their "message", with the traceback
+      of those that made a dead letter, or their "type" alone, where messages may hold secrets.
 
     Raises `InvalidOption` for values that cannot work.
     """
@@ -91,8 +93,11 @@ class EventBus:
         workers: int = 4,
         buffer: float = 1000,
         on_failure: OnFailure = "dead-letter",
+        log_errors: LogErrors = "message",
     ) -> None:
         self._on_failure: OnFailure = on_failure
+        self._log_errors: LogErrors = log_errors
+        _checks.choice("log_errors", log_errors, get_args(LogErrors))
         _checks.choice("on_failure", on_failure, get_args(OnFailure))
         self._intake = Intake()
         self._was_drained = False
@@ -187,6 +192,7 @@ class EventBus:
             buffer=buffer,
             workers=workers,
             on_failure=self._on_failure,
+            log_errors=self._log_errors,
             letters=self._letters,
             witnesses=self._intake.witnesses,
             on_room=self._intake.admit,

@@ -12,14 +12,17 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes
+from triobus._described import described, leaves, message_of, type_of
+from triobus._errors import StrayCancelled
 from triobus._retry import wish_in
 from triobus._subscriptions import Subscription
-from triobus._text import line
+from triobus._text import escaped, line
 from triobus._witness import Witness
 
 logger = logging.getLogger("triobus")
 
 OnFailure = Literal["dead-letter", "raise"]
+LogErrors = Literal["message", "type"]
 NoteAttempts = Callable[[Carriage, int, int, float], None]
 """Tells a store which subscription of its plan a delivery has come to, how many attempts that one
 has had, and the seconds until the next one."""
@@ -35,6 +38,7 @@ class Failures:
     lanes: Lanes
     letters: Letters
     _witnesses: Sequence[Witness]
+    _log_errors: LogErrors
     _expect: Callable[[float], None]
     """Called with the time at which a retry is due."""
     note_attempts: NoteAttempts | None = None
@@ -48,67 +52,77 @@ class Failures:
 
     @enable_ki_protection
     def attempt_failed(
-        self, carriage: Carriage, subscription: Subscription, error: Exception
+        self, carriage: Carriage, subscription: Subscription, error: BaseException
     ) -> bool:
         """Retry, keep a dead letter, or raise; return whether the delivery stops for now."""
-        if trio.current_effective_deadline() == -math.inf:
-            if self.on_failure == "raise":
-                raise error
-            self._log_cancelled(subscription, error)
+        if _is_cancelled():
+            self._raise_cancelled(subscription, error)
             return True
+        failure = as_failure(error)
+        if failure is None:
+            raise error
         self.attempts += 1
-        if subscription.is_active and self._is_retried(carriage, subscription, error):
+        if subscription.is_active and self._is_retried(carriage, subscription, failure):
             return True
         if self.on_failure == "raise":
-            raise error
-        self.give_up(carriage, subscription, error, carriage.attempt)
+            raise failure
+        self.give_up(carriage, subscription, failure, carriage.attempt)
         return False
+
+    def _raise_cancelled(self, subscription: Subscription, error: BaseException) -> None:
+        """Raise what leaves a worker whose handler was cancelled, if anything does.
+
+        Errors that came of the cancellation are no failure, and do not end the bus either.
+        """
+        if isinstance(error, trio.Cancelled) or self.on_failure == "raise":
+            raise error
+        if isinstance(error, BaseExceptionGroup):
+            cancelled, errors = error.split(trio.Cancelled)
+            if cancelled is not None and isinstance(errors, Exception):
+                self._log_cancelled(subscription, errors)
+                raise cancelled from None
+        if not isinstance(error, Exception):
+            raise error
+        self._log_cancelled(subscription, error)
 
     def _is_retried(self, carriage: Carriage, subscription: Subscription, error: Exception) -> bool:
         """Let the delivery wait for its next attempt, if its policy grants one."""
-        now, attempt = trio.current_time(), carriage.attempt
-        wish = wish_in(error)
-        if wish is not None and not wish.counts:
-            carriage.attempt -= 1
+        now, attempt, wish = trio.current_time(), carriage.attempt, wish_in(error)
+        counted = attempt if wish is None or wish.counts else attempt - 1
+        carriage.attempt = counted
         due = self.lanes.fail(carriage, error, now)
+        carriage.attempt = attempt
         if due is None:
-            carriage.attempt = attempt
             return False
-        if not carriage.attempt:
-            self.first_again += 1
         if self.note_attempts is not None and carriage.letter_id is None:
-            self.note_attempts(carriage, carriage.index, carriage.attempt, due - now)
+            self.note_attempts(carriage, carriage.index, counted, due - now)
         self._expect(due)
         for witness in self._witnesses:
             witness.retry_planned(carriage, due)
-        logger.info(
-            "%r in group %r failed at attempt %d: %s",
-            subscription.name,
-            self.group,
-            attempt,
-            line(type(error).__name__),
-        )
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "%r in group %r failed at attempt %d: %s",
+                subscription.name,
+                self.group,
+                attempt,
+                self._told(error),
+            )
+        carriage.attempt = counted
+        self.first_again += not counted
         return True
 
-    def cancelled_alone(
-        self, subscription: Subscription, group: BaseExceptionGroup[BaseException]
-    ) -> BaseExceptionGroup[BaseException]:
-        """Return what leaves a worker whose handler was cancelled and raised errors besides.
+    def _told(self, error: BaseException) -> str:
+        """Return one line about an error for the log."""
+        if self._log_errors == "type":
+            return line(type_of(error))
+        return f"{line(type_of(error))}: {line(message_of(error))}"
 
-        The errors came of the cancellation: they are no failure, and do not end the bus either.
-        """
-        cancelled, errors = group.split(trio.Cancelled)
-        if cancelled is None or not isinstance(errors, Exception) or self.on_failure == "raise":
-            return group
-        self._log_cancelled(subscription, errors)
-        return cancelled
-
-    def _log_cancelled(self, subscription: Subscription, error: Exception) -> None:
+    def _log_cancelled(self, subscription: Subscription, error: BaseException) -> None:
         logger.warning(
-            "%r in group %r raised %s when cancelled",
+            "%r in group %r raised an error when cancelled: %s",
             subscription.name,
             self.group,
-            line(type(error).__name__),
+            self._told(error),
         )
 
     def give_up(
@@ -146,12 +160,66 @@ class Failures:
         is_last = carriage.index + 1 == len(carriage.plan)
         if self.note_attempts is not None and not is_last:
             self.note_attempts(carriage, carriage.index + 1, 0, 0)
-        logger.error(
+        if logger.isEnabledFor(logging.ERROR):
+            self._log_letter(letter_id, carriage, subscription, error, attempts)
+
+    def _log_letter(
+        self,
+        letter_id: int,
+        carriage: Carriage,
+        subscription: Subscription,
+        error: Exception,
+        attempts: int,
+    ) -> None:
+        """Log a dead letter on one line, with a traceback that formatters put below it.
+
+        It is made here: what they made of a hostile error could be of any length, or an error.
+        """
+        name, event_id = subscription.name, carriage.event.event_id
+        record = logger.makeRecord(
+            logger.name,
+            logging.ERROR,
+            __file__,
+            0,
             "dead letter %d: event %s, %r in group %r, after %d attempts: %s",
-            letter_id,
-            carriage.event.event_id,
-            subscription.name,
-            self.group,
-            attempts,
-            line(type(error).__name__),
+            (letter_id, event_id, name, self.group, attempts, self._told(error)),
+            None,
+            "_log_letter",
         )
+        if self._log_errors == "message":
+            record.exc_text = escaped(described(error)["traceback"], kept="\n").rstrip()
+        logger.handle(record)
+
+
+def as_failure(error: BaseException) -> Exception | None:
+    """Return what a handler's error counts as, if its worker was not cancelled; None if as none.
+
+    It is none if KeyboardInterrupt, SystemExit or their like are in it. A `trio.Cancelled` is of a
+    scope that is not around the handler, and an error like any other.
+    """
+    if isinstance(error, Exception):
+        return error
+    found = [_as_error(leaf) for leaf in leaves(error)]
+    failures = [leaf for leaf in found if leaf is not None]
+    if len(failures) < len(found):
+        return None
+    failure = (
+        ExceptionGroup("a handler's errors", failures)
+        if isinstance(error, BaseExceptionGroup)
+        else failures[0]
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _as_error(error: BaseException) -> Exception | None:
+    if isinstance(error, trio.Cancelled):
+        return StrayCancelled(
+            "the handler raised a trio.Cancelled, and nothing around it was cancelled: it is of "
+            "another scope, kept and raised again. Let Cancelled pass where it is raised"
+        )
+    return error if isinstance(error, Exception) else None
+
+
+def _is_cancelled() -> bool:
+    return trio.current_effective_deadline() == -math.inf

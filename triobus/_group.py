@@ -39,7 +39,7 @@ from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes, StoredLanes
 from triobus._errors import HeldBack, NoDelivery
 from triobus._events import DomainEvent
-from triobus._failures import Failures, OnFailure
+from triobus._failures import Failures, LogErrors, OnFailure
 from triobus._handlers import NOT_MATCHED, PASSED_OVER, once_it_waits
 from triobus._statistics import GroupStatistics, percentile
 from triobus._subscriptions import Group, Subscription
@@ -163,6 +163,7 @@ class GroupShell:
     buffer: float
     _workers: int
     _on_failure: OnFailure
+    _log_errors: LogErrors
     _letters: Letters
     _witnesses: Sequence[Witness]
     _on_room: Callable[["GroupShell"], None]
@@ -203,6 +204,7 @@ class GroupShell:
             lanes=self.lanes,
             letters=self._letters,
             witnesses=self._witnesses,
+            log_errors=self._log_errors,
             expect=self.expect,
         )
 
@@ -415,14 +417,12 @@ class GroupShell:
                             result = await handling
                     else:
                         result = PASSED_OVER
-                except Exception as error:  # noqa: BLE001  # the one around a user's handler
+                except (Exception, trio.Cancelled, BaseExceptionGroup) as error:  # noqa: BLE001  # the one around a user's handler
                     if self._failures.attempt_failed(carriage, subscription, error):
                         # It waits for a retry; or was cancelled, and this raises Cancelled.
                         await trio.lowlevel.checkpoint_if_cancelled()
                         spare = None
                         break
-                except BaseExceptionGroup as group:
-                    raise self._failures.cancelled_alone(subscription, group) from None
                 else:
                     if carriage.watch is not None and result is not PASSED_OVER:
                         self._report(carriage, subscription, result)

@@ -34,6 +34,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from triobus._checks import truth
 from triobus._contexts import CleanContext
 from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes, StoredLanes
@@ -207,6 +208,12 @@ class GroupShell:
             log_errors=self._log_errors,
             expect=self.expect,
         )
+        self.group.on_gone = self._let_go
+
+    def _let_go(self, subscription: Subscription) -> None:
+        """Carry on with what waits for a retry of a subscription that has gone."""
+        self.lanes.let_go(subscription)
+        self.wake()
 
     def become_durable(self, ledger: Ledger, letters: Letters) -> None:
         """Let a store have what the group comes to; nobody waits for room then but the ledger."""
@@ -494,7 +501,8 @@ class GroupShell:
         first = self._letters.first_of(self.group.name, subscription.name, aggregate_id)
         if first is None or first == letter_id:
             return False
-        is_wanted = subscription.where is None or subscription.where(carriage.event)
+        where = subscription.where
+        is_wanted = where is None or truth("where", where(carriage.event))
         if letter_id is None and is_wanted:
             reason = HeldBack(
                 f"not tried, for dead letter {first} is an earlier event of {aggregate_id!r}: "

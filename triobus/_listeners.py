@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar, cast
 import attrs
 import trio
 
+from triobus._checks import truth
 from triobus._events import DomainEvent
 from triobus._handlers import Predicate
 
@@ -78,16 +79,16 @@ class Waiter:
     types: tuple[type[DomainEvent], ...]
     where: Predicate | None
     found: DomainEvent | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     _done: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     def offer(self, event: DomainEvent) -> bool:
         """Take the event if it is wanted; return whether the wait is over."""
         try:
-            if self.where is not None and not self.where(event):
+            if self.where is not None and not truth("where", self.where(event)):
                 return False
             self.found = event
-        except Exception as error:  # noqa: BLE001  # for whoever wrote `where`, not the publisher
+        except BaseException as error:  # noqa: BLE001  # for whoever wrote `where`, not the publisher
             self.error = error
         self._done.set()
         return True

@@ -12,7 +12,7 @@ from triobus._retry import Retry
 from triobus._subscribing import Wanted, subscribe
 
 
-@attrs.define(eq=False, kw_only=True)
+@attrs.define(eq=False, kw_only=True, repr=False)
 class Subscription:
     """One handler bound to event types in a group. Made by `subscribe`."""
 
@@ -42,17 +42,23 @@ class Subscription:
     def __attrs_post_init__(self) -> None:
         self.is_plain = not self.hold
 
+    def __repr__(self) -> str:
+        types = ", ".join(cls.__qualname__ for cls in self.types)
+        ended = "" if self.is_active else ", ended"
+        return f"<Subscription {self.name!r} of group {self.group!r} to {types}{ended}>"
+
     def unsubscribe(self) -> None:
         """Stop calling the handler, for events that are already queued too. Harmless when repeated.
 
-        A call that is running is not interrupted; if it fails it is not made again.
+        A call that is running is not interrupted; if it fails it is not made again. What waits for
+        a retry of it goes on at once.
         """
         if self.is_active:
             self.is_active = self.is_plain = False
             self.owner.remove(self)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Group:
     """A set of subscriptions that share workers, order and progress. Made by `EventBus.group`."""
 
@@ -60,7 +66,13 @@ class Group:
     """Its name, unique in the bus."""
     _limiter: trio.CapacityLimiter = attrs.field(repr=False)
     _on_change: Callable[[], None] = attrs.field(repr=False)
+    on_gone: Callable[[Subscription], None] | None = attrs.field(default=None, init=False)
+    """Called with a subscription that has gone."""
     _by_name: dict[str, Subscription] = attrs.field(factory=dict, init=False)
+
+    def __repr__(self) -> str:
+        count = len(self._by_name)
+        return f"<Group {self.name!r}, {count} subscription{'s' * (count != 1)}>"
 
     subscribe = subscribe
 
@@ -107,3 +119,5 @@ class Group:
         """What `Subscription.unsubscribe` does in the group."""
         del self._by_name[subscription.name]
         self._on_change()
+        if self.on_gone is not None:
+            self.on_gone(subscription)

@@ -610,7 +610,7 @@ async def test_a_predicate_whose_answer_is_to_be_awaited_is_a_failure(
         ({"name": ""}, "name='': give a string that is not empty"),
         ({"name": 3}, "name=3: give a string that is not empty"),
     ],
-    ids=str,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:
     bus = EventBus()

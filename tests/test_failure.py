@@ -1,5 +1,6 @@
 """What happens when a handler fails, and what is no failure."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +9,16 @@ import trio
 from trio.testing import MockClock
 
 from tests.events import Noted
-from triobus import DomainEvent, EventBus, HandlerTimeout, Retry, TriobusError, current_delivery
+from triobus import (
+    DomainEvent,
+    EventBus,
+    HandlerTimeout,
+    InvalidOption,
+    Retry,
+    RetryAfter,
+    TriobusError,
+    current_delivery,
+)
 
 ONCE = Retry(attempts=1)
 SECONDS = Retry(attempts=4, delay=1, factor=2, jitter=0)
@@ -51,6 +61,65 @@ async def test_retries_come_exactly_when_the_policy_says(autojump_clock: MockClo
     assert (dict(outcome.results), dict(outcome.errors)) == ({"h": "done"}, {})
     assert (statistics.failed_attempts, statistics.retries) == (3, 3)
     assert (statistics.handled, statistics.dead_lettered) == (1, 0)
+
+
+async def test_a_handler_says_itself_when_it_is_to_be_tried_again(
+    autojump_clock: MockClock,
+) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+    grouped = ExceptionGroup("", [RetryAfter(7), RetryAfter(2)])
+    errors = [RetryAfter(600), grouped, ValueError()]
+    bus.subscribe(Noted, failing(*errors, calls=calls), name="h", retry=SECONDS)
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+    assert calls == [(0, 1), (600, 2), (607, 3), (611, 4)]
+    assert outcome.results == {"h": "done"}
+
+
+async def test_such_an_attempt_counts_and_the_last_one_becomes_a_dead_letter(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus()
+    bus.subscribe(Noted, failing(RetryAfter(5), RetryAfter(5)), retry=Retry(attempts=2))
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        (letter,) = await bus.dead_letters.list()
+    assert (now(), letter.attempts, letter.error_type) == (5, 2, "RetryAfter")
+    assert letter.message == "to be tried again after 5 s"
+
+
+async def test_such_an_attempt_need_not_count(autojump_clock: MockClock) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+    errors = [*[RetryAfter(60, counts=False)] * 1000, ValueError(), RetryAfter(3, counts=False)]
+    bus.subscribe(Noted, failing(*errors, calls=calls), name="h", retry=Retry(2, 1, jitter=0))
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+        statistics = bus.statistics()
+    assert outcome.results == {"h": "done"}
+    assert calls[:1001] == [(60 * n, 1) for n in range(1001)]
+    assert calls[1001:] == [(60_001, 2), (60_004, 2)]
+    assert (statistics.failed_attempts, statistics.retries) == (1002, 1002)
+    assert statistics.dead_lettered == 0
+
+
+async def test_a_handler_that_is_gone_is_not_tried_again_whatever_it_says(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus()
+
+    async def handle(event: DomainEvent) -> None:
+        subscription.unsubscribe()
+        raise RetryAfter(5, counts=False)
+
+    subscription = bus.subscribe(Noted, handle)
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        (letter,) = await bus.dead_letters.list()
+    assert (now(), letter.attempts) == (0, 1)
 
 
 async def test_the_default_policy_makes_four_attempts(autojump_clock: MockClock) -> None:
@@ -158,9 +227,91 @@ async def test_an_exception_group_is_a_failure_like_any_other(autojump_clock: Mo
         await bus.wait_idle()
         [letter] = await bus.dead_letters.list()
     assert calls == [0, 1]
-    assert (letter.error_type, letter.attempts) == ("ExceptionGroup", 2)
-    assert letter.message == "Exceptions from Trio nursery (1 sub-exception)"
+    assert (letter.error_type, letter.attempts) == ("ExceptionGroup(ValueError)", 2)
+    assert letter.message == "ValueError: inner"
     assert "ValueError: inner" in letter.traceback
+
+
+async def test_a_dead_letter_of_a_group_names_what_is_in_it(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+    inner = ExceptionGroup("b", [KeyError("k"), ValueError("second")])
+    bus.subscribe(Noted, failing(ExceptionGroup("a", [ValueError("first"), inner])), retry=ONCE)
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        [letter] = await bus.dead_letters.list()
+    assert letter.error_type == "ExceptionGroup(ValueError, KeyError)"
+    assert letter.message == "ValueError: first; KeyError: 'k'; ValueError: second"
+
+
+async def test_a_group_of_many_names_the_first(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+    many = ExceptionGroup("a", [ValueError(n) for n in range(30)])
+    bus.subscribe(Noted, failing(many), retry=ONCE)
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        [letter] = await bus.dead_letters.list()
+    assert letter.error_type == "ExceptionGroup(ValueError)"
+    assert letter.message.startswith("ValueError: 0; ValueError: 1; ")
+    assert letter.message.endswith("ValueError: 19; and 10 more")
+
+
+# The log
+
+
+async def test_the_log_tells_what_an_attempt_and_a_dead_letter_failed_of(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "triobus")
+    bus = EventBus()
+
+    async def typo(event: DomainEvent) -> None:
+        event.nmber  # type: ignore[attr-defined]  # noqa: B018  # the typo
+
+    bus.subscribe(Noted, typo, name="typo", retry=Retry(attempts=2))
+    async with bus:
+        await bus.publish(event := Noted(1))
+    told = "AttributeError: 'Noted' object has no attribute 'nmber'"
+    assert [(entry.levelname, entry.getMessage()) for entry in caplog.records] == [
+        ("INFO", f"'typo' in group 'default' failed at attempt 1: {told}"),
+        (
+            "ERROR",
+            f"dead letter 1: event {event.event_id}, 'typo' in group 'default', after 2 attempts: "
+            f"{told}",
+        ),
+    ]
+    assert caplog.records[0].exc_text is None
+    (entry,) = caplog.records[1:]
+    assert entry.exc_text is not None
+    assert entry.exc_text.startswith("Traceback (most recent call last):\n")
+    assert ", in typo\n    event.nmber" in entry.exc_text
+    assert f"\n{told}" in entry.exc_text
+    assert f"{told}\nTraceback (most recent" in logging.Formatter().format(entry)
+
+
+async def test_the_log_keeps_to_the_types_if_messages_may_hold_secrets(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "triobus")
+    bus = EventBus(log_errors="type")
+    group = ExceptionGroup("secret", [KeyError("secret"), ValueError("secret")])
+    bus.subscribe(Noted, failing(OSError("secret"), group), name="h", retry=Retry(attempts=2))
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        (letter,) = await bus.dead_letters.list()
+    assert "secret" in letter.message
+    assert "secret" not in caplog.text
+    assert [entry.getMessage().rpartition(": ")[2] for entry in caplog.records] == [
+        "OSError",
+        "ExceptionGroup(KeyError, ValueError)",
+    ]
+
+
+def test_what_the_log_tells_is_one_of_two() -> None:
+    with pytest.raises(InvalidOption, match=r"^log_errors='all': give 'message' or 'type'$"):
+        EventBus(log_errors="all")  # type: ignore[arg-type]  # it is wrong on purpose
 
 
 # Timeouts

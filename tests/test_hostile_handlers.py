@@ -21,6 +21,7 @@ from triobus import (
     Retry,
     SqliteEventStore,
     StoreIOError,
+    StrayCancelled,
 )
 from triobus.testing import record
 
@@ -138,30 +139,87 @@ async def test_what_is_no_exception_ends_the_bus_and_the_event_comes_on_the_next
     assert handled == [1]
 
 
-async def test_a_cancellation_that_a_handler_raises_out_of_its_scope_ends_the_bus_and_is_seen(
-    new_store: Reopened, autojump_clock: MockClock
+async def smuggled_cancellation() -> trio.Cancelled:
+    """Return a `Cancelled` of a scope that is over."""
+    smuggled = None
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as cancelled:
+            smuggled = cancelled
+    assert smuggled is not None
+    return smuggled
+
+
+def alone(cancelled: trio.Cancelled) -> BaseException:
+    return cancelled
+
+
+def in_a_group(cancelled: trio.Cancelled) -> BaseException:
+    return BaseExceptionGroup("", [OSError("x"), BaseExceptionGroup("", [cancelled])])
+
+
+@pytest.mark.parametrize("timeout", [None, 10])
+@pytest.mark.parametrize(
+    ("wrapped", "error_type"),
+    [(alone, "StrayCancelled"), (in_a_group, "ExceptionGroup(OSError, StrayCancelled)")],
+)
+async def test_a_cancellation_that_a_handler_raises_out_of_its_scope_is_a_failure_like_any_other(
+    any_store: Reopened, autojump_clock: MockClock, wrapped: Any, error_type: str, timeout: Any
+) -> None:
+    calls: list[int] = []
+
+    async def smuggler(event: Noted) -> None:
+        calls.append(event.number)
+        if event.number == 1:
+            raise wrapped(await smuggled_cancellation())
+
+    bus = EventBus(any_store())
+    recording = record(bus)
+    retry = Retry(attempts=2, delay=1)
+    bus.subscribe(Noted, smuggler, name="smuggler", retry=retry, timeout=timeout)
+    async with bus:
+        outcome = await bus.publish_and_wait(Noted(1))
+        await bus.publish(Noted(2))
+        await bus.wait_idle()
+        (letter,) = await bus.dead_letters.list()
+        statistics = bus.statistics()
+    assert calls == [1, 1, 2]
+    assert (letter.attempts, letter.error_type) == (2, error_type)
+    assert "nothing around it was cancelled" in letter.message
+    assert "smuggled_cancellation" in letter.traceback
+    assert isinstance(outcome.errors["smuggler"], Exception)
+    assert (statistics.failed_attempts, statistics.dead_lettered) == (2, 1)
+    assert len(recording.dead_letters) == 1
+
+
+async def test_with_raise_such_a_cancellation_leaves_the_bus_as_an_error(
+    autojump_clock: MockClock,
 ) -> None:
     async def smuggler(event: Noted) -> None:
-        smuggled = None
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            try:
-                await trio.sleep_forever()
-            except trio.Cancelled as cancelled:
-                smuggled = cancelled
-        assert smuggled is not None
-        raise smuggled
+        raise await smuggled_cancellation()
 
-    bus = handling(new_store(), smuggler)
-    with pytest.raises(trio.Cancelled):
+    bus = EventBus(on_failure="raise")
+    bus.subscribe(Noted, smuggler, retry=ONCE)
+    with pytest.raises(ExceptionGroup) as caught:
         async with bus:
             await bus.publish(Noted(1))
             await trio.sleep_forever()
-    assert bus.health().status == "stopped"
-    assert bus.statistics().groups["default"].lag == 1
-    async with new_store() as store:
-        found = await store.statistics()
-    assert (found.events, found.groups["default"].offset) == (1, 0)
+    assert [type(error) for error in caught.value.exceptions] == [StrayCancelled]
+
+
+async def test_an_interrupt_beside_such_a_cancellation_ends_the_bus(
+    autojump_clock: MockClock,
+) -> None:
+    async def smuggler(event: Noted) -> None:
+        raise BaseExceptionGroup("", [await smuggled_cancellation(), SystemExit(3)])
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with handling(None, smuggler) as bus:
+            await bus.publish(Noted(1))
+            await trio.sleep_forever()
+    assert caught.value.subgroup(SystemExit) is not None
 
 
 async def test_one_that_cancels_the_nursery_around_its_bus_ends_it_as_any_cancellation_does(
@@ -224,12 +282,97 @@ async def test_an_event_and_an_error_that_cannot_be_shown_go_the_way_of_all_othe
     assert isinstance(outcome.errors["fails"], UnspeakableError)
     assert "its str raised RuntimeError" in recording.timeline()
     assert recording.assert_published(Unspeakable, number=7) == letter.event
+    told = "UnspeakableError: <str() of this UnspeakableError raised an error itself>"
     assert [entry.getMessage() for entry in caplog.records if entry.name == "triobus"] == [
-        "'fails' in group 'default' failed at attempt 1: UnspeakableError",
+        f"'fails' in group 'default' failed at attempt 1: {told}",
         f"dead letter 1: event {letter.event_id}, 'fails' in group 'default', after 2 attempts: "
-        "UnspeakableError",
-        "'fails' in group 'default' failed at attempt 1: UnspeakableError",
+        f"{told}",
+        f"'fails' in group 'default' failed at attempt 1: {told}",
     ]
+
+
+class Text(str):
+    """What is said by an error, and is no plain text."""
+
+    def __getitem__(self, key: Any) -> Any:
+        raise RuntimeError("no part of it")
+
+    def encode(self, *args: Any) -> Any:
+        raise RuntimeError("no bytes of it")
+
+    __len__ = __iter__ = __str__ = __format__ = encode
+
+
+class Meta(type):
+    @property
+    def __name__(cls) -> str:
+        raise RuntimeError("no name")
+
+
+def error_with(metaclass: Any = type, **members: Any) -> Any:
+    """Return an error whose class has these members, some of which raise."""
+    return metaclass("Odd", (Exception,), members)("x")
+
+
+def raising(error: Any) -> Any:
+    def member(*_: Any) -> Any:
+        raise error
+
+    return member
+
+
+ODD_ERRORS = {
+    "str raises SystemExit": lambda: error_with(__str__=raising(SystemExit(3))),
+    "str is odd": lambda: error_with(__str__=lambda _: Text("x")),
+    "str is none": lambda: error_with(__str__=lambda _: 7),
+    "repr raises": lambda: error_with(__repr__=raising(KeyError)),
+    "notes raise": lambda: error_with(__notes__=property(raising(KeyError))),
+    "notes are odd": lambda: error_with(__notes__=[error_with(__str__=raising(KeyError))]),
+    "class raises": lambda: error_with(__class__=property(raising(KeyError))),
+    "class lies": lambda: error_with(__class__=KeyboardInterrupt),
+    "traceback raises": lambda: error_with(__traceback__=property(raising(KeyError))),
+    "cause raises": lambda: error_with(__cause__=property(raising(KeyError))),
+    "context raises": lambda: error_with(__context__=property(raising(KeyError))),
+    "everything raises": lambda: error_with(__getattribute__=raising(KeyError)),
+    "name raises": lambda: error_with(Meta),
+    "hash raises": lambda: error_with(__hash__=raising(KeyError), __eq__=raising(KeyError)),
+    "a group whose errors raise": lambda: type(
+        "OddGroup", (ExceptionGroup,), {"exceptions": property(raising(KeyError))}
+    )("x", [ValueError("y")]),
+    "a deep group": lambda: deep_group(2000),
+    "a wide group": lambda: ExceptionGroup("x", [ValueError(str(n)) for n in range(10_000)]),
+}
+
+
+def deep_group(depth: int) -> Exception:
+    error: Exception = ValueError("y")
+    for _ in range(depth):
+        error = ExceptionGroup("x", [error])
+    return error
+
+
+@pytest.mark.parametrize("make", ODD_ERRORS.values(), ids=ODD_ERRORS.keys())
+async def test_an_error_that_cannot_be_told_is_told_within_limits_and_ends_no_bus(
+    any_store: Reopened, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, make: Any
+) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    async def fails(event: Noted) -> None:
+        if event.number == 1:
+            raise make()
+
+    bus = EventBus(any_store())
+    bus.subscribe(Noted, fails, name="fails", retry=Retry(attempts=2, delay=1, on=Exception))
+    async with bus:
+        await bus.publish_many([Noted(1), Noted(2)])
+        await bus.wait_idle()
+        (letter,) = await bus.dead_letters.list()
+    assert letter.attempts == 2
+    assert len(letter.message) <= 4096
+    assert len(letter.error_type) <= 4096
+    assert len(letter.traceback.encode()) <= 16 * 1024
+    assert letter.traceback
+    assert all(len(record.getMessage()) < 1500 for record in caplog.records)
 
 
 def outcome_event(recording: Any) -> DomainEvent:
@@ -253,7 +396,7 @@ async def test_an_error_of_50_mb_is_cut_before_it_is_kept(
         await bus.publish(Noted(1))
         await bus.wait_idle()
         (letter,) = await bus.dead_letters.list()
-    assert letter.message == "é" * 4096
+    assert letter.message == ("ValueError: " + "é" * 4096)[:4096]
     assert len(letter.traceback.encode()) <= 16 * 1024
     assert "OSError" in letter.traceback
 

@@ -5,7 +5,16 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.events import Noted, Other, SpecialNoted
-from triobus import BusClosed, BusFull, DomainEvent, EventBus, InvalidEvent, InvalidOption, Retry
+from triobus import (
+    BusClosed,
+    BusFull,
+    DomainEvent,
+    EventBus,
+    InvalidEvent,
+    InvalidOption,
+    MemoryEventStore,
+    Retry,
+)
 
 
 async def take(events, count):
@@ -326,3 +335,49 @@ async def test_wait_for_asks_for_an_event_type_and_a_function():
             await bus.wait_for(int)
         with pytest.raises(InvalidOption, match="where=3"):
             await bus.wait_for(Noted, 3)
+        with pytest.raises(InvalidOption, match="is true whatever the event is"):
+            await bus.wait_for(Noted, is_wanted)
+
+
+async def is_wanted(event):
+    return False
+
+
+async def odd(error, bus, caught):
+    def where(event):
+        if isinstance(error, BaseException):
+            raise error
+        return is_wanted(event)
+
+    try:
+        await bus.wait_for(Noted, where)
+    except BaseException as raised:  # noqa: BLE001  # it is what the test is about
+        caught.append(raised)
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), "awaitable"]
+)
+@pytest.mark.parametrize("store", [None, MemoryEventStore], ids=["none", "memory"])
+async def test_whatever_a_predicate_raises_reaches_who_wrote_it_and_nobody_else(store, error):
+    caught, heard = [], []
+
+    async def hear():
+        heard.append(await bus.wait_for(Noted))
+
+    async with EventBus(store and store()) as bus:
+        bus.subscribe(Noted, heard.append)
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(odd, error, bus, caught)
+                nursery.start_soon(hear)
+                await wait_all_tasks_blocked()
+                await bus.publish_many([Noted(1), Noted(1)])
+            await bus.wait_idle()
+    assert [event.number for event in heard] == [1, 1, 1]
+    (found,) = caught
+    if error == "awaitable":
+        assert isinstance(found, InvalidOption)
+        assert "where returned 'coroutine', which is to be awaited" in str(found)
+    else:
+        assert found is error

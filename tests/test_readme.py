@@ -324,7 +324,7 @@ FAULTS = {
     ),
     "it cancels a scope of its own": ("test_a_handler_may_cancel_a_scope_of_its_own"),
     "it raises `trio.Cancelled` out of its scope": (
-        "test_a_cancellation_that_a_handler_raises_out_of_its_scope_ends_the_bus_and_is_seen"
+        "test_a_cancellation_that_a_handler_raises_out_of_its_scope_is_a_failure_like_any_other"
     ),
     "it cancels the nursery around its bus": (
         "test_one_that_cancels_the_nursery_around_its_bus_ends_it_as_any_cancellation_does"

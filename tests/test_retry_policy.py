@@ -1,13 +1,16 @@
 """The retry policy: a function of the attempt, the error and the event's id."""
 
+import copy
 import math
+import pickle
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from triobus import InvalidOption, Retry, TriobusError
+from triobus import InvalidOption, Retry, RetryAfter, TriobusError
 
 EVENT_ID = UUID("12345678-1234-5678-1234-567812345678")
 ids = st.uuids()
@@ -28,12 +31,96 @@ def test_each_delay_is_longer_by_the_factor_and_the_last_failure_has_none() -> N
 def test_the_defaults_are_the_documented_ones() -> None:
     retry = Retry()
     assert (retry.attempts, retry.delay, retry.factor) == (4, 0.1, 2.0)
-    assert (retry.max_delay, retry.jitter) == (30.0, 0.1)
+    assert (retry.max_delay, retry.longest_delay, retry.jitter) == (None, 30.0, 0.1)
     assert (retry.on, retry.never_on) == ((Exception,), ())
 
 
 def test_one_attempt_means_no_retry() -> None:
     assert delays(Retry(attempts=1)) == [None]
+
+
+def test_a_delay_of_an_hour_is_waited_for() -> None:
+    assert delays(Retry(attempts=3, delay=3600, jitter=0)) == [3600.0, 3600.0, None]
+    assert delays(Retry(attempts=3, delay=20, jitter=0)) == [20.0, 30.0, None]
+    assert delays(Retry(attempts=3, delay=3600, factor=2, max_delay=5000, jitter=0)) == [
+        3600.0,
+        5000.0,
+        None,
+    ]
+
+
+def test_a_longest_delay_that_is_shorter_than_the_first_is_refused() -> None:
+    with pytest.raises(InvalidOption) as caught:
+        Retry(delay=3600, max_delay=30)
+    assert str(caught.value) == (
+        "max_delay=30 is less than delay=3600, so that no attempt would wait as long as 'delay' "
+        "says: give a max_delay of at least that, or none"
+    )
+    assert Retry(delay=3600, max_delay=3600).longest_delay == 3600
+
+
+@pytest.mark.parametrize("seconds", [0, 7, 7.5, 31_622_400])
+def test_a_handler_may_say_when_whatever_the_policy_says(seconds: float) -> None:
+    for retry in (Retry(delay=2, max_delay=5), Retry(on=OSError), Retry(delay=0)):
+        assert delays(retry, RetryAfter(seconds)) == [seconds, seconds, seconds, None]
+
+
+def test_of_a_group_the_longest_wish_counts() -> None:
+    group = ExceptionGroup("", [RetryAfter(3), ExceptionGroup("", [RetryAfter(9), OSError()])])
+    assert delays(Retry(attempts=2), group) == [9.0, None]
+
+
+def test_a_wish_does_not_make_other_errors_worth_a_retry() -> None:
+    group = ExceptionGroup("", [RetryAfter(3), ValueError()])
+    assert delays(Retry(on=OSError), group) == [None]
+    assert delays(Retry(never_on=ValueError), group) == [None]
+    assert delays(Retry(never_on=RetryAfter), RetryAfter(3)) == [None]
+
+
+def test_a_subclass_may_carry_the_wish() -> None:
+    class RateLimited(RetryAfter):
+        def __init__(self) -> None:
+            super().__init__(11, counts=False)
+
+    assert delays(Retry(attempts=2), RateLimited()) == [11.0, None]
+
+
+@pytest.mark.parametrize("seconds", [math.nan, "3", -1, None])
+def test_a_subclass_that_says_nothing_useful_is_an_error_like_any_other(seconds: object) -> None:
+    class Odd(RetryAfter):
+        def __init__(self) -> None:
+            self.seconds = seconds  # type: ignore[assignment]  # it is wrong on purpose
+
+    class Silent(RetryAfter):
+        def __init__(self) -> None:
+            pass
+
+    policy = Retry(attempts=2, delay=1, jitter=0)
+    assert delays(policy, Odd()) == delays(policy, Silent()) == [1.0, None]
+
+
+@pytest.mark.parametrize(
+    "seconds", [math.nan, math.inf, -1, -0.001, True, None, "3", 10**400, 31_622_401]
+)
+def test_seconds_that_cannot_be_waited_are_refused(seconds: Any) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        RetryAfter(seconds)
+    assert str(caught.value) == (
+        f"seconds={seconds!r}: give a finite number of at least 0 and at most 3.16224e+07"
+    )
+
+
+def test_whether_it_counts_is_yes_or_no() -> None:
+    with pytest.raises(InvalidOption, match=r"^counts=0: give True or False$"):
+        RetryAfter(3, counts=0)  # type: ignore[arg-type]  # it is wrong on purpose
+
+
+def test_a_wish_can_be_copied_and_sent_to_another_process() -> None:
+    for wish in (RetryAfter(3.5), RetryAfter(3, counts=False)):
+        copies = [copy.copy(wish), pickle.loads(pickle.dumps(wish))]
+        assert {(each.seconds, each.counts, str(each)) for each in copies} == {
+            (wish.seconds, wish.counts, str(wish))
+        }
 
 
 def test_a_factor_of_one_keeps_the_delay() -> None:
@@ -96,8 +183,10 @@ def test_no_delay_stays_no_delay_at_a_huge_number_of_attempts() -> None:
 
 
 def test_a_delay_near_the_largest_float_is_cut() -> None:
-    retry = Retry(attempts=3, delay=1e308, factor=1e308, max_delay=7.0)
-    assert delays(retry) == [7.0, 7.0, None]
+    retry = Retry(attempts=3, delay=1.5, factor=1e308, max_delay=7.0, jitter=0)
+    assert delays(retry) == [1.5, 7.0, None]
+    retry = Retry(attempts=4, delay=1e308, factor=1e308)
+    assert delays(retry) == [1e308, 1e308, 1e308, None]
 
 
 def test_only_the_errors_named_in_on_are_retried() -> None:
@@ -116,6 +205,29 @@ def test_never_on_wins_over_on() -> None:
 def test_a_single_class_may_be_given_for_a_tuple() -> None:
     retry = Retry(on=OSError, never_on=FileNotFoundError)
     assert (retry.on, retry.never_on) == ((OSError,), (FileNotFoundError,))
+
+
+@pytest.mark.parametrize("many", [list, set, frozenset])
+def test_other_collections_may_be_given_too(many: Any) -> None:
+    retry = Retry(on=many([OSError]), never_on=many([FileNotFoundError]))
+    assert (retry.on, retry.never_on) == ((OSError,), (FileNotFoundError,))
+    assert hash(retry) == hash(Retry(on=OSError, never_on=FileNotFoundError))
+
+
+@pytest.mark.parametrize(
+    ("value", "what"),
+    [
+        ("ValueError", "'ValueError' is no class"),
+        (ValueError("x"), "ValueError('x') is no class"),
+        ([OSError, "x"], "'x' is no class"),
+        (int, "int is not derived from Exception"),
+        (KeyboardInterrupt, "KeyboardInterrupt is not derived from Exception"),
+    ],
+)
+def test_what_is_wrong_about_classes_is_said(value: object, what: str) -> None:
+    with pytest.raises(InvalidOption) as caught:
+        Retry(on=value)
+    assert f": {what}; give classes derived from Exception, such as on=(" in str(caught.value)
 
 
 def test_on_may_be_empty_which_retries_nothing() -> None:
@@ -152,8 +264,16 @@ class Odd:
 BAD_NUMBERS = [math.nan, math.inf, -math.inf, -1, -0.001, True, False, None, "1", 10**400, 1j, []]
 
 
-@pytest.mark.parametrize("option", ["delay", "factor", "max_delay", "jitter"])
-@pytest.mark.parametrize("value", BAD_NUMBERS, ids=lambda value: str(value)[:10])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        (option, value)
+        for option in ("delay", "factor", "max_delay", "jitter")
+        for value in BAD_NUMBERS
+        if (option, value) != ("max_delay", None)
+    ],
+    ids=lambda value: str(value)[:10],
+)
 def test_what_is_no_finite_number_is_refused(option: str, value: object) -> None:
     with pytest.raises(InvalidOption) as caught:
         Retry(**{option: value})
@@ -188,7 +308,7 @@ def test_attempts_is_a_whole_number_of_at_least_one(value: object) -> None:
         "ValueError",
         None,
         3,
-        [ValueError],
+        [ValueError()],
         (ValueError, BaseException),
         ((ValueError,),),
     ],

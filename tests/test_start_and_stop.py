@@ -13,11 +13,11 @@ from triobus import (
     BusClosed,
     EventBus,
     InvalidOption,
-    StoreNotFound,
     MemoryEventStore,
     Retry,
     SqliteEventStore,
     StopReport,
+    StoreNotFound,
     WouldDeadlock,
 )
 

@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import trio
@@ -17,8 +17,10 @@ from triobus import (
     InvalidEvent,
     InvalidHandler,
     InvalidOption,
+    MemoryEventStore,
     Published,
     Retry,
+    RetryAfter,
     TriobusError,
 )
 
@@ -292,9 +294,81 @@ async def test_unsubscribe_ends_the_retries_that_wait(autojump_clock: MockClock)
         await trio.sleep(1)
         subscription.unsubscribe()
         await bus.wait_idle()
+        assert trio.current_time() == 1
         assert await bus.dead_letters.list() == []
     assert calls == [0]
     assert log.calls == [("next", 1)]
+
+
+@pytest.mark.parametrize("store", [None, MemoryEventStore], ids=["none", "memory"])
+async def test_unsubscribe_lets_the_aggregate_go_on_at_once(
+    autojump_clock: MockClock, store: Any
+) -> None:
+    handled: list[Any] = []
+    bus = EventBus(store and store())
+
+    async def fails(event: Noted) -> None:
+        if event.number < 2:
+            raise ValueError
+
+    async def other(event: Noted) -> None:
+        handled.append((trio.current_time(), event.number))
+        if event.number == 7:
+            raise RetryAfter(30)
+
+    retry = Retry(attempts=2, delay=100, jitter=0)
+    subscription = bus.subscribe(Noted, fails, retry=retry)
+    bus.subscribe(Noted, other, retry=retry)
+    async with bus:
+        await bus.publish_many([Noted(1, "a"), Noted(2, "a"), Noted(3, "a"), Noted(7, "b")])
+        await trio.sleep(1)
+        subscription.unsubscribe()
+        await bus.wait_idle()
+    assert handled == [(0, 7), (1, 1), (1, 2), (1, 3), (30, 7)]
+
+
+async def test_a_subscription_that_is_gone_after_a_restart_is_waited_for_no_more(
+    autojump_clock: MockClock,
+) -> None:
+    handled: list[Any] = []
+    store = MemoryEventStore()
+
+    async def fails(event: Noted) -> None:
+        raise ValueError
+
+    async def other(event: Noted) -> None:
+        handled.append((trio.current_time(), event.number))
+
+    def made() -> tuple[EventBus, Any]:
+        bus = EventBus(store)
+        subscription = bus.subscribe(Noted, fails, name="fails", retry=Retry(2, 100, jitter=0))
+        bus.subscribe(Noted, other, name="other")
+        return bus, subscription
+
+    async with trio.open_nursery() as nursery:
+        bus, _ = made()
+        await nursery.start(bus.run)
+        await bus.publish_many([Noted(1, "a"), Noted(2, "a")])
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    bus, subscription = made()
+    async with bus:
+        await trio.sleep(1)
+        subscription.unsubscribe()
+        await bus.wait_idle()
+    assert handled == [(2, 1), (2, 2)]
+
+
+def test_groups_and_subscriptions_show_what_they_are_on_one_line() -> None:
+    bus = EventBus()
+    mail = bus.group("mail")
+    first = mail.subscribe((Noted, DomainEvent), handle, name="first", where=lambda event: True)
+    assert repr(first) == "<Subscription 'first' of group 'mail' to Noted, DomainEvent>"
+    assert repr(mail) == "<Group 'mail', 1 subscription>"
+    mail.subscribe(Noted, handle, name="second")
+    assert repr(mail) == "<Group 'mail', 2 subscriptions>"
+    first.unsubscribe()
+    assert repr(first) == "<Subscription 'first' of group 'mail' to Noted, DomainEvent, ended>"
 
 
 async def test_a_handler_may_unsubscribe_itself(autojump_clock: MockClock) -> None:
@@ -370,6 +444,22 @@ class CallableGenerator:
         yield event
 
 
+class Plain:
+    def __call__(self, event: Noted) -> None: ...
+
+
+class NoArgument:
+    def __init__(self) -> None: ...
+
+
+async def async_handle(event: Noted) -> None: ...
+
+
+@functools.wraps(async_handle)
+def wrapper(event: Noted) -> Any:
+    return async_handle(event)
+
+
 @pytest.mark.parametrize(
     ("handler", "message"),
     [
@@ -383,7 +473,13 @@ class CallableGenerator:
         (lambda _a, _b: None, "<lambda>(_a, _b) cannot be called with one event"),
         (lambda *, _event: None, "<lambda>(*, _event) cannot be called with one event"),
         (Mailer.send, "Mailer.send(self, event: tests.events.Noted) -> None cannot be called"),
-        (Mailer, "Mailer() cannot be called with one event"),
+        (Mailer, "Mailer is a class whose objects can be called, and was given itself: "),
+        (functools.partial(Mailer), "Give one of them, such as Mailer()"),
+        (Plain, "Plain is a class whose objects can be called, and was given itself: "),
+        (NoArgument, "NoArgument() -> None cannot be called with one event"),
+        (wrapper, "async_handle is a plain function around the async async_handle, whose "),
+        (functools.lru_cache(async_handle), "is a plain function around the async async_handle"),
+        (functools.partial(wrapper), "is a plain function around the async async_handle"),
         (functools.partial(handle, Noted(1)), "cannot be called with one event"),
     ],
     ids=lambda value: None if not isinstance(value, str) else value[:20],
@@ -439,6 +535,51 @@ def test_what_is_no_event_type_is_refused(types: Any) -> None:
     assert bus.statistics().subscription_count == 0
 
 
+ALWAYS_TRUE = (
+    "what it returns is true whatever the event is, for it is async or a generator: give a plain "
+    "function that returns True or False"
+)
+
+
+async def is_wanted(event: Noted) -> bool:
+    return False
+
+
+class AsyncPredicate:
+    here: ClassVar["AsyncPredicate"]
+
+    async def __call__(self, event: Noted) -> bool:
+        return False
+
+
+AsyncPredicate.here = AsyncPredicate()
+
+
+@pytest.mark.parametrize("hold", [True, False])
+async def test_a_predicate_whose_answer_is_to_be_awaited_is_a_failure(
+    autojump_clock: MockClock, hold: bool
+) -> None:
+    calls: list[Any] = []
+    bus = EventBus()
+    bus.subscribe(
+        Noted,
+        calls.append,
+        where=lambda event: is_wanted(event),
+        hold=hold,
+        retry=Retry(attempts=1),
+    )
+    async with bus:
+        await bus.publish_many([Noted(1, "a"), Noted(2, "a")])
+        await bus.wait_idle()
+        letters = await bus.dead_letters.list()
+    assert calls == []
+    assert [letter.error_type for letter in letters] == ["InvalidOption"] * 2
+    assert letters[0].message == (
+        "where returned 'coroutine', which is to be awaited: give a plain function that returns "
+        "True or False"
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -453,11 +594,14 @@ def test_what_is_no_event_type_is_refused(types: Any) -> None:
         ({"retry": None}, "retry=None: give a Retry, such as Retry(attempts=1)"),
         ({"retry": 3}, "retry=3: give a Retry, such as Retry(attempts=1)"),
         ({"where": 3}, "where=3: give a function that takes the event"),
+        ({"where": is_wanted}, f"where={is_wanted!r}: {ALWAYS_TRUE}"),
+        ({"where": AsyncPredicate.here}, f"where={AsyncPredicate.here!r}: {ALWAYS_TRUE}"),
+        ({"where": generator}, f"where={generator!r}: {ALWAYS_TRUE}"),
         ({"hold": "x"}, "hold='x': give True or False"),
         ({"name": ""}, "name='': give a string that is not empty"),
         ({"name": 3}, "name=3: give a string that is not empty"),
     ],
-    ids=str,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:
     bus = EventBus()

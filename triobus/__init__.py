@@ -30,6 +30,7 @@ from triobus._errors import (
     StoreReadOnly,
     StoreReplaced,
     StoreTooNew,
+    StrayCancelled,
     TriobusError,
     UnknownDeadLetter,
     UnknownSubscription,
@@ -41,7 +42,7 @@ from triobus._health import Health
 from triobus._listeners import Listener
 from triobus._publishing import Outcome
 from triobus._replay import DeadLetters
-from triobus._retry import Retry
+from triobus._retry import Retry, RetryAfter
 from triobus._statistics import BusStatistics, GroupStatistics
 from triobus._subscriptions import Group, Subscription
 from triobus._upcasters import upcaster
@@ -87,6 +88,7 @@ __all__ = [
     "OutcomeUnknown",
     "Published",
     "Retry",
+    "RetryAfter",
     "SequenceConflict",
     "SqliteEventStore",
     "StopReport",
@@ -104,6 +106,7 @@ __all__ = [
     "StoreTooNew",
     "Stored",
     "StoredGroup",
+    "StrayCancelled",
     "Subscription",
     "TriobusError",
     "UnknownDeadLetter",

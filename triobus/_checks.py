@@ -1,6 +1,9 @@
 """Checks of options, so that a bad value is an error at the call that gives it."""
 
+import functools
+import inspect
 import math
+from typing import Any
 
 from triobus._errors import InvalidOption
 
@@ -45,9 +48,53 @@ def choice(option: str, value: str, choices: tuple[str, ...]) -> str:
 
 
 def predicate(option: str, value: object) -> None:
-    """Raise `InvalidOption` unless `value` is None or can be called with an event."""
-    if value is not None and not callable(value):
+    """Raise `InvalidOption` unless `value` is None or a plain function of an event.
+
+    What an async function or a generator returns counts as true, so it would let everything pass.
+    """
+    if value is None:
+        return
+    if not callable(value):
         raise InvalidOption(f"{option}={value!r}: give a function that takes the event")
+    if is_async(value) or is_generator(value):
+        raise InvalidOption(
+            f"{option}={value!r}: what it returns is true whatever the event is, for it is async "
+            "or a generator: give a plain function that returns True or False"
+        )
+
+
+def truth(option: str, found: object) -> bool:
+    """Return whether a predicate's answer is true; raise `InvalidOption` if it is to be awaited."""
+    if found is True or found is False:
+        return found
+    if inspect.isawaitable(found):
+        if inspect.iscoroutine(found):
+            found.close()
+        raise InvalidOption(
+            f"{option} returned {type(found).__name__!r}, which is to be awaited: give a plain "
+            "function that returns True or False"
+        )
+    return bool(found)
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling it gives a coroutine, as far as it can be told."""
+    return any(map(inspect.iscoroutinefunction, _bodies(function)))
+
+
+def is_generator(function: Any) -> bool:
+    """Whether calling it would only make a generator."""
+    return any(
+        inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body)
+        for body in _bodies(function)
+    )
+
+
+def _bodies(function: Any) -> tuple[Any, ...]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    call = None if isinstance(function, type) else getattr(function, "__call__", None)  # noqa: B004  # the method is wanted, not whether it is there
+    return function, call
 
 
 def name(option: str, value: object) -> str:

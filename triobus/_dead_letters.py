@@ -1,6 +1,5 @@
 """Dead letters in memory: what was given up, kept until it is replayed or discarded."""
 
-import traceback
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
@@ -8,16 +7,12 @@ from uuid import UUID
 
 import attrs
 
+from triobus._described import described
 from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent
 
 KEPT = 1000
 """How many dead letters a bus without a store keeps; the oldest make room for new ones."""
-
-MESSAGE_LENGTH = 4 * 1024
-"""How many characters of what an error said, and of its type's name, are kept."""
-TRACEBACK_LENGTH = 16 * 1024
-"""How many bytes of the end of its traceback are."""
 
 
 @attrs.frozen(kw_only=True)
@@ -219,38 +214,5 @@ class DeadLetterBox:
                 del self._by_lane[_lane(letter)]
 
 
-def described(error: Exception) -> dict[str, Any]:
-    """Return the fields of a letter that tell about the error."""
-    return {
-        "error_type": _text(type(error).__name__[:MESSAGE_LENGTH]),
-        "message": _message(error),
-        "traceback": _traceback(error),
-    }
-
-
-def _message(error: Exception) -> str:
-    """Return what an error says, cut, even if its `__str__` raises."""
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001  # a user's __str__ may raise anything
-        return f"<str() of this {type(error).__name__} raised an error itself>"
-    return _text(message[:MESSAGE_LENGTH])
-
-
-def _text(text: str) -> str:
-    """Return a text that can be stored, whatever is in it."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
 def _lane(letter: DeadLetter) -> tuple[str, str, str | None]:
     return letter.group, letter.subscription, letter.aggregate_id
-
-
-def _traceback(error: Exception) -> str:
-    lines = traceback.TracebackException.from_exception(error).format()
-    text = "".join(_shortened(line) for line in lines)
-    return text.encode("utf-8", "backslashreplace")[-TRACEBACK_LENGTH:].decode("utf-8", "ignore")
-
-
-def _shortened(line: str) -> str:
-    return line if len(line) <= MESSAGE_LENGTH else line[:MESSAGE_LENGTH] + "...\n"

@@ -20,7 +20,7 @@ tuple, and an aggregate with nothing busy or waiting costs nothing at all.
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count, repeat
 from math import inf
 from typing import Any, Protocol
@@ -250,6 +250,18 @@ class Lanes:
             _, number, carriage = heappop(self._waiting)
             heappush(self._resumed, (number, carriage))
 
+    def let_go(self, subscription: Subscription) -> None:
+        """Make every delivery ready again that waits for a retry of a subscription."""
+        kept = []
+        for entry in self._waiting:
+            _, number, carriage = entry
+            if carriage.subscription is subscription:
+                heappush(self._resumed, (number, carriage))
+            else:
+                kept.append(entry)
+        heapify(kept)
+        self._waiting = kept
+
 
 @attrs.define(eq=False)
 class StoredLanes(Lanes):
@@ -285,7 +297,7 @@ class StoredLanes(Lanes):
                 break
             carriage.attempt, due, carriage.done = known
             carriage.is_recorded = True
-            if due <= self._now:
+            if due <= self._now or not carriage.subscription.is_active:
                 break
             self.held += 1
             heappush(self._waiting, (due, carriage.number, carriage))

@@ -54,6 +54,13 @@ class HandlerTimeout(TriobusError, trio.TooSlowError):
     """An attempt took longer than the subscription's timeout and was cancelled."""
 
 
+class StrayCancelled(TriobusError, RuntimeError):
+    """A handler raised a `trio.Cancelled` though neither it nor the bus was cancelled.
+
+    It is what the handler's failure counts as; the `trio.Cancelled` is its cause.
+    """
+
+
 class HeldBack(TriobusError):
     """An event was not tried: an earlier one of its aggregate is a dead letter (`hold=True`)."""
 

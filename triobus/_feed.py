@@ -24,6 +24,7 @@ from triobus._events import DomainEvent
 from triobus._group import GroupShell
 from triobus._progress import Progress
 from triobus._publishing import runs
+from triobus._retry import LONGEST_WISH
 from triobus._subscriptions import Subscription
 from triobus._threads import is_virtual
 from triobus._unreadable import stand_in, unreadable
@@ -272,7 +273,7 @@ class Feed:
         done = () if row is None else row.done
         if done:
             plan = tuple(s for s in plan if s.name not in done)
-        if row is not None and row.attempts:
+        if row is not None and (row.attempts or row.delay):
             # Its retry goes on, though somebody with a higher priority may have subscribed since.
             plan = tuple(sorted(plan, key=lambda s: s.name != row.subscription))
         if not plan:
@@ -297,7 +298,8 @@ class Feed:
         if row is not None:
             del self._recovered[position]
             is_same = plan[0].name == row.subscription
-            longest = min(row.delay, plan[0].retry.max_delay)  # whatever a damaged store says
+            # Whatever a damaged store says: its handler may have asked for a delay itself.
+            longest = min(row.delay, max(plan[0].retry.longest_delay, LONGEST_WISH))
             wait = min(row.due_at - _wall_time(), longest) if is_same else 0
             due = trio.current_time() + wait if wait > 0 else None
             self.lanes.postpone(row.attempts if is_same else 0, due, done)

@@ -22,35 +22,31 @@ now and then once a thousand are known), a carriage for each queued event 0.14 (
 carriage a worker: 0.06), `Published` as a named tuple 0.12 (now a struct of msgspec: 0.06).
 """
 
-import logging
 import math
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextvars import ContextVar
-from datetime import UTC, datetime
+from contextvars import Context, ContextVar
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from triobus._checks import truth
+from triobus._contexts import CleanContext
 from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes, StoredLanes
 from triobus._errors import HeldBack, NoDelivery
 from triobus._events import DomainEvent
+from triobus._failures import Failures, LogErrors, OnFailure
 from triobus._handlers import NOT_MATCHED, PASSED_OVER, once_it_waits
 from triobus._idle import Idle
 from triobus._statistics import GroupStatistics, percentile
 from triobus._subscriptions import Group, Subscription
-from triobus._text import line
 from triobus._threads import is_virtual
 from triobus._witness import Witness
-
-logger = logging.getLogger("triobus")
-
-OnFailure = Literal["dead-letter", "raise"]
 
 
 class Ledger(Protocol):
@@ -185,6 +181,7 @@ class GroupShell:
     buffer: float
     _workers: int
     _on_failure: OnFailure
+    _log_errors: LogErrors
     _letters: Letters
     _witnesses: Sequence[Witness]
     _on_room: Callable[["GroupShell"], None]
@@ -219,15 +216,32 @@ class GroupShell:
     _durations: deque[float] = attrs.field(
         factory=lambda: deque(maxlen=_DURATIONS_KEPT), init=False
     )
-    _failed_attempts: int = attrs.field(default=0, init=False)
+    _failures: Failures = attrs.field(init=False)
     _retries: int = attrs.field(default=0, init=False)
-    _dead_lettered: int = attrs.field(default=0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._failures = Failures(
+            group=self.group.name,
+            on_failure=self._on_failure,
+            lanes=self.lanes,
+            letters=self._letters,
+            witnesses=self._witnesses,
+            log_errors=self._log_errors,
+            expect=self.expect,
+        )
+        self.group.on_gone = self._let_go
+
+    def _let_go(self, subscription: Subscription) -> None:
+        """Carry on with what waits for a retry of a subscription that has gone."""
+        self.lanes.let_go(subscription)
+        self.wake()
 
     def become_durable(self, ledger: Ledger, letters: Letters) -> None:
         """Let a store have what the group comes to; nobody waits for room then but the ledger."""
         self.ledger = ledger
-        self.lanes = ledger.lanes
-        self._letters = letters
+        self.lanes = self._failures.lanes = ledger.lanes
+        self._letters = self._failures.letters = letters
+        self._failures.note_attempts = ledger.note_attempts
         self.buffer = max(self.buffer, 1)
         self._on_room = lambda _: ledger.notice_room()
 
@@ -311,9 +325,9 @@ class GroupShell:
         return GroupStatistics(
             published=lanes.added,
             handled=lanes.finished,
-            failed_attempts=self._failed_attempts,
-            retries=self._retries,
-            dead_lettered=self._dead_lettered,
+            failed_attempts=self._failures.attempts,
+            retries=self._retries + self._failures.first_again,
+            dead_lettered=self._failures.dead_lettered,
             queued=lanes.held - lanes.waiting,
             in_flight=lanes.in_flight,
             waiting_for_retry=lanes.waiting,
@@ -431,6 +445,9 @@ class GroupShell:
             del parked[own]
             return trio.lowlevel.Abort.SUCCEEDED
 
+        clean = CleanContext(ours=hands)
+        given, pristine = clean.given, clean.pristine
+        context: Context | None = own.worker.context
         turn = untimed = 0
         spare: Carriage | None = None
         while True:
@@ -441,6 +458,9 @@ class GroupShell:
                     carriage = self._find()
                 if carriage is None:
                     own.carriage = spare = None  # so that an idle worker keeps no event alive
+                    if clean.is_changed():
+                        context = await clean.restore()
+                        continue
                     self.is_streaming = turn > 1
                     parked[own] = None
                     await wait_task_rescheduled(abort)
@@ -455,6 +475,11 @@ class GroupShell:
             own.carriage = carriage
             while True:
                 subscription = carriage.plan[carriage.index]
+                for var, value in given:  # as in `CleanContext.is_changed`
+                    if var.get() is not value:
+                        context = None
+                if context != pristine:
+                    context = await clean.restore()
                 carriage.attempt += 1
                 try:
                     if (subscription.is_plain and carriage.letter_id is None) or not (
@@ -469,14 +494,12 @@ class GroupShell:
                             result = await handling
                     else:
                         result = PASSED_OVER
-                except Exception as error:  # noqa: BLE001  # the one around a user's handler
-                    if self._attempt_failed(carriage, subscription, error):
+                except (Exception, trio.Cancelled, BaseExceptionGroup) as error:  # noqa: BLE001  # the one around a user's handler
+                    if self._failures.attempt_failed(carriage, subscription, error):
                         # It waits for a retry; or was cancelled, and this raises Cancelled.
                         await trio.lowlevel.checkpoint_if_cancelled()
                         spare = None
                         break
-                except BaseExceptionGroup as group:
-                    raise self._cancelled_alone(subscription, group) from None
                 else:
                     if carriage.watch is not None and result is not PASSED_OVER:
                         self._report(carriage, subscription, result)
@@ -532,96 +555,6 @@ class GroupShell:
         assert own.carriage is not None
         return own.carriage
 
-    @enable_ki_protection
-    def _attempt_failed(
-        self, carriage: Carriage, subscription: Subscription, error: Exception
-    ) -> bool:
-        """Retry, keep a dead letter, or raise; return whether the delivery stops for now."""
-        if trio.current_effective_deadline() == -math.inf:
-            if self._on_failure == "raise":
-                raise error
-            self._log_cancelled(subscription, error)
-            return True
-        self._failed_attempts += 1
-        due = None
-        if subscription.is_active:
-            now = trio.current_time()
-            due = self.lanes.fail(carriage, error, now)
-        if due is not None:
-            if self.ledger is not None and carriage.letter_id is None:
-                self.ledger.note_attempts(carriage, carriage.index, carriage.attempt, due - now)
-            self.expect(due)
-            for witness in self._witnesses:
-                witness.retry_planned(carriage, due)
-            logger.info(
-                "%r in group %r failed at attempt %d: %s",
-                subscription.name,
-                self.group.name,
-                carriage.attempt,
-                line(type(error).__name__),
-            )
-            return True
-        if self._on_failure == "raise":
-            raise error
-        self._give_up(carriage, subscription, error, carriage.attempt)
-        return False
-
-    def _cancelled_alone(
-        self, subscription: Subscription, group: BaseExceptionGroup[BaseException]
-    ) -> BaseExceptionGroup[BaseException]:
-        """Return what leaves a worker whose handler was cancelled and raised errors besides.
-
-        The errors came of the cancellation: they are no failure, and do not end the bus either.
-        """
-        cancelled, errors = group.split(trio.Cancelled)
-        if cancelled is None or not isinstance(errors, Exception) or self._on_failure == "raise":
-            return group
-        self._log_cancelled(subscription, errors)
-        return cancelled
-
-    def _log_cancelled(self, subscription: Subscription, error: Exception) -> None:
-        logger.warning(
-            "%r in group %r raised %s when cancelled",
-            subscription.name,
-            self.group.name,
-            line(type(error).__name__),
-        )
-
-    def _give_up(
-        self, carriage: Carriage, subscription: Subscription, error: Exception, attempts: int
-    ) -> None:
-        """Keep the event as a dead letter of the subscription."""
-        for witness in self._witnesses:
-            witness.given_up(carriage.event, subscription, attempts, error)
-        now = datetime.now(UTC)
-        if carriage.letter_id is not None:
-            self._letters.add_failure(carriage.letter_id, attempts, error, now)
-        else:
-            self._dead_lettered += 1
-            letter_id = self._letters.add(
-                carriage.event,
-                carriage.position,
-                self.group.name,
-                subscription.name,
-                attempts,
-                error,
-                now,
-            )
-            is_last = carriage.index + 1 == len(carriage.plan)
-            if self.ledger is not None and not is_last:
-                self.ledger.note_attempts(carriage, carriage.index + 1, 0, 0)
-            logger.error(
-                "dead letter %d: event %s, %r in group %r, after %d attempts: %s",
-                letter_id,
-                carriage.event.event_id,
-                subscription.name,
-                self.group.name,
-                attempts,
-                line(type(error).__name__),
-            )
-        if carriage.watch is not None:
-            carriage.watch.failed(subscription, error)
-
     def _is_passed_over(self, carriage: Carriage, subscription: Subscription) -> bool:
         """Whether it was unsubscribed, a replay's letter is gone, or an earlier event is held.
 
@@ -638,13 +571,14 @@ class GroupShell:
         first = self._letters.first_of(self.group.name, subscription.name, aggregate_id)
         if first is None or first == letter_id:
             return False
-        is_wanted = subscription.where is None or subscription.where(carriage.event)
+        where = subscription.where
+        is_wanted = where is None or truth("where", where(carriage.event))
         if letter_id is None and is_wanted:
             reason = HeldBack(
                 f"not tried, for dead letter {first} is an earlier event of {aggregate_id!r}: "
                 "replay or discard that one first"
             )
-            self._give_up(carriage, subscription, reason, 0)
+            self._failures.give_up(carriage, subscription, reason, 0)
         return True
 
     def _report(self, carriage: Carriage, subscription: Subscription, result: object) -> None:

@@ -10,6 +10,7 @@ import trio
 from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from triobus import _threads
+from triobus._checks import is_async, is_generator, truth
 from triobus._errors import HandlerTimeout, InvalidHandler
 from triobus._events import DomainEvent
 
@@ -43,7 +44,7 @@ def invocation(
     `InvalidHandler` for what cannot be called with one event.
     """
     _check(handler)
-    invoke: Invoke = handler if _is_async(handler) else _in_thread(handler, limiter)
+    invoke: Invoke = handler if is_async(handler) else _in_thread(handler, limiter)
     if timeout is not None:
         invoke = _within(invoke, timeout, qualified_name(handler))
     if where is not None:
@@ -57,11 +58,23 @@ def _unwrapped(handler: Handler) -> Any:
     return handler
 
 
-def _is_async(handler: Handler) -> bool:
-    inner = _unwrapped(handler)
-    return inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(
-        getattr(inner, "__call__", None)  # noqa: B004  # the method is wanted, not whether it is there
-    )
+def _makes_callables(inner: Any) -> bool:
+    """Whether it is a class whose objects can be called."""
+    if not isinstance(inner, type) or issubclass(inner, type):
+        return False
+    return any("__call__" in vars(cls) for cls in inner.__mro__)
+
+
+def _is_circular() -> Callable[[Any], bool]:
+    """Return what ends a search that has come to one function twice."""
+    seen: set[int] = set()
+
+    def stop(function: Any) -> bool:
+        is_known = id(function) in seen
+        seen.add(id(function))
+        return is_known
+
+    return stop
 
 
 def _check(handler: Handler) -> None:
@@ -73,13 +86,21 @@ def _check(handler: Handler) -> None:
         )
     if not callable(handler):
         raise InvalidHandler(f"{handler!r} is not callable: give a function that takes one event")
-    inner = _unwrapped(handler)
-    for function in (inner, getattr(inner, "__call__", None)):  # noqa: B004  # as above
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise InvalidHandler(
-                f"{qualified_name(handler)} is a generator, so calling it would do nothing: "
-                "take the 'yield' out"
-            )
+    name, inner = qualified_name(handler), _unwrapped(handler)
+    if is_generator(handler):
+        raise InvalidHandler(
+            f"{name} is a generator, so calling it would do nothing: take the 'yield' out"
+        )
+    if _makes_callables(inner):
+        raise InvalidHandler(
+            f"{name} is a class whose objects can be called, and was given itself: every event "
+            f"would only make another object. Give one of them, such as {name}()"
+        )
+    if not is_async(handler) and is_async(innermost := inspect.unwrap(inner, stop=_is_circular())):
+        raise InvalidHandler(
+            f"{name} is a plain function around the async {qualified_name(innermost)}, whose "
+            "coroutine nobody would await: make the wrapper 'async def' and await what is inside"
+        )
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
@@ -96,10 +117,13 @@ def _check(handler: Handler) -> None:
 def _in_thread(handler: Handler, limiter: trio.CapacityLimiter) -> Invoke:
     def call(event: DomainEvent) -> object:
         result = handler(event)
-        if inspect.iscoroutine(result):
-            result.close()
+        if inspect.isawaitable(result):
+            what = "an awaitable"
+            if inspect.iscoroutine(result):
+                what = "a coroutine"
+                result.close()
             raise InvalidHandler(
-                f"{qualified_name(handler)} is a plain function and returned a coroutine, which "
+                f"{qualified_name(handler)} is a plain function and returned {what}, which "
                 "nobody awaits: make it 'async def'"
             )
         return result
@@ -124,7 +148,7 @@ def _within(inner: Invoke, timeout: float, name: str) -> Invoke:
 
 def _matching(inner: Invoke, where: Predicate) -> Invoke:
     async def invoke(event: DomainEvent) -> object:
-        return await inner(event) if where(event) else NOT_MATCHED
+        return await inner(event) if truth("where", where(event)) else NOT_MATCHED
 
     return invoke
 

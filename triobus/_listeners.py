@@ -3,17 +3,20 @@
 import math
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import attrs
 import trio
 
+from triobus._checks import truth
 from triobus._events import DomainEvent
 from triobus._handlers import Predicate
 
+E_co = TypeVar("E_co", bound=DomainEvent, covariant=True)
+
 
 @attrs.define(eq=False)
-class Listener:
+class Listener(Generic[E_co]):
     """The events that were published since `listen` was entered. Iterate over it.
 
     It ends when the bus has stopped and all that was published before is taken. Several tasks may
@@ -22,7 +25,7 @@ class Listener:
 
     types: tuple[type[DomainEvent], ...]
     buffer: float
-    _on_room: Callable[["Listener"], None]
+    _on_room: Callable[["Listener[Any]"], None]
     waiting: OrderedDict[Any, None] = attrs.field(factory=OrderedDict, init=False)
     """The publishers that wait for room here, as the bus keeps them."""
     admits_at: float = attrs.field(default=-1, init=False)
@@ -40,10 +43,10 @@ class Listener:
         # Without a limit of its own: handlers may publish beyond `buffer`.
         self._send, self._receive = trio.open_memory_channel[DomainEvent](math.inf)
 
-    def __aiter__(self) -> "Listener":
+    def __aiter__(self) -> "Listener[E_co]":
         return self
 
-    async def __anext__(self) -> Any:
+    async def __anext__(self) -> E_co:
         """Return the next event. Cancelled, it has taken none."""
         self._note_taker(trio.lowlevel.current_task())
         try:
@@ -53,7 +56,7 @@ class Listener:
         self.held -= 1
         if self.held <= self.admits_at:
             self._on_room(self)
-        return event
+        return cast("E_co", event)  # it is offered no others
 
     def _note_taker(self, task: trio.lowlevel.Task) -> None:
         if self.taker is not task and not self._is_shared:
@@ -88,16 +91,16 @@ class Waiter:
     types: tuple[type[DomainEvent], ...]
     where: Predicate | None
     found: DomainEvent | None = None
-    error: Exception | None = None
+    error: BaseException | None = None
     _done: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     def offer(self, event: DomainEvent) -> bool:
         """Take the event if it is wanted; return whether the wait is over."""
         try:
-            if self.where is not None and not self.where(event):
+            if self.where is not None and not truth("where", self.where(event)):
                 return False
             self.found = event
-        except Exception as error:  # noqa: BLE001  # for whoever wrote `where`, not the publisher
+        except BaseException as error:  # noqa: BLE001  # for whoever wrote `where`, not the publisher
             self.error = error
         self._done.set()
         return True

@@ -6,7 +6,8 @@ from typing import Any
 
 import attrs
 
-from triobus._dead_letters import DeadLetter, Undelivered, described
+from triobus._dead_letters import DeadLetter, Undelivered
+from triobus._described import described
 from triobus._errors import EventNotDecodable
 from triobus._unreadable import unreadable
 from triobus.stores import EventStore

@@ -14,7 +14,7 @@ from triobus.stores._protocol import BATCH, type_names
 
 
 @attrs.define(eq=False)
-class StoredListener(Listener):
+class StoredListener(Listener[Any]):
     """The events that were published since `listen` was entered. Iterate over it.
 
     Raises `EventNotDecodable` at an event that had to be read back and cannot be, and goes on

@@ -19,7 +19,7 @@ from triobus import DomainEvent, EventBus, EventNotDecodable, Retry, SqliteEvent
 from triobus.__main__ import main
 
 FINE = "fine"
-_VIRTUAL_DAYS = 10
+_VIRTUAL_DAYS = 1000
 SECONDS = 5.0
 """How long one use of a small store may take; a hundred times what it takes."""
 _LOOKED_AT = ("import", "open", "os.remove", "os.truncate", "sqlite3.connect")

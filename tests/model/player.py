@@ -516,7 +516,7 @@ class Player:
                 letter.subscription,
                 letter.event.number,
                 letter.attempts,
-                letter.error_type,
+                letter.error_type.partition("(")[0],  # of a group, without its leaves
             )
             for letter in await self.bus.dead_letters.list(limit=_MOST_LETTERS)
         ]

@@ -110,7 +110,7 @@ def _letters(found: Sequence[Any], numbers: dict[int, int]) -> tuple[LetterTruth
             letter.subscription,
             numbers[letter.position],
             letter.attempts,
-            letter.error_type,
+            letter.error_type.partition("(")[0],  # of a group, without its leaves
         )
         for letter, _ in found
     )

@@ -8,6 +8,7 @@ from tests.model.facts import Broken
 from tests.model.play import Tally
 from triobus import EventBus, _bus
 from triobus._delivery import Lanes
+from triobus._failures import Failures
 from triobus._feed import Feed
 from triobus._group import GroupShell
 from triobus._progress import Progress
@@ -140,22 +141,22 @@ def _skipped_event(monkeypatch):
 
 
 def _dropped_letter(monkeypatch):
-    give_up = GroupShell._give_up
+    give_up = Failures.give_up
 
     def keep_no_second_failure(self, carriage, subscription, error, attempts):
         if attempts != 2:
             give_up(self, carriage, subscription, error, attempts)
 
-    monkeypatch.setattr(GroupShell, "_give_up", keep_no_second_failure)
+    monkeypatch.setattr(Failures, "give_up", keep_no_second_failure)
 
 
 def _miscounted_attempts(monkeypatch):
-    give_up = GroupShell._give_up
+    give_up = Failures.give_up
 
     def one_less(self, carriage, subscription, error, attempts):
         give_up(self, carriage, subscription, error, max(attempts - 1, 0))
 
-    monkeypatch.setattr(GroupShell, "_give_up", one_less)
+    monkeypatch.setattr(Failures, "give_up", one_less)
 
 
 def _ignored_hold(monkeypatch):

@@ -21,6 +21,7 @@ from triobus import (
     InvalidOption,
     MemoryEventStore,
     Retry,
+    RetryAfter,
     SequenceConflict,
     StoreClosed,
     StoreError,
@@ -45,6 +46,10 @@ def subscribed(store, handler, types=Noted, **options):
     bus = EventBus(store, **{"workers": 1, **options})
     bus.subscribe(types, handler, name="handler")
     return bus
+
+
+async def nothing(event):
+    """Succeed."""
 
 
 @asynccontextmanager
@@ -611,6 +616,32 @@ async def test_retries_over_hours_are_tested_in_no_time(new_store, autojump_cloc
         await bus.publish(Noted(1))
         await bus.wait_idle()
     assert times == [0, 3600, 7200, 10800]
+
+
+@pytest.mark.parametrize("counts", [True, False])
+async def test_the_time_that_a_handler_asked_for_is_waited_for_over_a_restart(
+    new_store, autojump_clock, counts
+):
+    calls = []
+
+    async def handler(event):
+        calls.append((trio.current_time(), current_delivery().attempt))
+        if len(calls) == 1:
+            raise RetryAfter(5000, counts=counts)
+
+    def made(**options):
+        bus = EventBus(new_store(), workers=1)
+        bus.subscribe(Noted, handler, name="handler", retry=Retry(attempts=2, delay=1, max_delay=1))
+        if options:
+            bus.subscribe(Noted, nothing, name="newcomer", **options)
+        return bus
+
+    async with crashing(made()) as bus:
+        await bus.publish(Noted(1))
+        await trio.sleep(1000)
+    async with made(priority=1) as bus:
+        await bus.wait_idle()
+    assert calls == [(0, 1), (5000, 2 if counts else 1)]
 
 
 # Dead letters

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, get_args
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
@@ -22,18 +22,20 @@ from triobus._errors import (
     WouldDeadlock,
 )
 from triobus._events import DomainEvent, Published
-from triobus._group import OnFailure, carriages
-from triobus._handlers import Predicate
+from triobus._failures import LogErrors, OnFailure
+from triobus._group import carriages
+from triobus._handlers import Handler, Predicate
 from triobus._health import Health, memory_mb
 from triobus._listeners import Listener, Waiter
+from triobus._listening import listen, wait_for
 from triobus._publishing import Outcome, OutcomeWatch
 from triobus._replay import DeadLetters
 from triobus._statistics import BusStatistics, GroupStatistics
-from triobus._subscriptions import Group, event_types
+from triobus._subscribing import Wanted, event_types, subscribe
+from triobus._subscriptions import Group, Subscription
 from triobus._witness import Witness, watcher_of_run
 from triobus.stores import EventStore
 
-E = TypeVar("E", bound=DomainEvent)
 Ordering = Literal["aggregate", "none"]
 
 
@@ -56,6 +58,8 @@ class EventBus:
     - `on_failure`: what an event becomes whose handler failed for good: a "dead-letter", or with
       "raise" the error leaves through the nursery and ends the bus.
     - `drain`: what leaving the block waits for, as for `stop`.
+    - `log_errors`: what the log tells about handlers' errors: their "message", with the traceback
+      of those that made a dead letter, or their "type" alone, where messages may hold secrets.
 
     Events without an `aggregate_id` have no order among each other: with several workers they are
     handled at the same time. Raises `InvalidOption` for values that cannot work.
@@ -70,19 +74,20 @@ class EventBus:
         start: Start = "now",
         on_failure: OnFailure = "dead-letter",
         drain: Drain = True,
+        log_errors: LogErrors = "message",
     ) -> None:
         _check_store(store)
         _checks.choice("on_failure", on_failure, get_args(OnFailure))
         _check_drain(drain)
+        _checks.choice("log_errors", log_errors, get_args(LogErrors))
+        self._log_errors: LogErrors = log_errors
         self._on_failure: OnFailure = on_failure
         self._drain: Drain = drain
         self._options: dict[str, GroupOptions] = {}
         self._witnesses: list[Witness] = []
         self._watcher: Callable[[Any], Witness] | None = None
         self._life = self._new_life(store)
-        default = self.group("default", workers=workers, buffer=buffer, start=start)
-        self.subscribe = default.subscribe
-        """Subscribe a handler in the group "default"; see `Group.subscribe`."""
+        self._default = self.group("default", workers=workers, buffer=buffer, start=start)
 
     def __repr__(self) -> str:
         store = self._life.store
@@ -90,8 +95,16 @@ class EventBus:
         where = "in memory" if store is None else f"with {store!r}"
         return f"<EventBus {where}, {self._life.cycle.state}, groups: {names}>"
 
+    subscribe = subscribe
+    listen = listen
+    wait_for = wait_for
+
+    def _subscribe(self, handler: Handler, wanted: Wanted) -> Subscription:
+        """Subscribe a handler in the group "default"."""
+        return self._default._subscribe(handler, wanted)
+
     def _new_life(self, store: EventStore | None) -> Life:
-        life = Life(store, self._on_failure, self._drain, self._witnesses)
+        life = Life(store, self._on_failure, self._log_errors, self._drain, self._witnesses)
         for options in self._options.values():
             life.add(options)
         return life
@@ -364,17 +377,9 @@ class EventBus:
         await self._life.until_idle()
 
     @asynccontextmanager
-    async def listen(
-        self, *types: type[DomainEvent], buffer: float = 100
-    ) -> AsyncIterator[Listener]:
-        """Listen to events without a handler: `async with bus.listen(OrderPlaced) as events:`.
-
-        `async for event in events` then gives every event of the types (without types: every event)
-        that is accepted from here on, in that order. It has no retries and no statistics. Up to
-        `buffer` events are held for it; after that publishers wait, as they do for a group, and
-        with a store it reads the rest from there. The iteration ends when the bus has stopped.
-        Raises `BusClosed` once it has.
-        """
+    async def _listen(
+        self, types: tuple[type[DomainEvent], ...], buffer: float
+    ) -> AsyncIterator[Listener[Any]]:
         found = event_types(types or DomainEvent)
         _checks.capacity("buffer", buffer, least=1)
         life = self._life
@@ -387,20 +392,14 @@ class EventBus:
         finally:
             life.routing.remove(listener)
 
-    async def wait_for(self, type_: type[E], where: Predicate | None = None) -> E:
-        """Wait for the next event of a type, or of a tuple of types, that `where` is true for.
-
-        Use it under `trio.fail_after`. It sees what is accepted after it was called: to publish
-        what will be answered, and then wait for the answer, enter `listen` first. Raises what
-        `where` raises, and `BusClosed` if the bus stops before such an event.
-        """
+    async def _wait_for(self, types: object, where: Predicate | None) -> DomainEvent:
         life = self._life
         life.cycle.check("listen", "wait_for()")
         _checks.predicate("where", where)
-        waiter = Waiter(event_types(type_), where)
+        waiter = Waiter(event_types(types), where)
         life.routing.add(waiter)
         try:
-            return await waiter.wait()  # type: ignore[return-value]  # it offers only such events
+            return await waiter.wait()
         finally:
             life.routing.remove(waiter)
 

@@ -22,7 +22,8 @@ from triobus._bus.routing import Routing
 from triobus._bus.states import LifeCycle
 from triobus._delivery import Lanes
 from triobus._errors import BusClosed, StoreError
-from triobus._group import GroupShell, OnFailure
+from triobus._failures import LogErrors, OnFailure
+from triobus._group import GroupShell
 from triobus._idle import Idle
 from triobus._recorder import Recorder
 from triobus._subscriptions import Group
@@ -65,6 +66,7 @@ class Life:
 
     store: EventStore | None
     _on_failure: OnFailure
+    _log_errors: LogErrors
     _drain: Drain
     """What leaving the block waits for."""
     witnesses: list[Witness]
@@ -115,6 +117,7 @@ class Life:
             buffer=options.buffer,
             workers=options.workers,
             on_failure=self._on_failure,
+            log_errors=self._log_errors,
             letters=self.log.letters,
             witnesses=self.witnesses,
             on_room=self.routing.admit,

@@ -5,7 +5,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import repeat
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -53,7 +53,7 @@ class Log(Protocol):
     def resubscribed(self, name: str) -> None:
         """A subscription of a group has come or gone."""
 
-    def listener(self, types: EventClasses, buffer: float) -> Listener:
+    def listener(self, types: EventClasses, buffer: float) -> Listener[Any]:
         """Return a listener, which hears nothing yet."""
 
     async def publish(self, event: DomainEvent, expected_sequence: int | None) -> Published:
@@ -112,9 +112,9 @@ class MemoryLog:
         """Let those go on who wait for room in a group that does not want their events any more."""
         self._routing.admit(self._routing.shells[name])
 
-    def listener(self, types: EventClasses, buffer: float) -> Listener:
+    def listener(self, types: EventClasses, buffer: float) -> Listener[Any]:
         """Return a listener, for whom publishers wait."""
-        return Listener(types, buffer, self._routing.admit)
+        return Listener[Any](types, buffer, self._routing.admit)
 
     async def publish(self, event: DomainEvent, expected_sequence: int | None) -> Published:
         """Accept an event as soon as there is room. Cancelled while it waits, it is not."""
@@ -227,7 +227,7 @@ class StoredLog:
         """A subscription of a group has come or gone."""
         self._recorder.notice_subscriptions(self._recorder.feeds[name])
 
-    def listener(self, types: EventClasses, buffer: float) -> Listener:
+    def listener(self, types: EventClasses, buffer: float) -> Listener[Any]:
         """Return a listener that reads back what there was no room for."""
         return StoredListener(types, buffer, self._routing.admit, self._recorder.store)
 

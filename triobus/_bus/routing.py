@@ -23,7 +23,7 @@ from triobus._publishing import Batch, runs
 from triobus._subscriptions import Subscription
 from triobus._witness import Witness
 
-Place = GroupShell | Listener
+Place = GroupShell | Listener[Any]
 """Where there may be no room."""
 
 
@@ -32,7 +32,7 @@ class _Route:
     """Where the events of one type go."""
 
     targets: list[tuple[Lanes, GroupShell, tuple[Subscription, ...]]]
-    listeners: list[Listener]
+    listeners: list[Listener[Any]]
     waiters: list[Waiter]
     witnesses: Sequence[Witness]
     shells: list[GroupShell] = attrs.field(init=False)
@@ -57,7 +57,7 @@ class Routing:
     """The groups by name."""
     published: int = attrs.field(default=0, init=False)
     """Events accepted so far."""
-    listeners: dict[Listener, None] = attrs.field(factory=dict, init=False)
+    listeners: dict[Listener[Any], None] = attrs.field(factory=dict, init=False)
     waiters: dict[Waiter, None] = attrs.field(factory=dict, init=False)
     unhandled: Counter[str] = attrs.field(factory=Counter, init=False)
     """Events that neither a subscription nor a listener wanted, by their types."""
@@ -265,7 +265,7 @@ class Routing:
         for waiter in self.waiters:
             waiter.fail(BusClosed("the bus stopped before an event came that wait_for() wanted"))
 
-    def add(self, taker: Listener | Waiter) -> None:
+    def add(self, taker: Listener[Any] | Waiter) -> None:
         """Give a listener or waiter the events that are accepted from now on."""
         if isinstance(taker, Listener):
             self.listeners[taker] = None
@@ -273,7 +273,7 @@ class Routing:
             self.waiters[taker] = None
         self._routes.clear()
 
-    def remove(self, taker: Listener | Waiter) -> None:
+    def remove(self, taker: Listener[Any] | Waiter) -> None:
         """Give it no more, unless that was done before; nobody waits for it any longer."""
         if isinstance(taker, Listener):
             self.listeners.pop(taker, None)

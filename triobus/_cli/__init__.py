@@ -162,7 +162,6 @@ def _log_on_stderr() -> Iterator[None]:
         yield
         return
     handler = LogToStderr(logging.WARNING)
-    handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
     logger.addHandler(handler)
     try:
         yield

@@ -22,5 +22,5 @@ class LogToStderr(logging.Handler):
     """Prints log records as messages, so that a progress bar is not in their way."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record on one line."""
-        say(escaped(self.format(record)))
+        """Print one record on one line; tracebacks are for whoever sets logging up."""
+        say(escaped(f"{record.name}: {record.getMessage()}"))

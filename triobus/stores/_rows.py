@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from triobus._dead_letters import MESSAGE_LENGTH, TRACEBACK_LENGTH
+from triobus._described import MESSAGE_LENGTH, TRACEBACK_LENGTH
 from triobus._text import shown
 from triobus.stores._values import Attempts, GroupRecord, LetterKey, LetterRecord
 

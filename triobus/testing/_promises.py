@@ -17,6 +17,7 @@ import attrs
 from triobus._bus import EventBus
 from triobus._delivery import Carriage
 from triobus._events import DomainEvent
+from triobus._failures import as_failure
 from triobus._group import carried
 from triobus._handlers import Invoke
 from triobus._progress import ProgressChange
@@ -101,8 +102,9 @@ class Watch(AttemptWitness):
                 if planned is not None and self._is_repeated(carriage, planned):
                     raise planned
                 result = await invoke(event)
-            except Exception:
-                self._failed[subscription.group] = self._failed.get(subscription.group, 0) + 1
+            except BaseException as error:
+                if as_failure(error) is not None:
+                    self._failed[subscription.group] = self._failed.get(subscription.group, 0) + 1
                 raise
             else:
                 self._settled(event.event_id, subscription)

@@ -14,7 +14,8 @@ from triobus._events import DomainEvent
 from triobus._group import carried
 from triobus._handlers import NOT_MATCHED, Invoke
 from triobus._progress import ProgressChange
-from triobus._subscriptions import Subscription, event_types
+from triobus._subscribing import event_types
+from triobus._subscriptions import Subscription
 from triobus.testing._attempts import AttemptWitness, Key
 
 _BASE_FIELDS = frozenset(field.name for field in attrs.fields(DomainEvent))

@@ -1,0 +1,225 @@
+"""What a failed attempt becomes: a retry, a dead letter, the end of the bus, or nothing at all."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from triobus._dead_letters import Letters
+from triobus._delivery import Carriage, Lanes
+from triobus._described import described, leaves, message_of, type_of
+from triobus._errors import StrayCancelled
+from triobus._retry import wish_in
+from triobus._subscriptions import Subscription
+from triobus._text import escaped, line
+from triobus._witness import Witness
+
+logger = logging.getLogger("triobus")
+
+OnFailure = Literal["dead-letter", "raise"]
+LogErrors = Literal["message", "type"]
+NoteAttempts = Callable[[Carriage, int, int, float], None]
+"""Tells a store which subscription of its plan a delivery has come to, how many attempts that one
+has had, and the seconds until the next one."""
+
+
+@attrs.define(eq=False)
+class Failures:
+    """The failures of one group's handlers, and what becomes of them."""
+
+    group: str
+    """The name of the group."""
+    on_failure: OnFailure
+    lanes: Lanes
+    letters: Letters
+    _witnesses: Sequence[Witness]
+    _log_errors: LogErrors
+    _expect: Callable[[float], None]
+    """Called with the time at which a retry is due."""
+    note_attempts: NoteAttempts | None = None
+    """Called with what a store has to know of a delivery that is not finished, if there is one."""
+    attempts: int = attrs.field(default=0, init=False)
+    """How many attempts have failed."""
+    first_again: int = attrs.field(default=0, init=False)
+    """How many retries are or will be first attempts, because the one before did not count."""
+    dead_lettered: int = attrs.field(default=0, init=False)
+    """How many events have become dead letters."""
+
+    @enable_ki_protection
+    def attempt_failed(
+        self, carriage: Carriage, subscription: Subscription, error: BaseException
+    ) -> bool:
+        """Retry, keep a dead letter, or raise; return whether the delivery stops for now."""
+        if _is_cancelled():
+            self._raise_cancelled(subscription, error)
+            return True
+        failure = as_failure(error)
+        if failure is None:
+            raise error
+        self.attempts += 1
+        if subscription.is_active and self._is_retried(carriage, subscription, failure):
+            return True
+        if self.on_failure == "raise":
+            raise failure
+        self.give_up(carriage, subscription, failure, carriage.attempt)
+        return False
+
+    def _raise_cancelled(self, subscription: Subscription, error: BaseException) -> None:
+        """Raise what leaves a worker whose handler was cancelled, if anything does.
+
+        Errors that came of the cancellation are no failure, and do not end the bus either.
+        """
+        if isinstance(error, trio.Cancelled) or self.on_failure == "raise":
+            raise error
+        if isinstance(error, BaseExceptionGroup):
+            cancelled, errors = error.split(trio.Cancelled)
+            if cancelled is not None and isinstance(errors, Exception):
+                self._log_cancelled(subscription, errors)
+                raise cancelled from None
+        if not isinstance(error, Exception):
+            raise error
+        self._log_cancelled(subscription, error)
+
+    def _is_retried(self, carriage: Carriage, subscription: Subscription, error: Exception) -> bool:
+        """Let the delivery wait for its next attempt, if its policy grants one."""
+        now, attempt, wish = trio.current_time(), carriage.attempt, wish_in(error)
+        counted = attempt if wish is None or wish.counts else attempt - 1
+        carriage.attempt = counted
+        due = self.lanes.fail(carriage, error, now)
+        carriage.attempt = attempt
+        if due is None:
+            return False
+        if self.note_attempts is not None and carriage.letter_id is None:
+            self.note_attempts(carriage, carriage.index, counted, due - now)
+        self._expect(due)
+        for witness in self._witnesses:
+            witness.retry_planned(carriage, due)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info(
+                "%r in group %r failed at attempt %d: %s",
+                subscription.name,
+                self.group,
+                attempt,
+                self._told(error),
+            )
+        carriage.attempt = counted
+        self.first_again += not counted
+        return True
+
+    def _told(self, error: BaseException) -> str:
+        """Return one line about an error for the log."""
+        if self._log_errors == "type":
+            return line(type_of(error))
+        return f"{line(type_of(error))}: {line(message_of(error))}"
+
+    def _log_cancelled(self, subscription: Subscription, error: BaseException) -> None:
+        logger.warning(
+            "%r in group %r raised an error when cancelled: %s",
+            subscription.name,
+            self.group,
+            self._told(error),
+        )
+
+    def give_up(
+        self, carriage: Carriage, subscription: Subscription, error: Exception, attempts: int
+    ) -> None:
+        """Keep the event as a dead letter of the subscription."""
+        for witness in self._witnesses:
+            witness.given_up(carriage.event, subscription, attempts, error)
+        now = datetime.now(UTC)
+        if carriage.letter_id is not None:
+            self.letters.add_failure(carriage.letter_id, attempts, error, now)
+        else:
+            self._keep(carriage, subscription, error, attempts, now)
+        if carriage.watch is not None:
+            carriage.watch.failed(subscription, error)
+
+    def _keep(
+        self,
+        carriage: Carriage,
+        subscription: Subscription,
+        error: Exception,
+        attempts: int,
+        now: datetime,
+    ) -> None:
+        self.dead_lettered += 1
+        letter_id = self.letters.add(
+            carriage.event,
+            carriage.position,
+            self.group,
+            subscription.name,
+            attempts,
+            error,
+            now,
+        )
+        is_last = carriage.index + 1 == len(carriage.plan)
+        if self.note_attempts is not None and not is_last:
+            self.note_attempts(carriage, carriage.index + 1, 0, 0)
+        if logger.isEnabledFor(logging.ERROR):
+            self._log_letter(letter_id, carriage, subscription, error, attempts)
+
+    def _log_letter(
+        self,
+        letter_id: int,
+        carriage: Carriage,
+        subscription: Subscription,
+        error: Exception,
+        attempts: int,
+    ) -> None:
+        """Log a dead letter on one line, with a traceback that formatters put below it.
+
+        It is made here: what they made of a hostile error could be of any length, or an error.
+        """
+        name, event_id = subscription.name, carriage.event.event_id
+        record = logger.makeRecord(
+            logger.name,
+            logging.ERROR,
+            __file__,
+            0,
+            "dead letter %d: event %s, %r in group %r, after %d attempts: %s",
+            (letter_id, event_id, name, self.group, attempts, self._told(error)),
+            None,
+            "_log_letter",
+        )
+        if self._log_errors == "message":
+            record.exc_text = escaped(described(error)["traceback"], kept="\n").rstrip()
+        logger.handle(record)
+
+
+def as_failure(error: BaseException) -> Exception | None:
+    """Return what a handler's error counts as, if its worker was not cancelled; None if as none.
+
+    It is none if KeyboardInterrupt, SystemExit or their like are in it. A `trio.Cancelled` is of a
+    scope that is not around the handler, and an error like any other.
+    """
+    if isinstance(error, Exception):
+        return error
+    found = [_as_error(leaf) for leaf in leaves(error)]
+    failures = [leaf for leaf in found if leaf is not None]
+    if len(failures) < len(found):
+        return None
+    failure = (
+        ExceptionGroup("a handler's errors", failures)
+        if isinstance(error, BaseExceptionGroup)
+        else failures[0]
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def _as_error(error: BaseException) -> Exception | None:
+    if isinstance(error, trio.Cancelled):
+        return StrayCancelled(
+            "the handler raised a trio.Cancelled, and nothing around it was cancelled: it is of "
+            "another scope, kept and raised again. Let Cancelled pass where it is raised"
+        )
+    return error if isinstance(error, Exception) else None
+
+
+def _is_cancelled() -> bool:
+    return trio.current_effective_deadline() == -math.inf

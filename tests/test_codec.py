@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triobus import DomainEvent, TriobusError
-from triobus._codec import EventDecoder
+from triobus._events import EventDecoder
 from triobus._errors import EventNotDecodable
 
 

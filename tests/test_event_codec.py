@@ -21,7 +21,7 @@ from triobus import (
     InvalidOption,
     upcaster,
 )
-from triobus._codec import EventCodec
+from triobus._events import EventCodec
 
 
 class Side(Enum):

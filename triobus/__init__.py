@@ -44,7 +44,7 @@ from triobus._replay import DeadLetters
 from triobus._retry import Retry
 from triobus._statistics import BusStatistics, GroupStatistics
 from triobus._subscriptions import Group, Subscription
-from triobus._upcasters import upcaster
+from triobus._events import upcaster
 from triobus.stores import (
     EventStore,
     MemoryEventStore,

@@ -16,7 +16,7 @@ from tests.fuzz.mutations import Mutation, mutated, mutations
 from tests.hostile.probing import check_printable
 from tests.test_event_codec import Everything, Odd, Strict, everything
 from triobus import DomainEvent, EventNotDecodable, EventNotEncodable
-from triobus._codec import EventCodec
+from triobus._events import EventCodec
 
 _wild = st.sampled_from(
     [

@@ -11,7 +11,7 @@ from triobus._bus import EventBus
 from triobus._cli._input import LONGEST_LINE, Line, LineSplitter, Source
 from triobus._cli._messages import CommandError, say
 from triobus._cli._progress import Progress, State, progress
-from triobus._codec import EventDecoder
+from triobus._events import EventDecoder
 from triobus._errors import BusAlreadyStarted, EventNotDecodable, EventNotEncodable, StoreError
 from triobus._events import DomainEvent
 from triobus._statistics import BusStatistics

@@ -25,7 +25,7 @@ from trio.lowlevel import (
 )
 
 from triobus import _checks
-from triobus._codec import EventCodec
+from triobus._events import EventCodec
 from triobus._errors import EventNotDecodable, InvalidOption
 from triobus._events import DomainEvent, event_classes
 from triobus._publishing import Batch

@@ -207,7 +207,7 @@ loop.append(loop)
         ({"metadata": {str(n): "" for n in range(65)}}, "Everything.metadata: found 65 keys"),
         ({"metadata": {"k": "x" * 1025}}, "Everything.metadata['k']"),
         ({"metadata": {"k" * 1025: "x"}}, "Everything.metadata"),
-        ({"note": "\0"}, "Everything.aggregate_id"),
+        ({"note": "\0"}, "Everything.note"),
         ({"name": "x" * 1_048_576}, "max_event_bytes=1,048,576"),
     ],
 )

@@ -98,6 +98,7 @@ class Letters(Protocol):
         attempts: int,
         error: Exception,
         now: datetime,
+        aggregate_id: str | None,
     ) -> int:
         """Keep a new letter, and return its id."""
 
@@ -174,6 +175,7 @@ class DeadLetterBox:
         attempts: int,
         error: Exception,
         now: datetime,
+        aggregate_id: str | None,
     ) -> int:
         """Keep a new letter, dropping the oldest when there are too many; return its id."""
         if len(self._letters) >= KEPT:
@@ -185,7 +187,7 @@ class DeadLetterBox:
             event=event,
             event_id=event.event_id,
             event_type=event.event_type,
-            aggregate_id=event.aggregate_id,
+            aggregate_id=aggregate_id,
             position=position,
             group=group,
             subscription=subscription,

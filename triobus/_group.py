@@ -38,8 +38,8 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes, StoredLanes
-from triobus._errors import HeldBack, NoDelivery
-from triobus._events import DomainEvent
+from triobus._errors import HeldBack, InvalidEvent, NoDelivery
+from triobus._events import DomainEvent, key_of
 from triobus._handlers import NOT_MATCHED, PASSED_OVER, once_it_waits
 from triobus._statistics import GroupStatistics, percentile
 from triobus._subscriptions import Group, Subscription
@@ -536,6 +536,7 @@ class GroupShell:
                 attempts,
                 error,
                 now,
+                self._aggregate_id_of(carriage),
             )
             is_last = carriage.index + 1 == len(carriage.plan)
             if self.ledger is not None and not is_last:
@@ -552,6 +553,15 @@ class GroupShell:
         if carriage.watch is not None:
             carriage.watch.failed(subscription, error)
 
+    def _aggregate_id_of(self, carriage: Carriage) -> str | None:
+        """Return what the event said when it was published, and may not say any more."""
+        if carriage.key is not None or self.lanes.is_ordered:
+            return carriage.key
+        try:  # a group without order has no use for it, and keeps none
+            return key_of(carriage.event)
+        except InvalidEvent:
+            return None
+
     def _is_passed_over(self, carriage: Carriage, subscription: Subscription) -> bool:
         """Whether it was unsubscribed, a replay's letter is gone, or an earlier event is held.
 
@@ -562,7 +572,7 @@ class GroupShell:
         letter_id = carriage.letter_id
         if letter_id is not None and letter_id not in self._letters:
             return True
-        aggregate_id = carriage.event.aggregate_id
+        aggregate_id = self._aggregate_id_of(carriage)
         if not subscription.hold or aggregate_id is None:
             return False
         first = self._letters.first_of(self.group.name, subscription.name, aggregate_id)

@@ -14,7 +14,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._delivery import Lanes
-from triobus._events import DomainEvent
+from triobus._events import DomainEvent, key_of
 from triobus._group import GroupShell, carried, hands
 from triobus._listeners import Listener, Waiter
 from triobus._publishing import Batch, runs
@@ -72,9 +72,7 @@ class Intake:
         for lanes, shell, _ in targets:
             if shell.waiting or lanes.held >= shell.buffer:
                 return None
-        key = event.aggregate_id
-        if type(key) is not str and key is not None:
-            return None
+        key = key_of(event)
         self.published += 1
         if route.witnesses:
             self._tell(route, [event])

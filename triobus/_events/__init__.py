@@ -6,6 +6,7 @@ from triobus._events.event import (
     DomainEvent,
     Published,
     event_classes,
+    key_of,
     published,
     with_cause,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "Published",
     "check_aggregate_id",
     "event_classes",
+    "key_of",
     "predictable",
     "published",
     "upcaster",

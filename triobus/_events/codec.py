@@ -39,7 +39,7 @@ from triobus._events.event import DomainEvent, classes_made, event_classes
 from triobus._events.hints import Unkeepable
 from triobus._events.upcasters import chain, name_of
 from triobus._events.wire import BASE_FIELDS, Member, Wire
-from triobus._text import line, said, shown
+from triobus._text import said, shown
 
 _TYPES_SHOWN = 20
 _TOP = {
@@ -145,7 +145,7 @@ class EventCodec:
             shape = tuple(map(type, values))
             checks = wire.proved.get(shape)
             if checks is None:
-                if _comes_back(wire, event, data) and self._is_within_limits(wire, event, data):
+                if wire.comes_back(event, data) and self._is_within_limits(wire, event, data):
                     wire.prove(shape)
                     return data
             else:
@@ -216,6 +216,8 @@ class EventCodec:
             event_classes(),
             "give one of them another event_type, or the store the one that is meant, in "
             "types=[...]",
+            "; import the module of its class, and if that has another name now, write "
+            f"event_type = {shown(event_type)} in it",
         )
         try:
             wire = self._wire(cls)
@@ -253,12 +255,6 @@ class EventCodec:
         return wire
 
 
-def _comes_back(wire: Wire, event: DomainEvent, data: bytes) -> bool:
-    return wire.comes_back(event, data) and not (
-        limits.may_be_great(data, is_ours=True) and fault_of_leaves(wire, event)
-    )
-
-
 def _arguments(wire: Wire, data: bytes, path: str) -> dict[str, Any]:
     """Return what a class is called with, or raise `EventNotDecodable`."""
     try:
@@ -293,14 +289,18 @@ def _aggregate_id_of(event: DomainEvent) -> str | None:
     except Exception as error:
         raise EventNotDecodable(f"data: {owner} refuses it: {said(error)}") from error
     if aggregate_id is not None and not isinstance(aggregate_id, str):
-        raise EventNotDecodable(f"data: {owner}.aggregate_id is {shown(aggregate_id)}, not a string")
+        raise EventNotDecodable(
+            f"data: {owner}.aggregate_id is {shown(aggregate_id)}, not a string"
+        )
     return aggregate_id
 
 
 def check_aggregate_id(cls: type[DomainEvent], aggregate_id: str | None) -> None:
     """Raise `EventNotEncodable` unless it can stand in a row of a store."""
     if aggregate_id is not None and (fault := limits.fault_of_name(aggregate_id)):
-        raise EventNotEncodable(f"{cls.__qualname__}.aggregate_id is {shown(aggregate_id)}, {fault}")
+        raise EventNotEncodable(
+            f"{cls.__qualname__}.aggregate_id is {shown(aggregate_id)}, {fault}"
+        )
 
 
 def _check_class(cls: type[DomainEvent]) -> None:
@@ -434,6 +434,7 @@ def _only(
     found: list[type[DomainEvent]],
     loaded: Iterable[type[DomainEvent]],
     advice: str,
+    advice_if_none: str = "",
 ) -> type[DomainEvent]:
     """Return the one class that an event type has."""
     if not found:
@@ -441,9 +442,8 @@ def _only(
         types = ", ".join(known[:_TYPES_SHOWN]) or "none"
         more = f" and {len(known) - _TYPES_SHOWN:,} more" if len(known) > _TYPES_SHOWN else ""
         raise EventNotDecodable(
-            f"type: {shown(event_type)} is unknown; the known types are: {types}{more}; import the "
-            "module of its class, and if that has another name now, write event_type = "
-            f"{shown(event_type)} in it"
+            f"type: {shown(event_type)} is unknown; the known types are: {types}{more}"
+            f"{advice_if_none}"
         )
     if len(found) > 1:
         names = " and ".join(sorted(map(_full_name, found)))

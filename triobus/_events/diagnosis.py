@@ -45,7 +45,8 @@ def read_object(
     converters: Converters = _NO_CONVERTERS,
 ) -> dict[str, Any]:
     """Return the values of an object, or raise `Mismatch` for the first that is wrong, surplus or
-    missing."""
+    missing.
+    """
     for name in members:
         if name not in known:
             names = ", ".join(map(repr, known))
@@ -156,7 +157,7 @@ def _fault_of_value(wire: Wire, name: str, value: Any, path: str) -> str:
             f"{path}: values are inside each other more than {limits.DEPTH} times, or contain "
             "themselves: give plain data"
         )
-    except Exception:  # noqa: BLE001, S110  # what is different says what was raised
+    except Exception:  # noqa: BLE001  # what is different says what was raised
         pass
     return difference(path, value, back)
 

@@ -19,7 +19,7 @@ import msgspec
 
 from triobus._errors import InvalidEvent
 from triobus._events.identity import new_id, now, utc
-from triobus._text import line, shown
+from triobus._text import line, said, shown
 
 
 class FrozenDict(dict[str, str]):
@@ -185,6 +185,44 @@ class Published(msgspec.Struct, frozen=True, gc=False):
 def published(events: Iterable[DomainEvent], positions: Iterable[int | None]) -> list[Published]:
     """Return what `publish_many` does."""
     return list(map(Published, map(attrgetter("event_id"), events), positions))
+
+
+def key_of(event: DomainEvent) -> str | None:
+    """Return an event's ordering key, for which it is asked here and nowhere else.
+
+    Raises `InvalidEvent` if it has none that can be one, or is no whole event.
+    """
+    try:
+        event.event_id  # noqa: B018  # what has this has been made as an event
+    except AttributeError:
+        raise InvalidEvent(_why_not_whole(type(event))) from None
+    try:
+        key = event.aggregate_id
+    except Exception as error:
+        raise InvalidEvent(
+            f"{type(event).__qualname__}.aggregate_id raised {said(error)}: return a string, or "
+            "None for an event that needs no order"
+        ) from error
+    if key is None or type(key) is str:
+        return key
+    if isinstance(key, str):  # such as a member of an enum, which SQL would take for its name
+        return str.__str__(key)
+    raise InvalidEvent(
+        f"{type(event).__qualname__}.aggregate_id is {key!r}: return a string, or None for an "
+        "event that needs no order"
+    )
+
+
+def _why_not_whole(cls: type) -> str:
+    if "__dataclass_fields__" in cls.__dict__:
+        return (
+            f"{cls.__qualname__} is a dataclass, and its events lack the fields of DomainEvent: "
+            "decorate it with @attrs.frozen instead"
+        )
+    return (
+        f"an event of {cls.__qualname__} lacks the fields of DomainEvent: decorate the class with "
+        "@attrs.frozen, and let an __init__ of its own call self.__attrs_init__(...)"
+    )
 
 
 def with_cause(event: DomainEvent, cause: DomainEvent) -> DomainEvent:

@@ -18,7 +18,7 @@ _UNIONS = frozenset([typing.Union, types.UnionType])
 
 
 @attrs.frozen
-class Unkeepable(Exception):  # noqa: N818  # it becomes an error of the name that fits the caller
+class Unkeepable(Exception):  # it becomes an error of the name that fits the caller
     """A field's type cannot be kept."""
 
     field: str
@@ -33,8 +33,7 @@ def field_types(cls: type) -> dict[str, Any]:
     """Return the types of an attrs class's fields by name. Raises `Unkeepable`."""
     variables = _type_variables(cls)
     return {
-        field.name: _substituted(_resolved(cls, field), variables)
-        for field in attrs.fields(cls)
+        field.name: _substituted(_resolved(cls, field), variables) for field in attrs.fields(cls)
     }
 
 
@@ -177,6 +176,6 @@ def _substituted(hint: Any, variables: Mapping[Any, Any]) -> Any:
     if isinstance(hint, TypeVar):
         return variables.get(hint, hint)
     parameters = getattr(hint, "__parameters__", ())
-    if isinstance(hint, type) and not parameters or not parameters or isinstance(hint, type):
+    if (isinstance(hint, type) and not parameters) or not parameters or isinstance(hint, type):
         return hint
     return hint[tuple(variables.get(parameter, parameter) for parameter in parameters)]

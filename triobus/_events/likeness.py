@@ -1,4 +1,4 @@
-"""Whether a value came back as it was: equal, and of the same types all the way down."""
+"""Whether a value came back as it was: equal, of the same types all the way down, and within limits."""
 
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
@@ -7,11 +7,12 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from triobus._events.limits import DEPTH, field_names
+from triobus._events.limits import DEPTH, field_names, is_decimal_kept, is_integer_kept
 
 _MISSING = object()
-LEAVES = frozenset([str, int, bool, float, bytes, Decimal, UUID, date, timedelta, type(None)])
+LEAVES = frozenset([str, bool, float, bytes, UUID, date, timedelta, type(None)])
 """Types of which two values are the same if they are equal."""
+_TEXT = {str}
 
 
 class TooDeep(ValueError):
@@ -27,6 +28,10 @@ def is_same(given: Any, back: Any, depth: int = 0) -> bool:
         return False
     if kind in LEAVES:
         return bool(given == back)
+    if kind is int:
+        return is_integer_kept(given) and bool(given == back)
+    if kind is Decimal:
+        return is_decimal_kept(given) and bool(given == back)
     if kind is datetime or kind is time:
         return _is_same_moment(given, back)
     if depth > DEPTH:
@@ -34,23 +39,35 @@ def is_same(given: Any, back: Any, depth: int = 0) -> bool:
     if isinstance(given, Enum):
         return given is back or bool(given == back)
     if isinstance(given, (list, tuple)):
-        return len(given) == len(back) and all(
-            is_same(one, other, depth + 1) for one, other in zip(given, back, strict=True)
-        )
+        if len(given) != len(back):
+            return False
+        for one, other in zip(given, back, strict=True):
+            if not is_same(one, other, depth + 1):
+                return False
+        return True
     if isinstance(given, (set, frozenset)):
         return len(given) == len(back) and _has_same_keys(given, {key: key for key in back}, depth)
     if isinstance(given, dict):
-        return (
-            len(given) == len(back)
-            and _has_same_keys(given, {key: key for key in back}, depth)
-            and all(is_same(item, back[key], depth + 1) for key, item in given.items())
-        )
+        return _is_same_dict(given, back, depth)
     if names := field_names(given):
         return all(
             is_same(getattr(given, name, _MISSING), getattr(back, name, _MISSING), depth + 1)
             for name in names
         )
     return bool(given == back)
+
+
+def _is_same_dict(given: Any, back: Any, depth: int) -> bool:
+    if len(given) != len(back):
+        return False
+    if not {*map(type, given), *map(type, back)} <= _TEXT and not _has_same_keys(
+        given, {key: key for key in back}, depth
+    ):
+        return False
+    for key, item in given.items():
+        if key not in back or not is_same(item, back[key], depth + 1):
+            return False
+    return True
 
 
 def is_kept_moment(moment: datetime | time) -> bool:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
@@ -28,13 +27,21 @@ _EXPONENT = 6144
 """The greatest exponent of IEEE 754's decimal128. With a thousand million, which a dozen characters
 are enough to write, the first `int()` of the number would fill the memory."""
 _DEPTH_SEARCHED = 500
-_may_be_great = re.compile(rb"\d{19}|[eE][+-]?\d{4}").search
-_may_be_written_great = re.compile(rb"[:,\[]-?\d{19}|E[+-]\d{4}").search
+_LEAST, _GREATEST = INTEGERS[0], INTEGERS[-1]
+_AS_DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG = b"0" * 19
 
 
-def may_be_great(data: bytes, *, is_ours: bool = False) -> bool:
-    """Tell whether a number in JSON may be too great; less often if it is of our own writing."""
-    return (_may_be_written_great if is_ours else _may_be_great)(data) is not None
+def may_be_great(data: bytes) -> bool:
+    """Tell whether a number in JSON may be too great. An id may look like one."""
+    # In a tenth of the time of a regular expression.
+    digits = data.translate(_AS_DIGITS)
+    return _LONG in digits or b"e0000" in digits or b"e+0000" in digits or b"e-0000" in digits
+
+
+def is_integer_kept(number: int) -> bool:
+    """Tell whether a whole number has no fault."""
+    return _LEAST <= number <= _GREATEST
 
 
 def fault_of(value: Any) -> str:

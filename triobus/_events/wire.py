@@ -4,7 +4,7 @@ import enum
 import math
 import types
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from operator import attrgetter
 from typing import Annotated, Any
@@ -29,7 +29,6 @@ from triobus._text import shown
 
 BASE_FIELDS = attrs.fields_dict(DomainEvent)
 _MISSING = object()
-_LEAST, _GREATEST = limits.INTEGERS[0], limits.INTEGERS[-1]
 
 
 @attrs.frozen
@@ -56,10 +55,6 @@ _STORED = {
 }
 
 
-def _is_integer_kept(number: int) -> bool:
-    return _LEAST <= number <= _GREATEST
-
-
 _CHECKS: Mapping[type, Callable[[Any], bool] | None] = {
     str: None,  # what is no text cannot be encoded, and NUL is looked for in the JSON
     bool: None,
@@ -68,7 +63,7 @@ _CHECKS: Mapping[type, Callable[[Any], bool] | None] = {
     date: None,
     timedelta: None,
     types.NoneType: None,
-    int: _is_integer_kept,
+    int: limits.is_integer_kept,
     float: math.isfinite,
     Decimal: limits.is_decimal_kept,
     datetime: is_kept_moment,
@@ -105,14 +100,19 @@ class Wire:
     """For each value the types of which every one comes back if one does; None if none is known."""
     watched: tuple[str, ...]
     """The members that may be a number which is too much for whoever computes with it."""
+    deep: tuple[str, ...]
+    """The members with values inside them."""
     proved: dict[tuple[type, ...], Checks] = attrs.field(factory=dict, init=False)
     """Types of fields of which events come back, with what has to be asked of each event."""
 
     @classmethod
-    def of(cls, event_class: type[DomainEvent], converters: Converters, *, is_stored: bool) -> "Wire":
+    def of(
+        cls, event_class: type[DomainEvent], converters: Converters, *, is_stored: bool
+    ) -> "Wire":
         """Raises `Unkeepable`.
 
-        What a person writes may lack id and time, and has no metadata."""
+        What a person writes may lack id and time, and has no metadata.
+        """
         hints = field_types(event_class)
         fields = [field for field in attrs.fields(event_class) if field.init]
         members: dict[str, Member] = {}
@@ -149,6 +149,7 @@ class Wire:
             to_json=msgspec.json.Encoder(enc_hook=converters.write).encode,
             from_json=msgspec.json.Decoder(struct, dec_hook=converters.read).decode,
             allowed=tuple(_allowed(alias, types_[alias]) for alias in names),
+            deep=tuple(alias for alias in names if _allowed(alias, types_[alias]) is None),
             watched=tuple(
                 alias
                 for alias in names
@@ -186,9 +187,9 @@ class Wire:
             check = _CHECKS.get(type(value))
             if check is not None and not check(value):
                 return name, value
-        if None in self.allowed and limits.may_be_great(data):
-            for name, value in arguments.items():
-                for where, leaf in limits.leaves(name, value):
+        if self.deep and limits.may_be_great(data):
+            for name in self.deep:
+                for where, leaf in limits.leaves(name, arguments.get(name)):
                     if isinstance(leaf, (Decimal, int)) and limits.fault_of(leaf):
                         return where, leaf
         return None

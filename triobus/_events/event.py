@@ -137,7 +137,7 @@ class DomainEvent:
     """Anything else worth keeping with it; it cannot be changed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Event classes have one of their own, which attrs makes; this one is found where it did not.
+        # attrs makes one for each event class; this one is found where it did not.
         try:
             self.__attrs_init__(*args, **kwargs)  # type: ignore[attr-defined]  # attrs makes it
         except TypeError as error:
@@ -268,8 +268,8 @@ def _copy(event: DomainEvent) -> DomainEvent:
         copied: DomainEvent = object.__new__(cls)
     except TypeError:  # it is an exception too, or a dict: Python has to make it as one
         raise InvalidEvent(
-            f"{cls.__qualname__} derives from {cls.__base__.__qualname__} too, so that it cannot "
-            "be copied to be given its cause: let it be an event and nothing else"
+            f"{cls.__qualname__} derives from a type of Python's too, so that its events cannot be "
+            "copied to be given their cause: let it be an event and nothing else"
         ) from None
     for slot in _slots(cls):
         try:

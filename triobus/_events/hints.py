@@ -4,6 +4,7 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
+from inspect import get_annotations
 from typing import Any, TypeVar
 
 import attrs
@@ -17,9 +18,9 @@ _CONTAINERS = frozenset([list, tuple, set, frozenset, dict])
 _UNIONS = frozenset([typing.Union, types.UnionType])
 
 
-@attrs.frozen
+@attrs.define
 class Unkeepable(Exception):  # it becomes an error of the name that fits the caller
-    """A field's type cannot be kept."""
+    """A field's type cannot be kept. It becomes an error of the name that fits the caller."""
 
     field: str
     reason: str
@@ -146,7 +147,7 @@ def _parts_of(hint: Any) -> Iterator[inspect.Type]:
 def _resolved(cls: type, field: "attrs.Attribute[Any]") -> Any:
     hint = Any if field.type is None else field.type
     owner = next(
-        (base for base in cls.__mro__ if field.name in base.__dict__.get("__annotations__", ())),
+        (base for base in cls.__mro__ if field.name in _annotations_of(base)),
         cls,
     )
     module = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
@@ -159,6 +160,13 @@ def _resolved(cls: type, field: "attrs.Attribute[Any]") -> Any:
         reason = f"its type {line(str(hint))} cannot be resolved ({line(str(error))})"
         remedy = _REMEDY_FOR_NAMES if isinstance(error, NameError) else "write a type"
         raise Unkeepable(field.name, reason, remedy) from error
+
+
+def _annotations_of(cls: type) -> Mapping[str, Any]:
+    try:
+        return get_annotations(cls)
+    except Exception:  # noqa: BLE001  # newer Pythons evaluate them, and that may raise anything
+        return {}
 
 
 def _type_variables(cls: type) -> Mapping[Any, Any]:

@@ -270,7 +270,8 @@ def _is_closed(type_: Any) -> bool:
         return False
     try:
         decode = msgspec.json.Decoder(type_).decode
-        return all(decode(msgspec.json.encode(member)) is member for member in type_)
+        members: list[Any] = list(type_)
+        return all(decode(msgspec.json.encode(member)) is member for member in members)
     except Exception:  # noqa: BLE001  # it is asked for each event then, which says what is wrong
         return False
 

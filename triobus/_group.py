@@ -38,7 +38,7 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes, StoredLanes
-from triobus._errors import HeldBack, InvalidEvent, NoDelivery
+from triobus._errors import HeldBack, NoDelivery
 from triobus._events import DomainEvent, key_of
 from triobus._handlers import NOT_MATCHED, PASSED_OVER, once_it_waits
 from triobus._statistics import GroupStatistics, percentile
@@ -559,7 +559,7 @@ class GroupShell:
             return carriage.key
         try:  # a group without order has no use for it, and keeps none
             return key_of(carriage.event)
-        except InvalidEvent:
+        except Exception:  # noqa: BLE001  # the user's property may raise anything by now
             return None
 
     def _is_passed_over(self, carriage: Carriage, subscription: Subscription) -> bool:

@@ -19,7 +19,7 @@ import msgspec
 
 from triobus._errors import InvalidEvent
 from triobus._events.identity import new_id, now, utc
-from triobus._text import line, said, shown
+from triobus._text import line, shown
 
 
 class FrozenDict(dict[str, str]):
@@ -190,19 +190,13 @@ def published(events: Iterable[DomainEvent], positions: Iterable[int | None]) ->
 def key_of(event: DomainEvent) -> str | None:
     """Return an event's ordering key, for which it is asked here and nowhere else.
 
-    Raises `InvalidEvent` if it has none that can be one, or is no whole event.
+    Raises what its property raises, and `InvalidEvent` if that is no key, or it is no whole event.
     """
     try:
         event.event_id  # noqa: B018  # what has this has been made as an event
     except AttributeError:
         raise InvalidEvent(_why_not_whole(type(event))) from None
-    try:
-        key = event.aggregate_id
-    except Exception as error:
-        raise InvalidEvent(
-            f"{type(event).__qualname__}.aggregate_id raised {said(error)}: return a string, or "
-            "None for an event that needs no order"
-        ) from error
+    key = event.aggregate_id
     if key is None or type(key) is str:
         return key
     if isinstance(key, str):  # such as a member of an enum, which SQL would take for its name

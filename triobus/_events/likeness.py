@@ -41,8 +41,8 @@ def is_same(given: Any, back: Any, depth: int = 0) -> bool:
     if isinstance(given, (list, tuple)):
         if len(given) != len(back):
             return False
-        for one, other in zip(given, back, strict=True):
-            if not is_same(one, other, depth + 1):  # half the time of `all`
+        for one, other in zip(given, back, strict=True):  # noqa: SIM110  # half the time of `all`
+            if not is_same(one, other, depth + 1):
                 return False
         return True
     if isinstance(given, (set, frozenset)):

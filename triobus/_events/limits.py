@@ -14,9 +14,9 @@ from triobus._text import shown
 METADATA_KEYS = 64
 METADATA_LENGTH = 1024
 """How many characters a key or a value of the metadata may have."""
-NAME_LENGTH = 1024
-"""How many characters an event type or an aggregate id may have: both are in indexes, and in every
-row."""
+NAME_BYTES = 4 * 2**20
+"""How long an event type or an aggregate id may be in UTF-8; with more of each, SQLite could refuse
+the row, and all that is in the same commit."""
 GREATEST_VERSION = 2**53 - 1
 """The greatest schema version; beyond it not every reader of JSON tells two numbers apart."""
 DEPTH = 100
@@ -75,9 +75,9 @@ def fault_of_name(text: object) -> str:
     """Return what is wrong with an event type or an aggregate id."""
     if fault := fault_of_text(text):
         return fault
-    length = len(str(text))
-    if length > NAME_LENGTH:
-        return f"which has {length:,} characters: give at most {NAME_LENGTH:,}"
+    size = len(str(text).encode())
+    if size > NAME_BYTES:
+        return f"which has {size:,} bytes: give at most {NAME_BYTES:,}"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""How the events of one class are written and read: by one msgspec.Struct that is made for it."""
+"""How the events of one class are written and read: by a msgspec.Struct that is made for it."""
 
 import enum
 import math
@@ -94,6 +94,7 @@ class Wire:
     """What the members are read as."""
     values: Callable[[DomainEvent], tuple[Any, ...]]
     struct: Callable[..., msgspec.Struct]
+    """Takes the values by their places."""
     to_json: Callable[[Any], bytes]
     from_json: Callable[[bytes], Any]
     allowed: tuple[frozenset[Any] | None, ...]
@@ -126,14 +127,20 @@ class Wire:
             members.pop("metadata", None)
         names = {
             field.alias or field.name: field.name
-            for field in sorted(fields, key=lambda field: _is_optional(field, members))
+            for field in sorted(fields, key=lambda field: field.name in BASE_FIELDS)
             if (field.alias or field.name) in members
         }
         types_ = {
             alias: _readable(member.type, converters) if is_stored else member.type
             for alias, member in members.items()
         }
-        struct = _struct_of(event_class, members, {alias: types_[alias] for alias in names})
+        read = [
+            (alias, types_[alias]) + (() if members[alias].is_required else (msgspec.UNSET,))
+            for alias in names
+        ]
+        reader: Any = msgspec.defstruct(
+            event_class.__name__, read, kw_only=True, forbid_unknown_fields=True, eq=False
+        )
         kept = tuple(field.name for field in attrs.fields(event_class) if field.init or field.eq)
         return cls(
             cls=event_class,
@@ -145,9 +152,9 @@ class Wire:
             is_plain=_is_made_plainly(event_class),
             types=types_,
             values=attrgetter(*names.values()),  # of several, for `DomainEvent` has some
-            struct=struct,
+            struct=msgspec.defstruct(event_class.__name__, list(names), eq=False),
             to_json=msgspec.json.Encoder(enc_hook=converters.write).encode,
-            from_json=msgspec.json.Decoder(struct, dec_hook=converters.read).decode,
+            from_json=msgspec.json.Decoder(reader, dec_hook=converters.read).decode,
             allowed=tuple(_allowed(alias, types_[alias]) for alias in names),
             deep=tuple(alias for alias in names if _allowed(alias, types_[alias]) is None),
             watched=tuple(
@@ -229,21 +236,6 @@ class Wire:
         )
 
 
-def _is_optional(field: "attrs.Attribute[Any]", members: Mapping[str, Member]) -> bool:
-    member = members.get(field.alias or field.name)
-    return member is None or not member.is_required
-
-
-def _struct_of(
-    cls: type, members: Mapping[str, Member], types_: Mapping[str, Any]
-) -> Callable[..., msgspec.Struct]:
-    fields: list[Any] = [
-        (alias, type_) if members[alias].is_required else (alias, type_, msgspec.UNSET)
-        for alias, type_ in types_.items()
-    ]
-    return msgspec.defstruct(cls.__name__, fields, forbid_unknown_fields=True, eq=False)
-
-
 def _readable(hint: Any, converters: Converters) -> Any:
     """Return the type with whole numbers beside floats, unless JSON could not tell them apart."""
     wider = with_integers(hint)
@@ -266,11 +258,13 @@ def _allowed(alias: str, hint: Any) -> frozenset[Any] | None:
 
 def _is_closed(type_: Any) -> bool:
     """Tell whether it is an enum, of which all that there are come back."""
-    if not (isinstance(type_, enum.EnumMeta) and not issubclass(type_, enum.Flag)):
+    if not isinstance(type_, type) or not issubclass(type_, enum.Enum):
+        return False
+    if issubclass(type_, enum.Flag):
         return False
     try:
         decode = msgspec.json.Decoder(type_).decode
-        members: list[Any] = list(type_)
+        members = type_.__members__.values()
         return all(decode(msgspec.json.encode(member)) is member for member in members)
     except Exception:  # noqa: BLE001  # it is asked for each event then, which says what is wrong
         return False

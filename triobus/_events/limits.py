@@ -22,12 +22,11 @@ GREATEST_VERSION = 2**53 - 1
 DEPTH = 100
 """How deep values may be inside each other. Deeper ones can be written, and then, from the bottom
 of another stack, not be read."""
-INTEGERS = range(-(2**63), 2**64)
+_LEAST, _GREATEST = -(2**63), 2**64 - 1
 _EXPONENT = 6144
 """The greatest exponent of IEEE 754's decimal128. With a thousand million, which a dozen characters
 are enough to write, the first `int()` of the number would fill the memory."""
 _DEPTH_SEARCHED = 500
-_LEAST, _GREATEST = INTEGERS[0], INTEGERS[-1]
 _AS_DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG = b"0" * 19
 
@@ -52,7 +51,7 @@ def fault_of(value: Any) -> str:
         return fault_of_decimal(value)
     if isinstance(value, float) and not math.isfinite(value):
         return "and JSON has no such number: give a finite one, or None"
-    if isinstance(value, int) and value not in INTEGERS:
+    if isinstance(value, int) and not is_integer_kept(value):
         return "a whole number of more than 64 bits: give it as a str or a Decimal"
     return ""
 

@@ -26,6 +26,7 @@ from typing import (
     Literal,
     NamedTuple,
     NewType,
+    Optional,
     TypedDict,
     TypeVar,
     get_origin,
@@ -162,6 +163,7 @@ LEAVES: list[Kind] = [
     ("int", integers),
     ("float", floats | st.integers(-100, 100)),
     ("bool", st.booleans()),
+    ("int | None", st.none() | integers),
     ("bytes", st.binary(max_size=8)),
     ("Decimal", decimals),
     ("date", st.dates()),
@@ -217,7 +219,7 @@ ODD: list[Kind] = [
     ("Leg", st.just(Leg(Colour.RED, Decimal(1)))),
     ("str | Decimal", texts | decimals),
     ("Leg | Money", st.just(Leg("a", Decimal(1)))),
-    ("Nowhere", texts),
+    ("'Nowhere'", texts),
     ("Callable[[], int]", st.just(int)),
     ("complex", st.just(1j)),
     ("object", texts | st.builds(object)),
@@ -233,7 +235,7 @@ def _composed(inner: st.SearchStrategy[Kind]) -> st.SearchStrategy[Kind]:
             lambda kind: (f"tuple[{kind[0]}, ...]", st.lists(kind[1], max_size=3).map(tuple))
         ),
         inner.map(lambda kind: (f"dict[str, {kind[0]}]", st.dictionaries(texts, kind[1], max_size=3))),
-        inner.map(lambda kind: (f"{kind[0]} | None", st.none() | kind[1])),
+        inner.map(lambda kind: (f"Optional[{kind[0]}]", st.none() | kind[1])),
         st.tuples(inner, inner).map(
             lambda kinds: (
                 f"tuple[{kinds[0][0]}, {kinds[1][0]}]",

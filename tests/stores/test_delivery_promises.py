@@ -1032,13 +1032,14 @@ async def test_two_classes_of_one_type_are_a_dead_letter_that_names_both(new_sto
         event_type: ClassVar[str] = "delivery.twice"
         number: int = 0
 
+    async with new_store() as store:
+        await store.append([One(1), Noted(2)])
+
     @attrs.frozen
     class Two(DomainEvent):
         event_type: ClassVar[str] = "delivery.twice"
         number: int = 0
 
-    async with new_store(types=[One]) as store:
-        await store.append([One(1), Noted(2)])
     handled = Handled()
     bus = EventBus(new_store())
     bus.group("all", start="beginning").subscribe((One, Noted), handled, name="handler")

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triobus import DomainEvent, TriobusError
-from triobus._events import EventDecoder
 from triobus._errors import EventNotDecodable
+from triobus._events import EventDecoder
 
 
 def _upper(text: str) -> str:

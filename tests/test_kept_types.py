@@ -142,7 +142,10 @@ class Held(DomainEvent):
         ({"number": True}, "Held.number: expected int, found true"),
         ({"amount": 1}, "Held.amount: 1 (int) would come back as Decimal('1') (Decimal)"),
         ({"pair": Level(Decimal(1))}, "Held.pair: Level(price="),
-        ({"group": frozenset([1])}, "Held.group: frozenset({1}) (frozenset) would come back as {1}"),
+        (
+            {"group": frozenset([1])},
+            "Held.group: frozenset({1}) (frozenset) would come back as {1}",
+        ),
         ({"counts": defaultdict(int, a=1)}, "Held.counts: defaultdict("),
         ({"counts": {Colour.RED: 1}}, "Held.counts: "),
         ({"words": ["a", Colour.RED]}, "Held.words[1]: <Colour.RED: 'red'> (Colour) would"),
@@ -572,7 +575,9 @@ def test_a_time_and_texts_of_other_classes_become_plain_ones() -> None:
     class Stamp(datetime):
         pass
 
-    event = Noted(1, occurred_at=Stamp(2026, 1, 1, tzinfo=BERLIN), metadata={Colour.RED: Colour.RED})
+    event = Noted(
+        1, occurred_at=Stamp(2026, 1, 1, tzinfo=BERLIN), metadata={Colour.RED: Colour.RED}
+    )
     assert type(event.occurred_at) is datetime
     assert event.occurred_at == datetime(2025, 12, 31, 23, tzinfo=UTC)
     assert [type(text) for text in [*event.metadata, *event.metadata.values()]] == [str, str]

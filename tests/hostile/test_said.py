@@ -151,7 +151,9 @@ async def test_the_name_of_an_errors_type_is_cut():
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 async def test_errors_of_a_store_are_one_printable_line(path, kind):
-    store = MemoryEventStore(types=[Paid]) if kind == "memory" else SqliteEventStore(path, types=[Paid])
+    store = (
+        MemoryEventStore(types=[Paid]) if kind == "memory" else SqliteEventStore(path, types=[Paid])
+    )
     async with store:
         with pytest.raises(SequenceConflict) as caught:
             await store.append([Paid(card=EVIL)], expected_sequence=7)

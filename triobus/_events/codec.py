@@ -230,6 +230,7 @@ class EventCodec:
         wire = self._wire(cls)
         found = self.classes(cls.event_type)
         if found != [cls] and cls.event_type not in self._types:
+            del found
             gc.collect()  # of a function that has ended, the classes may still be there
             found = self.classes(cls.event_type)
         if found != [cls]:

@@ -12,7 +12,7 @@ from enum import Enum, IntEnum, StrEnum
 from fractions import Fraction
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, ForwardRef, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -48,7 +48,7 @@ def refusal(event: DomainEvent, **options: Any) -> str:
     codec = EventCodec(**options)
     with pytest.raises(EventNotEncodable) as caught:
         codec.encode(event)
-    with pytest.raises(EventNotEncodable, match=".") as later:
+    with pytest.raises(EventNotEncodable) as later:
         codec.encode(event)
     assert str(later.value) == str(caught.value)
     return str(caught.value)
@@ -238,7 +238,7 @@ class _Selfish:
         (Card | Cash, "msgspec.Struct classes with tag=True"),
         (str | Decimal, "use one field for each type"),
         ("Nowhere", "import the name where the class is"),
-        (list["Nowhere"], "import the name where the class is"),  # type: ignore[name-defined]  # so
+        (list[ForwardRef("Nowhere")], "import the name where the class is"),  # type: ignore[misc]  # so
         (Callable[[], int], "declare a type that JSON has"),
         (IPv4Address, "converters=[Converter(IPv4Address, to=..., of=...)]"),
         (list[IPv4Address | None], "Converter(IPv4Address"),
@@ -351,7 +351,7 @@ async def test_a_dataclass_is_refused_before_it_is_handled(store: Any) -> None:
     bus.subscribe(DomainEvent, handled.append)
     async with bus:
         for publish in (bus.publish, lambda event: bus.publish_many([event, Noted(1)])):
-            with pytest.raises(InvalidEvent, match="Plainly is a dataclass.*@attrs.frozen"):
+            with pytest.raises(InvalidEvent, match=r"Plainly is a dataclass.*@attrs\.frozen"):
                 await publish(Plainly(1))
     assert handled == []
 
@@ -360,7 +360,7 @@ def test_a_forgotten_decorator_is_named() -> None:
     class Forgotten(DomainEvent):
         number: int
 
-    with pytest.raises(InvalidEvent, match="decorate the class with @attrs.frozen"):
+    with pytest.raises(InvalidEvent, match=r"decorate the class with @attrs\.frozen"):
         Forgotten(1)
 
 
@@ -442,7 +442,7 @@ def test_a_converter_needs_a_class_and_two_functions(arguments: Any) -> None:
 # Aggregates
 
 
-class Desk(str, Enum):
+class Desk(str, Enum):  # noqa: UP042  # its format() is not its value
     ONE = "one"
 
 
@@ -476,7 +476,7 @@ async def test_an_event_is_asked_for_its_aggregate_once(kind: str | None, tmp_pa
 
 
 async def test_a_member_of_an_enum_as_aggregate_or_type_is_kept_as_its_text(tmp_path: Path) -> None:
-    class Kind(str, Enum):
+    class Kind(str, Enum):  # noqa: UP042  # as above
         A = "kept.by.enum"
 
     @attrs.frozen

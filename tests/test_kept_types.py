@@ -72,12 +72,41 @@ def test_a_cached_property_is_not_written(slots: bool) -> None:
     assert again(order) == order
 
 
+@attrs.frozen(slots=False)
+class Cached:
+    number: int
+
+    @functools.cached_property
+    def twice(self) -> object:
+        return object()
+
+
+@dataclasses.dataclass
+class Loose:
+    number: int
+
+
+@attrs.frozen
+class Nesting(DomainEvent):
+    one: Cached
+    many: list[dict[str, Loose | None]]
+
+
+def test_what_objects_in_fields_have_beside_their_fields_is_not_written() -> None:
+    event = Nesting(Cached(1), [{"a": Loose(2), "b": None}])
+    assert event.one.twice
+    event.many[0]["a"].more = object()  # type: ignore[union-attr]  # that is what is tested
+    data = EventCodec().encode(event)
+    assert b'"one":{"number":1},"many":[{"a":{"number":2},"b":null}]' in data
+    assert again(event) == event
+
+
 def test_an_attribute_that_is_set_beside_the_fields_is_not_written() -> None:
     @attrs.frozen(slots=False)
-    class Loose(DomainEvent):
+    class Open(DomainEvent):
         number: int
 
-    event = Loose(3)
+    event = Open(3)
     object.__setattr__(event, "more", object())
     assert again(event) == event
 

@@ -12,7 +12,7 @@ from triobus._cli._input import LONGEST_LINE, Line, LineSplitter, Source
 from triobus._cli._messages import CommandError, say
 from triobus._cli._progress import Progress, State, progress
 from triobus._errors import BusAlreadyStarted, EventNotDecodable, EventNotEncodable, StoreError
-from triobus._events import DomainEvent, EventDecoder
+from triobus._events import DomainEvent, EventDecoder, check_aggregate_id, key_of
 from triobus._statistics import BusStatistics
 from triobus._text import escaped
 from triobus.stores import EventStore, SqliteEventStore
@@ -171,6 +171,7 @@ class _Feed:
         event = self._decoder.decode(line.text)
         if self.bus.store is not None:
             # One that the store refuses would take all that is published with it along.
+            check_aggregate_id(type(event), key_of(event))
             self.bus.store.codec.encode(event)
         return event
 

@@ -141,7 +141,7 @@ class EventCodec:
         error: Exception | None = None
         try:
             values = wire.values(event)
-            data = wire.to_json(wire.struct(*values))
+            data = wire.json_of(values)
             shape = tuple(map(type, values))
             checks = wire.proved.get(shape)
             if checks is None:

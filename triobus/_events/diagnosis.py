@@ -128,7 +128,10 @@ def why_not_written(
     try:
         again = wire.read(data)
     except Exception as caught:  # noqa: BLE001  # as above
-        return f"{owner}: it would not be read again: {owner} refuses it: {said(caught)}"
+        return (
+            f"{owner}: it would not be read again: {owner} refuses it: {said(caught)}: let the "
+            "class take the values that its fields have"
+        )
     return _where_different(wire, event, again) or (
         f"{owner}: it would not come back as it is"
         f"{f' ({said(error)})' if error else ''}: give what JSON has, such as str or int"
@@ -139,7 +142,7 @@ def _fault_of_value(wire: Wire, name: str, value: Any, path: str) -> str:
     """Return why one value would not come back, by itself."""
     member = wire.members[name]
     try:
-        raw = wire.to_json(value)
+        raw = wire.to_json(limits.fields_alone(value))
         back = read_member(
             Member(wire.types[name], member.type_name, is_required=True), raw, path, wire.converters
         )

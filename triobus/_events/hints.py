@@ -83,6 +83,26 @@ def check_type(field: str, hint: Any, converters: Converters) -> None:
             _check_members(field, part)
 
 
+def may_hold_more(hint: Any) -> bool:
+    """Tell whether objects of a class in a type may have attributes that are no fields of it.
+
+    Such are what a cached property keeps; msgspec would write them.
+    """
+    return any(
+        isinstance(part, inspect.DataclassType) and not _is_tight(part) for part in _parts_of(hint)
+    )
+
+
+def _is_tight(part: inspect.DataclassType) -> bool:
+    slots = {
+        name
+        for base in part.cls.__mro__
+        for name, member in vars(base).items()
+        if isinstance(member, types.MemberDescriptorType)
+    }
+    return not part.cls.__dictoffset__ and slots <= {field.name for field in part.fields}
+
+
 def _check_members(field: str, part: inspect.DataclassType) -> None:
     for member in part.fields:
         if member.name.startswith("_"):

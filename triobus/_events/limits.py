@@ -140,6 +140,21 @@ def field_names(value: Any) -> tuple[str, ...]:
     return ()
 
 
+def fields_alone(value: Any) -> Any:
+    """Return what JSON has in place of a value, of objects only what their fields hold."""
+    if isinstance(value, (str, int, float, Decimal)):
+        return value
+    if isinstance(value, dict):
+        return {key: fields_alone(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [fields_alone(item) for item in value]
+    if isinstance(value, msgspec.Struct):
+        return value
+    if names := field_names(value):
+        return {name: fields_alone(getattr(value, name)) for name in names if hasattr(value, name)}
+    return value
+
+
 def leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     """Yield a value and all that is inside it, in order, each once; keys too."""
     waiting = [(path, value, 0)]

@@ -21,6 +21,7 @@ from triobus._events.hints import (
     alternatives,
     check_type,
     field_types,
+    may_hold_more,
     name_of_type,
     with_integers,
 )
@@ -103,6 +104,8 @@ class Wire:
     """The members that may be a number which is too much for whoever computes with it."""
     deep: tuple[str, ...]
     """The members with values inside them."""
+    loose: tuple[int, ...]
+    """The places of values with objects in them that may have more than their fields."""
     proved: dict[tuple[type, ...], Checks] = attrs.field(factory=dict, init=False)
     """Types of fields of which events come back, with what has to be asked of each event."""
 
@@ -157,6 +160,7 @@ class Wire:
             from_json=msgspec.json.Decoder(reader, dec_hook=converters.read).decode,
             allowed=tuple(_allowed(alias, types_[alias]) for alias in names),
             deep=tuple(alias for alias in names if _allowed(alias, types_[alias]) is None),
+            loose=tuple(place for place, alias in enumerate(names) if may_hold_more(types_[alias])),
             watched=tuple(
                 alias
                 for alias in names
@@ -166,7 +170,16 @@ class Wire:
 
     def write(self, event: DomainEvent) -> bytes:
         """Return the JSON of an event, whatever comes of it."""
-        return self.to_json(self.struct(*self.values(event)))
+        return self.json_of(self.values(event))
+
+    def json_of(self, values: tuple[Any, ...]) -> bytes:
+        """Return the JSON of an event with these values."""
+        if self.loose:
+            bare = list(values)
+            for place in self.loose:
+                bare[place] = limits.fields_alone(values[place])
+            return self.to_json(self.struct(*bare))
+        return self.to_json(self.struct(*values))
 
     def read(self, data: bytes) -> DomainEvent:
         """Return the event of a JSON text. Raises what msgspec and the class raise."""

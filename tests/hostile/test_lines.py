@@ -109,7 +109,7 @@ LINES = {
 REFUSED_BY_A_STORE = {
     # What a store would not give back as it is.
     "NUL by an escape": (raw(b'"more": "\\u0000"'), "Ordered.more: found '\\x00'"),
-    "NUL in an aggregate": (line("\0"), "Ordered.order: found '\\x00'"),
+    "NUL in an aggregate": (line("\0"), "Ordered.aggregate_id is '\\x00'"),
     "NUL in metadata": (line(metadata={"\0": ""}), "Ordered.metadata"),
     "a number that changes": (raw(b'"more": 1.0e2'), FINE),
 }

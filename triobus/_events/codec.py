@@ -153,7 +153,9 @@ class EventCodec:
                     if not check(values[index]):
                         break
                 else:
-                    if self._is_within_limits(wire, event, data):
+                    if (
+                        not wire.deep or wire.deep_ones_come_back(values, data)
+                    ) and self._is_within_limits(wire, event, data):
                         return data
         except Exception as caught:  # noqa: BLE001  # all that user code raises; it is the cause
             error = caught

@@ -94,13 +94,14 @@ def may_hold_more(hint: Any) -> bool:
 
 
 def _is_tight(part: inspect.DataclassType) -> bool:
+    cls = typing.get_origin(part.cls) or part.cls
     slots = {
         name
-        for base in part.cls.__mro__
+        for base in cls.__mro__
         for name, member in vars(base).items()
         if isinstance(member, types.MemberDescriptorType)
     }
-    return not part.cls.__dictoffset__ and slots <= {field.name for field in part.fields}
+    return not cls.__dictoffset__ and slots <= {field.name for field in part.fields}
 
 
 def _check_members(field: str, part: inspect.DataclassType) -> None:

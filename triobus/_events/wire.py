@@ -104,6 +104,8 @@ class Wire:
     """The members that may be a number which is too much for whoever computes with it."""
     deep: tuple[str, ...]
     """The members with values inside them."""
+    deep_places: tuple[tuple[int, str], ...]
+    """They, with their places among the values."""
     loose: tuple[int, ...]
     """The places of values with objects in them that may have more than their fields."""
     proved: dict[tuple[type, ...], Checks] = attrs.field(factory=dict, init=False)
@@ -161,6 +163,11 @@ class Wire:
             allowed=tuple(_allowed(alias, types_[alias]) for alias in names),
             deep=tuple(alias for alias in names if _allowed(alias, types_[alias]) is None),
             loose=tuple(place for place, alias in enumerate(names) if may_hold_more(types_[alias])),
+            deep_places=tuple(
+                (place, alias)
+                for place, alias in enumerate(names)
+                if _allowed(alias, types_[alias]) is None
+            ),
             watched=tuple(
                 alias
                 for alias in names
@@ -235,17 +242,25 @@ class Wire:
     def _all_kept(self, event: DomainEvent) -> tuple[Any, ...]:
         return tuple(getattr(event, name, _MISSING) for name in self.kept)
 
+    def deep_ones_come_back(self, values: tuple[Any, ...], data: bytes) -> bool:
+        """Tell it of values with others inside them alone, which no proof for others covers."""
+        read = self.from_json(data)
+        return all(is_same(values[place], getattr(read, name)) for place, name in self.deep_places)
+
     def prove(self, shape: tuple[type, ...]) -> None:
-        """Note that events of these types come back, if that is true of all of them."""
+        """Note that events of these types come back, if that is true of all of them.
+
+        Values with others inside them are looked at in each event all the same.
+        """
         if not self.is_plain:
             return
         for type_, allowed in zip(shape, self.allowed, strict=True):
-            if allowed is None or type_ not in allowed:
+            if allowed is not None and type_ not in allowed:
                 return
         self.proved[shape] = tuple(
             (index, check)
             for index, type_ in enumerate(shape)
-            if (check := _CHECKS.get(type_)) is not None
+            if self.allowed[index] is not None and (check := _CHECKS.get(type_)) is not None
         )
 
 

@@ -28,7 +28,7 @@ import triobus
 from benchmarks import peers
 from benchmarks.measuring import Benchmark, Competitor
 from benchmarks.work import new_paths
-from triobus._codec import EventCodec
+from triobus._events import EventCodec
 from triobus.stores import _schema
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from triobus import DomainEvent, TriobusError
-from triobus._codec import EventDecoder
 from triobus._errors import EventNotDecodable
+from triobus._events import EventDecoder
 
 
 def _upper(text: str) -> str:
@@ -239,8 +239,8 @@ def test_a_missing_field_is_refused_with_its_path() -> None:
 def test_a_field_whose_type_json_cannot_tell_is_named_with_its_class() -> None:
     message = refusal('{"type": "codec.ambiguous", "data": {"when": "2000-01-01"}}')
     assert message.startswith(
-        "type: 'codec.ambiguous' cannot be read from JSON, for a field of Ambiguous has a type "
-        "that cannot: "
+        "type: 'codec.ambiguous' cannot be read from JSON, Ambiguous.when: datetime.date | "
+        "decimal.Decimal cannot be read from JSON ("
     )
 
 

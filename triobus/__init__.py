@@ -36,7 +36,7 @@ from triobus._errors import (
     UnknownSubscription,
     WouldDeadlock,
 )
-from triobus._events import DomainEvent, Published
+from triobus._events import Converter, DomainEvent, Published, upcaster
 from triobus._group import Delivery, current_delivery
 from triobus._health import Health
 from triobus._listeners import Listener
@@ -45,7 +45,6 @@ from triobus._replay import DeadLetters
 from triobus._retry import Retry, RetryAfter
 from triobus._statistics import BusStatistics, GroupStatistics
 from triobus._subscriptions import Group, Subscription
-from triobus._upcasters import upcaster
 from triobus.stores import (
     EventStore,
     MemoryEventStore,
@@ -62,6 +61,7 @@ __all__ = [
     "BusClosed",
     "BusFull",
     "BusStatistics",
+    "Converter",
     "DeadLetter",
     "DeadLetters",
     "Delivery",

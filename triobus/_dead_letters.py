@@ -93,6 +93,7 @@ class Letters(Protocol):
         attempts: int,
         error: Exception,
         now: datetime,
+        aggregate_id: str | None,
     ) -> int:
         """Keep a new letter, and return its id."""
 
@@ -169,6 +170,7 @@ class DeadLetterBox:
         attempts: int,
         error: Exception,
         now: datetime,
+        aggregate_id: str | None,
     ) -> int:
         """Keep a new letter, dropping the oldest when there are too many; return its id."""
         if len(self._letters) >= KEPT:
@@ -180,7 +182,7 @@ class DeadLetterBox:
             event=event,
             event_id=event.event_id,
             event_type=event.event_type,
-            aggregate_id=event.aggregate_id,
+            aggregate_id=aggregate_id,
             position=position,
             group=group,
             subscription=subscription,

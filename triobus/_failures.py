@@ -14,6 +14,7 @@ from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes
 from triobus._described import described, leaves, message_of, type_of
 from triobus._errors import StrayCancelled
+from triobus._events import key_of
 from triobus._retry import wish_in
 from triobus._subscriptions import Subscription
 from triobus._text import escaped, line
@@ -156,6 +157,7 @@ class Failures:
             attempts,
             error,
             now,
+            aggregate_id_of(carriage, self.lanes),
         )
         is_last = carriage.index + 1 == len(carriage.plan)
         if self.note_attempts is not None and not is_last:
@@ -223,3 +225,13 @@ def _as_error(error: BaseException) -> Exception | None:
 
 def _is_cancelled() -> bool:
     return trio.current_effective_deadline() == -math.inf
+
+
+def aggregate_id_of(carriage: Carriage, lanes: Lanes) -> str | None:
+    """Return what the event said when it was published, and may not say any more."""
+    if carriage.key is not None or lanes.is_ordered:
+        return carriage.key
+    try:  # a group without order has no use for it, and keeps none
+        return key_of(carriage.event)
+    except Exception:  # noqa: BLE001  # the user's property may raise anything by now
+        return None

@@ -40,7 +40,7 @@ from triobus._dead_letters import Letters
 from triobus._delivery import Carriage, Lanes, StoredLanes
 from triobus._errors import HeldBack, NoDelivery
 from triobus._events import DomainEvent
-from triobus._failures import Failures, LogErrors, OnFailure
+from triobus._failures import Failures, LogErrors, OnFailure, aggregate_id_of
 from triobus._handlers import NOT_MATCHED, PASSED_OVER, once_it_waits
 from triobus._idle import Idle
 from triobus._statistics import GroupStatistics, percentile
@@ -565,7 +565,7 @@ class GroupShell:
         letter_id = carriage.letter_id
         if letter_id is not None and letter_id not in self._letters:
             return True
-        aggregate_id = carriage.event.aggregate_id
+        aggregate_id = aggregate_id_of(carriage, self.lanes)
         if not subscription.hold or aggregate_id is None:
             return False
         first = self._letters.first_of(self.group.name, subscription.name, aggregate_id)

@@ -10,7 +10,7 @@ import attrs
 import trio
 
 from triobus._errors import BusClosed, InvalidEvent
-from triobus._events import DomainEvent
+from triobus._events import DomainEvent, key_of
 from triobus._subscriptions import Subscription
 
 
@@ -29,9 +29,6 @@ class Outcome:
     """What the handlers returned that succeeded."""
     errors: Mapping[str, Exception]
     """The last errors of the handlers that failed for good."""
-
-
-_KEY_TYPES: frozenset[type] = frozenset([str, type(None)])
 
 
 @attrs.define(eq=False)
@@ -56,11 +53,8 @@ class Batch:
         if len(self.events) == 1:  # a third of the time of what follows
             event = self.events[0]
             if isinstance(event, DomainEvent):
-                key = event.aggregate_id
-                self.keys = [key]
+                self.keys = [key_of(event)]
                 self.counts = {type(event): 1}
-                if key is not None and type(key) is not str:
-                    _check_aggregate_id(event, key)
                 return
         classes = set(map(type, self.events))
         if len(classes) == 1:  # half the time of counting
@@ -73,10 +67,7 @@ class Batch:
                     f"an object of type {cls.__qualname__!r} is no event: publish instances of "
                     "classes derived from DomainEvent"
                 )
-        self.keys = [event.aggregate_id for event in self.events]
-        if not set(map(type, self.keys)) <= _KEY_TYPES:
-            for event, key in zip(self.events, self.keys, strict=True):
-                _check_aggregate_id(event, key)
+        self.keys = [key_of(event) for event in self.events]
 
 
 def runs(
@@ -152,13 +143,4 @@ class OutcomeWatch:
             position=position,
             results=self._results,
             errors=self._errors,
-        )
-
-
-def _check_aggregate_id(event: DomainEvent, key: object) -> None:
-    """Raise `InvalidEvent` unless `key` can be an ordering key."""
-    if key is not None and not isinstance(key, str):
-        raise InvalidEvent(
-            f"{type(event).__qualname__}.aggregate_id is {key!r}: return a string, or None for an "
-            "event that needs no order"
         )

@@ -88,17 +88,18 @@ class StoredLetters:
 
     def add(
         self,
-        event: Any,
+        event: Any,  # noqa: ARG002  # the log has it
         position: int | None,
         group: str,
         subscription: str,
         attempts: int,
         error: Exception,
         now: datetime,
+        aggregate_id: str | None,
     ) -> int:
         """Keep a new letter, and return its id."""
         assert position is not None
-        key = LetterKey(self._last_id + 1, position, group, subscription, event.aggregate_id)
+        key = LetterKey(self._last_id + 1, position, group, subscription, aggregate_id)
         self._add_key(key)
         self._change(
             LetterRecord(

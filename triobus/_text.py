@@ -30,3 +30,13 @@ def shown(value: object) -> str:
         return line(shorten.repr(value))
     except Exception:  # noqa: BLE001  # a `__repr__` may raise anything, and so does a huge int's
         return f"a {escaped(type(value).__name__)}"
+
+
+def said(error: BaseException) -> str:
+    """Return the type of an error and what it says, if it can say anything."""
+    try:
+        # attrs puts the message first and objects behind it.
+        message = str(error.args[0] if error.args else error)
+    except Exception:  # noqa: BLE001  # a `__str__` may raise anything
+        message = ""
+    return f"{type(error).__name__}: {line(message)}" if message else type(error).__name__

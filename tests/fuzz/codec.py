@@ -1,7 +1,7 @@
 """The codec: what is written comes back equal or is refused; what is read is an event or refused.
 
-An event is made of good values and wild ones. What the codec writes is then spoiled and read again,
-under good and bad types and versions.
+An event is made of good values and wild ones, or of a class that is drawn too. What the codec
+writes is then spoiled and read again, under good and bad types and versions.
 """
 
 import math
@@ -11,12 +11,14 @@ from typing import Any
 import attrs
 from hypothesis import strategies as st
 
+from tests.drawn_events import CONVERTERS, Drawn, drawn
+from tests.drawn_events import check as check_drawn
 from tests.fuzz.hunting import Quarry
 from tests.fuzz.mutations import Mutation, mutated, mutations
 from tests.hostile.probing import check_printable
 from tests.test_event_codec import Everything, Odd, Strict, everything
 from triobus import DomainEvent, EventNotDecodable, EventNotEncodable
-from triobus._codec import EventCodec
+from triobus._events import EventCodec
 
 _wild = st.sampled_from(
     [
@@ -37,6 +39,7 @@ _wild = st.sampled_from(
         ),
     ]
 )
+_Spoiled = tuple[tuple[type[DomainEvent], dict[str, Any]], list[Mutation], str | None, int]
 _FIELDS = [field.name for field in attrs.fields(Everything) if field.init]
 
 
@@ -55,7 +58,7 @@ def _events(draw: st.DrawFn) -> tuple[type[DomainEvent], dict[str, Any]]:
     return Everything, fields
 
 
-_examples = st.tuples(
+_examples = drawn() | st.tuples(
     _events(),
     st.lists(mutations(), max_size=3),
     st.sampled_from(["", "x", "codec.odd", "codec.strict", "\x1b[31m", "os.system"]) | st.none(),
@@ -63,10 +66,11 @@ _examples = st.tuples(
 )
 
 
-def check(
-    example: tuple[tuple[type[DomainEvent], dict[str, Any]], list[Mutation], str | None, int],
-) -> None:
+def check(example: Drawn | _Spoiled) -> None:
     """Write, read, spoil and read again; raise what must not be."""
+    if isinstance(example, Drawn):
+        check_drawn(example, lambda: EventCodec(converters=CONVERTERS))
+        return
     (cls, arguments), changes, event_type, version = example
     codec = EventCodec()
     try:

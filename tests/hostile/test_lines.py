@@ -97,7 +97,7 @@ LINES = {
     "a time in the year 99999": (line(occurred_at="99999-01-01T00:00:00Z"), "data.occurred_at"),
     "a time that leaves the calendar": (
         line(occurred_at="0001-01-01T00:00:00+23:59"),
-        "data: Ordered refuses it: OverflowError",
+        "data: Ordered refuses it: InvalidEvent",
     ),
     "a string as number": (line(number="7"), "data.number: expected int"),
     "true as number": (line(number=True), "data.number: expected int"),

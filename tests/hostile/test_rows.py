@@ -274,7 +274,7 @@ DATA = {
     "an escape as name of a field": "replace(data, '\"number\":3', '\"\\u001b[31m\":3')",
     "a field too few": "replace(data, '\"number\":3,', '')",
     "a field too many": 'replace(data, \'"number":3\', \'"number":3,"more":3\')',
-    "a time without zone": "replace(data, 'Z\"}', '\"}')",
+    "a time without zone": "replace(data, 'Z\",\"corr', '\",\"corr')",
     "a time that never was": 'replace(data, \'"occurred_at":"20\', \'"occurred_at":"99999\')',
     "another event's id": f"replace(data, '{event_id(3)}', '{event_id(9)}')",
     "an id that is none": f"replace(data, '{event_id(3)}', 'x')",

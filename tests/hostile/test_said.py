@@ -46,7 +46,10 @@ async def test_nothing_of_an_event_but_its_id_is_logged_where_messages_are_not(
 ):
     """Whatever becomes of it: retried, given up, held back, cut off, and not to be decoded."""
     caplog.set_level(logging.DEBUG)
-    store = {"in a store": MemoryEventStore(), "in a file": SqliteEventStore(path)}.get(kind)
+    store = {
+        "in a store": MemoryEventStore(types=[Paid]),
+        "in a file": SqliteEventStore(path, types=[Paid]),
+    }.get(kind)
     bus = EventBus(store, log_errors="type")
 
     @bus.subscribe(Paid, name="fail", retry=Retry(attempts=3), hold=True)
@@ -90,7 +93,7 @@ class PaidByNumber(DomainEvent):
 
 async def test_data_that_cannot_be_decoded_is_in_the_dead_letter_and_in_no_such_log(caplog, path):
     caplog.set_level(logging.DEBUG)
-    async with SqliteEventStore(path) as store:
+    async with SqliteEventStore(path, types=[Paid]) as store:
         await store.append([Paid()])
     bus = EventBus(SqliteEventStore(path, types=[PaidByNumber]), log_errors="type")
     group = bus.group("all", start="beginning")
@@ -157,7 +160,9 @@ async def test_the_name_of_an_errors_type_is_cut():
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 async def test_errors_of_a_store_are_one_printable_line(path, kind):
-    store = MemoryEventStore() if kind == "memory" else SqliteEventStore(path)
+    store = (
+        MemoryEventStore(types=[Paid]) if kind == "memory" else SqliteEventStore(path, types=[Paid])
+    )
     async with store:
         with pytest.raises(SequenceConflict) as caught:
             await store.append([Paid(card=EVIL)], expected_sequence=7)

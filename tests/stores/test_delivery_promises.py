@@ -1063,13 +1063,14 @@ async def test_two_classes_of_one_type_are_a_dead_letter_that_names_both(new_sto
         event_type: ClassVar[str] = "delivery.twice"
         number: int = 0
 
+    async with new_store() as store:
+        await store.append([One(1), Noted(2)])
+
     @attrs.frozen
     class Two(DomainEvent):
         event_type: ClassVar[str] = "delivery.twice"
         number: int = 0
 
-    async with new_store() as store:
-        await store.append([One(1), Noted(2)])
     handled = Handled()
     bus = EventBus(new_store())
     bus.group("all", start="beginning").subscribe((One, Noted), handled, name="handler")
@@ -1078,9 +1079,9 @@ async def test_two_classes_of_one_type_are_a_dead_letter_that_names_both(new_sto
         (letter,) = await bus.dead_letters.list()
         assert "One and" in letter.message
         assert "Two" in letter.message
-        await bus.publish(One(3))  # it has not to be read
-        await bus.wait_idle()
-    assert handled == [2, 3]
+        with pytest.raises(EventNotEncodable, match="One could not be read back"):
+            await bus.publish(One(3))
+    assert handled == [2]
 
 
 @attrs.frozen

@@ -16,7 +16,7 @@ from trio.lowlevel import enable_ki_protection
 from triobus._bus.states import LifeCycle
 from triobus._delivery import Carriage, Lanes
 from triobus._errors import BusClosed, WouldDeadlock
-from triobus._events import DomainEvent, with_cause
+from triobus._events import DomainEvent, key_of, with_cause
 from triobus._group import GroupShell, carriages, carried, hands
 from triobus._listeners import Listener, Waiter
 from triobus._publishing import Batch, runs
@@ -78,9 +78,7 @@ class Routing:
         for lanes, shell, _ in targets:
             if shell.waiting or lanes.held >= shell.buffer:
                 return None
-        key = event.aggregate_id
-        if type(key) is not str and key is not None:
-            return None
+        key = key_of(event)
         self.published += 1
         if route.witnesses:
             self._tell(route, [event])

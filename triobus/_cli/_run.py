@@ -11,9 +11,8 @@ from triobus._bus import EventBus
 from triobus._cli._input import LONGEST_LINE, Line, LineSplitter, Source
 from triobus._cli._messages import CommandError, say
 from triobus._cli._progress import Progress, State, progress
-from triobus._codec import EventDecoder
 from triobus._errors import BusAlreadyStarted, EventNotDecodable, EventNotEncodable, StoreError
-from triobus._events import DomainEvent
+from triobus._events import DomainEvent, EventDecoder, check_aggregate_id, key_of
 from triobus._statistics import BusStatistics
 from triobus._text import escaped
 from triobus.stores import EventStore, SqliteEventStore
@@ -75,10 +74,15 @@ class _Feed:
     stopped_by: str | None = None
     is_input_bad: bool = False
     has_failed: bool = False
-    _decoder: EventDecoder = attrs.field(factory=EventDecoder, init=False)
+    _decoder: EventDecoder = attrs.field(init=False)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     """Around what a signal ends: reading, and waiting for the handlers without a limit."""
     _shown: Progress = attrs.field(init=False)
+
+    @_decoder.default
+    def _new_decoder(self) -> EventDecoder:
+        store = self.bus.store
+        return EventDecoder() if store is None else EventDecoder(converters=store.codec.converters)
 
     async def run(self) -> None:
         """Do it all; raises `CommandError` when it cannot begin."""
@@ -167,6 +171,7 @@ class _Feed:
         event = self._decoder.decode(line.text)
         if self.bus.store is not None:
             # One that the store refuses would take all that is published with it along.
+            check_aggregate_id(type(event), key_of(event))
             self.bus.store.codec.encode(event)
         return event
 

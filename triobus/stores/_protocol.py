@@ -25,9 +25,14 @@ from trio.lowlevel import (
 )
 
 from triobus import _checks
-from triobus._codec import EventCodec
 from triobus._errors import EventNotDecodable, InvalidOption
-from triobus._events import DomainEvent, event_classes
+from triobus._events import (
+    Converter,
+    DomainEvent,
+    EventCodec,
+    check_aggregate_id,
+    event_classes,
+)
 from triobus._publishing import Batch
 from triobus.stores._journal import Entry, Journal
 from triobus.stores._values import (
@@ -57,10 +62,14 @@ class EventStore(ABC):
     """
 
     def __init__(
-        self, *, types: Iterable[type[DomainEvent]] = (), max_event_bytes: int = 1_048_576
+        self,
+        *,
+        types: Iterable[type[DomainEvent]] = (),
+        max_event_bytes: int = 1_048_576,
+        converters: Iterable[Converter] = (),
     ) -> None:
         _checks.whole_number("max_event_bytes", max_event_bytes, least=1)
-        self.codec = EventCodec(types, max_event_bytes)
+        self.codec = EventCodec(types, max_event_bytes, converters)
         """Makes JSON of events and events of JSON."""
         self.journal = Journal(self.commit, self.check_process)
         """Through it everything is stored."""
@@ -204,6 +213,8 @@ class EventStore(ABC):
         """Store a batch as `append` does, and return where its events are."""
         if expected_sequence is not None:
             _check_expected(batch, expected_sequence)
+        for event, key in zip(batch.events, batch.keys, strict=True):
+            check_aggregate_id(type(event), key)
         encode, new = self.codec.encode, tuple.__new__
         records = [
             new(

@@ -11,7 +11,7 @@ from uuid import UUID
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 from triobus._errors import StoreClosed
-from triobus._events import DomainEvent
+from triobus._events import Converter, DomainEvent
 from triobus.stores._protocol import EventStore
 from triobus.stores._values import (
     Append,
@@ -33,13 +33,17 @@ class MemoryEventStore(EventStore):
     """A log of events in memory, from which a bus gets all that it does from a file.
 
     What is in it stays when it is closed, so that a test can open it again as after a crash.
-    `types` and `max_event_bytes` are as with `SqliteEventStore`.
+    `types`, `max_event_bytes` and `converters` are as with `SqliteEventStore`.
     """
 
     def __init__(
-        self, *, types: Iterable[type[DomainEvent]] = (), max_event_bytes: int = 1_048_576
+        self,
+        *,
+        types: Iterable[type[DomainEvent]] = (),
+        max_event_bytes: int = 1_048_576,
+        converters: Iterable[Converter] = (),
     ) -> None:
-        super().__init__(types=types, max_event_bytes=max_event_bytes)
+        super().__init__(types=types, max_event_bytes=max_event_bytes, converters=converters)
         self._is_open = False
         self._log: list[Record] = []
         self._by_id: dict[str, int] = {}

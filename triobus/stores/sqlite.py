@@ -31,7 +31,7 @@ from typing import Any, Literal, TypeVar, get_args
 from uuid import UUID
 
 from triobus import _checks
-from triobus._events import DomainEvent
+from triobus._events import Converter, DomainEvent
 from triobus._threads import Worker
 from triobus.stores._database import MEMORY, Database
 from triobus.stores._file import check_path
@@ -60,6 +60,8 @@ class SqliteEventStore(EventStore):
       a killed process, and the last moments before a power cut may be lost.
     - `max_event_bytes`: the largest event, in JSON, that is accepted.
     - `types`: event classes that settle which one is meant where two have the same event type.
+    - `converters`: how values of types that JSON does not know are kept, such as
+      `Converter(IPv4Address, to=str, of=IPv4Address)`.
     - `read_only`: open a store that exists only to look at it.
 
     All work is done in a worker thread, one call at a time. Only one at a time may write, a bus or
@@ -75,9 +77,10 @@ class SqliteEventStore(EventStore):
         max_event_bytes: int = 1_048_576,
         types: Iterable[type[DomainEvent]] = (),
         read_only: bool = False,
+        converters: Iterable[Converter] = (),
     ) -> None:
         _checks.choice("synchronous", synchronous, get_args(Synchronous))
-        super().__init__(types=types, max_event_bytes=max_event_bytes)
+        super().__init__(types=types, max_event_bytes=max_event_bytes, converters=converters)
         self.path = MEMORY if path == MEMORY else check_path(path)
         """The absolute path of the file."""
         self._database = Database(self.path, synchronous, max_event_bytes, read_only)

@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
@@ -34,8 +33,9 @@ Command = Callable[[argparse.Namespace], tuple[int, str]]
 _DESCRIPTION = "Run a domain-event bus that lives inside a Trio program."
 
 _RUN_DESCRIPTION = """\
-Start the EventBus that a Python module holds or a function of it makes, publish to it what is read, wait until all of it is
-handled, and print a summary. The current directory is importable, as with 'python -m'.
+Start the EventBus that a Python module holds, or that a function of it makes, publish to it what is
+read, wait until all of it is handled, and print a summary. The current directory is importable, as
+with 'python -m'.
 
 The input is one JSON object a line, in UTF-8. "type" is the event_type of a class that the module
 has loaded, "data" its fields; "aggregate" (checked, if given) and "metadata" are optional:

@@ -1,8 +1,9 @@
 """Carries a feed of events through a bus, until its end or a signal."""
 
+import contextlib
 import signal
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
 import attrs
 import trio
@@ -31,6 +32,10 @@ Restore = Callable[[EventStore], Awaitable[None]]
 _BATCH = 100
 """How many events are published at a time: few, so that a small buffer is kept to."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Interrupted(Exception):
+    """A signal came before there was anything to sum up."""
 
 
 @attrs.frozen(kw_only=True)
@@ -90,7 +95,7 @@ class _Feed:
     has_failed: bool = False
     _decoder: EventDecoder = attrs.field(factory=EventDecoder, init=False)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
-    """Around what a signal ends: getting ready, and reading."""
+    """Around what a signal ends: getting ready, then reading. Each has one of its own."""
     _draining: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     """Around the waiting for the handlers, to which a signal sets a limit."""
     _shown: Progress = attrs.field(init=False)
@@ -123,6 +128,8 @@ class _Feed:
         """Say why the run ended; raises what only concerns the command."""
         if group.split(ReaderGone)[0] is not None:
             raise ReaderGone from None
+        if group.split(_Interrupted)[0] is not None:
+            raise KeyboardInterrupt from None
         unusable, others = group.split(_is_unusable)
         if unusable is not None and others is None:
             raise CommandError(_first_leaf(unusable)) from None
@@ -133,10 +140,10 @@ class _Feed:
         say("".join(traceback.format_exception(group)).rstrip())
 
     async def _get_ready_and_carry(self) -> None:
-        with self._scope:
+        with self._until_signal():
             self._bus = await made(self.found) if callable(self.found) else self.found
-        if self._bus is None:
-            raise KeyboardInterrupt  # before there was anything to sum up
+        if self.stopped_by is not None:
+            raise _Interrupted  # before there was anything to sum up
         if self.store is None:
             await self._carry()
         else:
@@ -151,20 +158,27 @@ class _Feed:
                 finished = sum(end - first + 1 for first, end in group.ranges)
                 self.left_before += self._last - group.offset - finished
             if self.restore is not None:
-                with self._scope:
+                with self._until_signal():
                     await self.restore(store)
-                if self._scope.cancelled_caught:
-                    raise KeyboardInterrupt  # what the module has taken up is not whole
+                if self.stopped_by is not None:
+                    raise _Interrupted  # what the module has taken up is not whole
             await self._carry()
 
     async def _carry(self) -> None:
         async with self.bus, trio.open_nursery() as nursery:
             nursery.start_soon(self._shown.watch, self._look)
-            with self._scope:
+            with self._until_signal():
                 await self._read()
             with self._draining:
                 await self.bus.stop()
             nursery.cancel_scope.cancel()
+
+    @contextlib.contextmanager
+    def _until_signal(self) -> Iterator[None]:
+        with trio.CancelScope() as self._scope:
+            if self.stopped_by is not None:
+                self._scope.cancel()
+            yield
 
     async def _read(self) -> None:
         splitter = LineSplitter()
@@ -262,7 +276,8 @@ def run(
 ) -> Result:
     """Publish what the source holds and return when all is handled, or a signal ended it.
 
-    What was found is the bus, or makes it inside the Trio run. With a store `restore` is called with it before, so that the module can take up what it knew.
+    What was found is the bus, or makes it inside the Trio run. With a store `restore` is called
+    with it before, so that the module can take up what it knew.
     """
     feed = _Feed(
         found=found,

@@ -51,7 +51,7 @@ def drop_output() -> None:
 
 def _watched(stream: TextIO | None) -> TextIO:
     if stream is None:  # it was closed before the program began
-        return open(os.devnull, "w")  # noqa: SIM115  # it lives as long as the program
+        return open(os.devnull, "w")  # it lives as long as the program
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError):

@@ -219,6 +219,7 @@ class EventBus:
     @enable_ki_protection
     async def __aenter__(self) -> "EventBus":
         """Start: every worker is running when the body begins. Raises `BusAlreadyStarted`."""
+        _checks.inside_trio("async with bus")
         if self._state != "new":
             raise BusAlreadyStarted(
                 "this bus has been started before, and a bus runs once: make a new EventBus"

@@ -3,6 +3,7 @@
 import logging
 import sys
 
+from triobus._cli._streams import is_reader_gone
 from triobus._text import escaped
 
 
@@ -22,5 +23,6 @@ class LogToStderr(logging.Handler):
     """Prints log records as messages, so that a progress bar is not in their way."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record on one line."""
-        say(escaped(self.format(record)))
+        """Print one record on one line, but not what comes of the reader having gone."""
+        if not is_reader_gone():
+            say(escaped(self.format(record)))

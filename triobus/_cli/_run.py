@@ -97,7 +97,7 @@ class _Feed:
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     """Around what a signal ends: getting ready, then reading. Each has one of its own."""
     _draining: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
-    """Around the waiting for the handlers, to which a signal sets a limit."""
+    """Around the waiting for the handlers at the end, to which a signal then sets a limit."""
     _shown: Progress = attrs.field(init=False)
     _bus: EventBus | None = attrs.field(default=None, init=False)
     _last: int = attrs.field(default=0, init=False)
@@ -169,8 +169,11 @@ class _Feed:
             nursery.start_soon(self._shown.watch, self._look)
             with self._until_signal():
                 await self._read()
-            with self._draining:
-                await self.bus.stop()
+            if self.stopped_by is not None:
+                await self.bus.stop(timeout=self.stop_timeout)
+            else:
+                with self._draining:
+                    await self.bus.stop()
             nursery.cancel_scope.cancel()
 
     @contextlib.contextmanager

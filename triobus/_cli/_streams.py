@@ -19,11 +19,23 @@ class ReaderGone(BaseException):
 class _Descriptor(io.FileIO):
     """A file descriptor whose reader may go away."""
 
+    is_reader_gone = False
+
     def write(self, data: object, /) -> int:
         try:
             return super().write(data)  # type: ignore[arg-type]  # whatever a buffer hands over
         except BrokenPipeError:
+            self.is_reader_gone = True
             raise ReaderGone from None
+
+
+def is_reader_gone() -> bool:
+    """Whether what was printed last found nobody to read it, so that the run is ending."""
+    return any(
+        isinstance(raw := getattr(getattr(stream, "buffer", None), "raw", None), _Descriptor)
+        and raw.is_reader_gone
+        for stream in (sys.stdout, sys.stderr)
+    )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import triobus
 from triobus.__main__ import main
 from triobus._cli._input import LONGEST_LINE, Line, LineSplitter
 
@@ -124,7 +125,8 @@ def test_what_is_read_from_standard_input_is_handled_and_summed_up(tmp_path: Pat
     assert shown[0].startswith("events read: 2, published by handlers: 0, seconds: ")
     assert shown[1] == ""
     assert shown[2].split() == [
-        *["group", "handled", "failed", "dead", "letters", "left", "events/s", "p50", "p99"]
+        *("group", "succeeded", "attempts", "failed", "dead", "letters", "left"),
+        *("events/s", "p50", "p99"),
     ]
     assert shown[4].split()[:5] == ["default", "2", "0", "0", "0"]
     assert shown[5:] == [
@@ -158,7 +160,15 @@ def test_with_json_the_summary_is_all_that_is_on_standard_output(
         "bad_lines": 0,
         "stopped_by": None,
         "published": 3,
-        "groups": {"default": {"handled": 3, "failed_attempts": 2, "dead_lettered": 1, "left": 0}},
+        "groups": {
+            "default": {
+                "handled": 3,
+                "succeeded": 2,
+                "failed_attempts": 2,
+                "dead_lettered": 1,
+                "left": 0,
+            }
+        },
         "report": [{"order": "a", "quantity": 1}, {"order": "a", "quantity": 2}],
     }
 
@@ -174,7 +184,7 @@ def test_a_dead_letter_is_one_line_on_standard_error_and_exit_code_1(tmp_path: P
         f"triobus: dead letter 1: event {event_id}, 'ship' in group 'default', after 2 attempts: "
         "ValueError: unlucky\n",
     )
-    assert stdout.splitlines()[4].split()[:5] == ["default", "1", "2", "1", "0"]
+    assert stdout.splitlines()[4].split()[:5] == ["default", "0", "2", "1", "0"]
 
 
 def test_what_logging_the_module_sets_up_is_left_to_it(tmp_path: Path) -> None:
@@ -226,7 +236,7 @@ def test_a_run_without_events_says_so(here: Here, tmp_path: Path, name: str) -> 
     assert code == 0
     assert stdout.startswith("events read: 0, published by handlers: 0, seconds: ")
     assert stdout.splitlines()[4:] == [
-        "default        0       0             0     0         0    -    -"
+        "default          0                0             0     0         0    -    -"
     ]
 
 
@@ -305,7 +315,7 @@ def test_bad_lines_are_reported_one_by_one_and_skipped(tmp_path: Path) -> None:
             for number, (_, message) in enumerate(BAD_LINES, 1)
         ),
     ]
-    assert (code, summary["read"], summary["bad_lines"]) == (0, 1, len(BAD_LINES))
+    assert (code, summary["read"], summary["bad_lines"]) == (1, 1, len(BAD_LINES))
 
 
 @pytest.mark.parametrize(
@@ -328,7 +338,8 @@ def test_a_bad_line_ends_the_run_after_everything_before_it(
     code, stdout, stderr = here("run", f"{name}:bus", "--input", "feed.jsonl", "--json")
     assert (code, stderr) == (
         2,
-        f"triobus: reading 'feed.jsonl'\ntriobus: line 151 of 'feed.jsonl': {message}\n",
+        f"triobus: reading 'feed.jsonl'\ntriobus: line 151 of 'feed.jsonl': {message}\n"
+        "triobus: stopped at line 151, the rest is unread; --skip-bad goes on\n",
     )
     handled = sorted(int(row["order"]) for row in json.loads(stdout)["report"])
     assert handled == list(range(150))
@@ -338,7 +349,91 @@ def test_a_bad_line_is_counted_in_the_table(here: Here, tmp_path: Path, name: st
     written(tmp_path, name=name)
     (tmp_path / "feed.jsonl").write_text("{}\n{}\n")
     code, stdout, _ = here("run", f"{name}:bus", "--input", "feed.jsonl", "--skip-bad")
-    assert (code, stdout.splitlines()[1]) == (0, "bad lines: 2")
+    assert (code, stdout.splitlines()[1]) == (1, "bad lines: 2, skipped")
+
+
+# What makes a bus, and who reads the output
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_function_that_makes_the_bus_is_called_inside_the_run(
+    here: Here, tmp_path: Path, name: str, kind: str
+) -> None:
+    code = f"""
+    {kind} make_bus():
+        trio.lowlevel.current_trio_token()
+        made = EventBus()
+        made.subscribe(Placed, lambda event: handled.append(event.order_id))
+        return made
+
+    def triobus_report():
+        return [{{"order": order}} for order in handled]
+    """
+    written(tmp_path, code, name)
+    (tmp_path / "feed.jsonl").write_text(placed("a", name))
+    code_, stdout, _ = here("run", f"{name}:make_bus", "--input", "feed.jsonl", "--json")
+    assert (code_, json.loads(stdout)["report"]) == (0, [{"order": "a"}])
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("return 3", "make_bus() returned no EventBus but an object of type 'int'"),
+        (
+            "raise LookupError('no mailbox')",
+            "calling make_bus() failed: LookupError: 'no mailbox' (FILE, line 26)",
+        ),
+        (
+            "return EventBus(workers=0)",
+            "calling make_bus() failed: InvalidOption: workers=0: give a whole number of 1 or more "
+            "(FILE, line 26)",
+        ),
+    ],
+)
+def test_a_function_that_makes_no_bus_says_why_and_where(
+    here: Here, tmp_path: Path, name: str, body: str, message: str
+) -> None:
+    written(tmp_path, f"async def make_bus():\n    {body}\n", name)
+    (tmp_path / "feed.jsonl").touch()
+    line = MODULE.count("\n") + 2
+    said = message.replace("FILE", str(tmp_path / f"{name}.py")).replace("line 26", f"line {line}")
+    assert here("run", f"{name}:make_bus", "--input", "feed.jsonl") == (
+        2,
+        "",
+        f"triobus: {said}\n",
+    )
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_handlers_that_print_end_quietly_when_the_reader_has_gone(
+    tmp_path: Path, kind: str
+) -> None:
+    code = f"""
+    @bus.subscribe(Placed)
+    {kind} ship(event):
+        print(event.order_id * 100)
+    """
+    written(tmp_path, code)
+    (tmp_path / "feed.jsonl").write_text("".join(placed(str(n)) for n in range(5000)))
+    with started(tmp_path, "run", "shop:bus", "--input", "feed.jsonl") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (1, "triobus: reading 'feed.jsonl'\n")
+
+
+def test_without_a_command_there_is_the_help(here: Here) -> None:
+    code, stdout, stderr = here()
+    assert (code, stderr) == (0, "")
+    assert stdout.startswith("usage: triobus [-h] [--version] COMMAND ...\n")
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, check=lambda error: error.code == 0):
+        main(["--version"])
+    assert capsys.readouterr().out == f"triobus {triobus.__version__}\n"
 
 
 # Bad usage
@@ -353,7 +448,10 @@ def test_a_bad_line_is_counted_in_the_table(here: Here, tmp_path: Path, name: st
         ("shop_absent.events:bus", "there is no module 'shop_absent' here or installed"),
         ("json.events:bus", "there is no module 'json.events' here or installed"),
         ("json:bus\x1b[2J", "module 'json' has no 'bus\\x1b[2J'"),
-        ("json:dumps", "'json:dumps' is no EventBus but an object of type 'function'"),
+        (
+            "json:dumps",
+            "dumps() cannot be called without arguments: missing a required argument: 'obj'",
+        ),
     ],
 )
 def test_a_bus_that_is_not_there_is_one_line_and_exit_code_2(
@@ -467,7 +565,6 @@ def test_a_report_that_cannot_be_printed_is_said_beside_the_summary(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "triobus: error: the following arguments are required: COMMAND"),
         (["run"], "triobus run: error: the following arguments are required: MODULE:NAME"),
         (
             ["demo", "--stop-timeout", "soon"],
@@ -529,7 +626,7 @@ def test_a_signal_ends_the_reading_and_lets_handlers_finish(
         assert process.stderr.read() == ""
     os.close(gate)
     os.close(opener)
-    assert process.returncode == 0
+    assert process.returncode == 128 + number
     assert (summary["stopped_by"], summary["read"]) == (number.name, 1)
     assert summary["groups"]["default"]["left"] == 0
 
@@ -555,7 +652,7 @@ def test_handlers_that_take_too_long_after_a_signal_are_cancelled_and_reported(
         process.send_signal(signal.SIGINT)
         stderr = process.stderr.read()
         stdout = process.stdout.read()
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert stderr == (
         "triobus: SIGINT: reading no more; handlers have 0 s to finish, and the same signal again "
         "ends the program at once\n"

@@ -101,7 +101,9 @@ def test_a_run_says_where_its_events_are_kept(
         text=True,
         check=False,
     )
-    assert f"kept in {tmp_path / 'shop.db'}; left over from before: 0" in done.stdout
+    assert (
+        f"kept in {tmp_path / 'shop.db'}; known already: 0, left over from before: 0" in done.stdout
+    )
 
 
 KILLED_DEMO = """
@@ -266,3 +268,30 @@ def test_verify_of_a_file_that_is_not_there_makes_none(
 def test_a_path_that_cannot_be_a_store_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", "--store", ""]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_lines_that_the_store_has_already_are_counted(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    line = json.dumps(
+        {
+            "type": "cli.sold",
+            "data": {"number": 1, "event_id": "12345678-1234-5678-1234-567812345678"},
+        }
+    )
+    command = [sys.executable, "-m", "triobus", "run", "shop:bus", "--store", "shop.db"]
+    summaries = []
+    for _ in range(2):
+        done = subprocess.run(
+            [*command, "--json"],
+            input=f"{line}\n{lines_of(range(2, 4))}",
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(Path(__file__).parent.parent)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        summaries.append(json.loads(done.stdout))
+    assert [(summary["read"], summary["known_already"]) for summary in summaries] == [
+        (3, 0),
+        (3, 1),
+    ]

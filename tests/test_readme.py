@@ -1,6 +1,7 @@
 """The README is true: its examples run, its names exist, its commands name real extras."""
 
 import ast
+import asyncio
 import builtins
 import importlib.util
 import inspect
@@ -198,6 +199,7 @@ VALUES = {
     "outcome": triobus.Outcome,
     "nursery": trio.Nursery,
     "trio": trio,
+    "asyncio": asyncio,
     "triobus": triobus,
     "scenario": in_memory,
     "check": triobus.testing.World.timeline,

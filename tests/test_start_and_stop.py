@@ -1,6 +1,8 @@
 """The life of a bus: start, drain, stop, cancellation, and which errors leave with it."""
 
+import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 
 import pytest
 import trio
@@ -14,6 +16,7 @@ from triobus import (
     EventBus,
     InvalidOption,
     MemoryEventStore,
+    NotInTrio,
     Retry,
     SqliteEventStore,
     StopReport,
@@ -846,3 +849,24 @@ async def test_a_stop_in_a_program_that_is_cancelled_is_cancelled_though_the_bus
             assert not bus.statistics().running
             await bus.stop()
     assert scope.cancelled_caught
+
+
+async def use_a_bus() -> None:
+    async with EventBus():
+        raise AssertionError
+
+
+async def run_a_bus() -> None:
+    await EventBus().run()
+
+
+@pytest.mark.parametrize("main", [use_a_bus, run_a_bus])
+def test_a_bus_in_an_asyncio_program_says_that_it_needs_trio(
+    main: Callable[[], Coroutine[None, None, None]],
+) -> None:
+    with pytest.raises(NotInTrio) as caught:
+        asyncio.run(main())
+    assert str(caught.value) == (
+        "async with bus needs Trio, and no Trio task is running here: triobus lives inside a Trio "
+        "program, so start it with trio.run(main), not with asyncio.run(main)"
+    )

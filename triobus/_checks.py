@@ -5,7 +5,9 @@ import inspect
 import math
 from typing import Any
 
-from triobus._errors import InvalidOption
+import trio
+
+from triobus._errors import InvalidOption, NotInTrio
 
 
 def whole_number(option: str, value: object, *, least: int) -> int:
@@ -104,3 +106,12 @@ def name(option: str, value: object) -> str:
     if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
         raise InvalidOption(f"{option}={value!r}: it has half of a surrogate pair; take that out")
     return value
+
+
+def inside_trio(what: str) -> None:
+    """Raise `NotInTrio` unless this is a task of a Trio run; `what` was asked for."""
+    if not trio.lowlevel.in_trio_task():
+        raise NotInTrio(
+            f"{what} needs Trio, and no Trio task is running here: triobus lives inside a Trio "
+            "program, so start it with trio.run(main), not with asyncio.run(main)"
+        )

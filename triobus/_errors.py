@@ -46,6 +46,10 @@ class BusAlreadyStarted(TriobusError, trio.BusyResourceError):
     """The bus has been started before; a bus runs once."""
 
 
+class NotInTrio(TriobusError, RuntimeError):
+    """Something that waits was called outside a Trio run, in an asyncio program for example."""
+
+
 class BusFull(TriobusError, trio.WouldBlock):
     """`publish_nowait` found no room for the event; the event was not accepted."""
 

@@ -199,6 +199,7 @@ class EventBus:
 
         If it raises, `Cancelled` and `StoreError` included, nothing is left running or open.
         """
+        _checks.inside_trio("async with bus")
         cycle = self._life.cycle
         if not cycle.allows("start"):
             raise BusAlreadyStarted(

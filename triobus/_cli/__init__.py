@@ -7,16 +7,17 @@ import argparse
 import contextlib
 import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
+from triobus import __version__
 from triobus._cli._demo import DEMO, generated_prices
 from triobus._cli._input import BytesSource, FileSource
 from triobus._cli._load import load
 from triobus._cli._messages import CommandError, LogToStderr, say
 from triobus._cli._run import run
+from triobus._cli._streams import ReaderGone, drop_output, readers_watched
 from triobus._cli._summary import as_json, as_text, report_rows
 from triobus._cli._verify import verify
 from triobus._errors import InvalidStorePath
@@ -32,8 +33,9 @@ Command = Callable[[argparse.Namespace], tuple[int, str]]
 _DESCRIPTION = "Run a domain-event bus that lives inside a Trio program."
 
 _RUN_DESCRIPTION = """\
-Start the EventBus that a Python module holds, publish to it what is read, wait until all of it is
-handled, and print a summary. The current directory is importable, as with 'python -m'.
+Start the EventBus that a Python module holds, or that a function of it makes, publish to it what is
+read, wait until all of it is handled, and print a summary. The current directory is importable, as
+with 'python -m'.
 
 The input is one JSON object a line, in UTF-8. "type" is the event_type of a class that the module
 has loaded, "data" its fields; "aggregate" (checked, if given) and "metadata" are optional:
@@ -59,15 +61,19 @@ examples:
 Ctrl-C and SIGTERM end the reading; the handlers then have --stop-timeout seconds to finish what
 was read. A second one ends the program at once.
 
+When whoever reads the output goes away, as head does, the run ends at once; with a store the next
+one goes on.
+
 exit codes:
-  0  everything was handled
-  1  there are dead letters, events were left, or a handler ended the bus
-  2  bad input or usage"""
+  0    everything was handled
+  1    there are dead letters, lines were skipped, events were left, or a handler ended the bus
+  2    bad input or usage
+  130  Ctrl-C ended it (SIGTERM: 143)"""
 
 _DEMO_DESCRIPTION = """\
 Run the small trading pipeline of triobus.demo, which is short and worth reading. Without --input it
-makes up closing prices, the same ones every time. A few orders become dead letters, so the exit
-code is 1."""
+makes up closing prices, the same ones every time. A few orders become dead letters on purpose; the
+exit code is 0 nevertheless."""
 
 _DEMO_EPILOG = """\
 examples:
@@ -94,9 +100,23 @@ exit codes:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command with the arguments of the program, or those given, and return its exit code.
 
-    Raises SystemExit for arguments that cannot be understood, as argparse does.
+    Without any it shows the help. Raises SystemExit for arguments that cannot be understood, as
+    argparse does.
     """
-    options = _parser().parse_args(arguments)
+    try:
+        with readers_watched():
+            return _carried_out(arguments)
+    except ReaderGone:
+        drop_output()  # the interpreter must not trip over it at its end
+        return 1
+
+
+def _carried_out(arguments: Sequence[str] | None) -> int:
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 0
     stdout = sys.stdout
     # What the user's module prints must not end up in the middle of the JSON.
     quiet = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
@@ -110,15 +130,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("triobus: interrupted")
         return 130
-    except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter must not trip over that at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout.fileno())
-        return 1
+    except OSError as error:
+        say(escaped(f"triobus: cannot write to standard output: {error.strerror}"))
+        drop_output()
+        return 2
     return code
 
 
 def _run(options: argparse.Namespace) -> tuple[int, str]:
-    bus, module = load(options.target)
+    found, module = load(options.target)
     source = (
         BytesSource(generated_prices(), "made-up prices")
         if options.input is None
@@ -126,14 +146,14 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
     )
     with _log_on_stderr():
         result = run(
-            bus,
+            found,
             source,
             skip_bad=options.skip_bad,
             stop_timeout=options.stop_timeout,
             store=_store(options.store),
             restore=getattr(module, RESTORE, None),
         )
-    code, rows = result.exit_code, None
+    code, rows = result.exit_code(are_dead_letters_expected=options.target == DEMO), None
     try:
         rows = report_rows(module)
     except CommandError as error:
@@ -171,7 +191,9 @@ def _log_on_stderr() -> Iterator[None]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="triobus", description=_DESCRIPTION)
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.add_argument("--version", action="version", version=f"triobus {__version__}")
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     run_command = commands.add_parser(
         "run",
         help="run a bus of yours on events that are read",
@@ -180,7 +202,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run_command.add_argument(
-        "target", metavar="MODULE:NAME", help="where the EventBus is, such as shop.events:bus"
+        "target",
+        metavar="MODULE:NAME",
+        help="where the EventBus is, such as shop.events:bus, or a function, plain or async, that "
+        "makes it",
     )
     run_command.set_defaults(command=_run)
     _add_options(run_command, input_default="-", input_help="default: -, standard input")

@@ -3,6 +3,7 @@
 import logging
 import sys
 
+from triobus._cli._streams import is_reader_gone
 from triobus._text import escaped
 
 
@@ -22,5 +23,9 @@ class LogToStderr(logging.Handler):
     """Prints log records as messages, so that a progress bar is not in their way."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record on one line; tracebacks are for whoever sets logging up."""
-        say(escaped(f"{record.name}: {record.getMessage()}"))
+        """Print one record on one line, but not what comes of the reader having gone.
+
+        Tracebacks are for whoever sets logging up.
+        """
+        if not is_reader_gone():
+            say(escaped(f"{record.name}: {record.getMessage()}"))

@@ -79,9 +79,7 @@ class Bar:
         try:
             while True:
                 state = look()
-                counts = (
-                    f"{state.read:,} read, {state.unsettled:,} to do, {state.handled:,} handled"
-                )
+                counts = f"{state.read:,} read, {state.unsettled:,} to do, {state.handled:,} done"
                 changes: dict[str, Any] = {"completed": state.bytes_read, "counts": counts}
                 self._bar.update(self._task, **changes)
                 await trio.sleep(_SECONDS_BETWEEN_LOOKS)

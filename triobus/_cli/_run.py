@@ -1,17 +1,26 @@
 """Carries a feed of events through a bus, until its end or a signal."""
 
+import contextlib
 import signal
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 
 import attrs
 import trio
 
 from triobus._bus import EventBus
 from triobus._cli._input import LONGEST_LINE, Line, LineSplitter, Source
+from triobus._cli._load import Maker, made
 from triobus._cli._messages import CommandError, say
 from triobus._cli._progress import Progress, State, progress
-from triobus._errors import BusAlreadyStarted, EventNotDecodable, EventNotEncodable, StoreError
+from triobus._cli._streams import ReaderGone
+from triobus._errors import (
+    BusAlreadyStarted,
+    EventNotDecodable,
+    EventNotEncodable,
+    InvalidEvent,
+    StoreError,
+)
 from triobus._events import DomainEvent, EventDecoder, check_aggregate_id, key_of
 from triobus._statistics import BusStatistics
 from triobus._text import escaped
@@ -22,6 +31,10 @@ Restore = Callable[[EventStore], Awaitable[None]]
 _BATCH = 100
 """How many events are published at a time: few, so that a small buffer is kept to."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _Interrupted(Exception):
+    """A signal came before there was anything to sum up."""
 
 
 @attrs.frozen(kw_only=True)
@@ -43,72 +56,97 @@ class Result:
     """The path of the store, if there is one."""
     left_before: int
     """Deliveries that an earlier run had left."""
+    known: int
+    """Events that were read and that the store had already."""
 
     @property
     def left(self) -> int:
         """Deliveries that were accepted and not finished."""
         return sum(group.lag for group in self.statistics.groups.values())
 
-    @property
-    def exit_code(self) -> int:
-        """What the program tells its caller."""
+    def exit_code(self, *, are_dead_letters_expected: bool = False) -> int:
+        """Return what the program tells its caller."""
         if self.is_input_bad:
             return 2
-        return int(self.has_failed or self.left > 0 or self.statistics.dead_lettered > 0)
+        if self.stopped_by is not None:
+            return 128 + signal.Signals[self.stopped_by]  # as a shell says it
+        has_letters = self.statistics.dead_lettered > 0 and not are_dead_letters_expected
+        return int(self.has_failed or self.left > 0 or self.bad_lines > 0 or has_letters)
 
 
 @attrs.define(eq=False, kw_only=True)
 class _Feed:
     """A run while it goes on."""
 
-    bus: EventBus
+    found: EventBus | Maker
     source: Source
     skip_bad: bool
     stop_timeout: float
     store: SqliteEventStore | None
     restore: Restore | None
     left_before: int = 0
+    known: int = 0
     bytes_read: int = 0
     read: int = 0
     bad_lines: int = 0
     stopped_by: str | None = None
     is_input_bad: bool = False
     has_failed: bool = False
-    _decoder: EventDecoder = attrs.field(init=False)
+    _decoder: EventDecoder = attrs.field(factory=EventDecoder, init=False)
     _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
-    """Around what a signal ends: reading, and waiting for the handlers without a limit."""
+    """Around what a signal ends: getting ready, then reading. Each has one of its own."""
+    _draining: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    """Around the waiting for the handlers at the end, to which a signal then sets a limit."""
     _shown: Progress = attrs.field(init=False)
+    _bus: EventBus | None = attrs.field(default=None, init=False)
 
-    @_decoder.default
-    def _new_decoder(self) -> EventDecoder:
-        store = self.bus.store
-        return EventDecoder() if store is None else EventDecoder(converters=store.codec.converters)
+    @property
+    def bus(self) -> EventBus:
+        """The bus, once it is there."""
+        assert self._bus is not None
+        return self._bus
 
     async def run(self) -> None:
-        """Do it all; raises `CommandError` when it cannot begin."""
+        """Do it all; raises `CommandError` when it cannot begin, and `ReaderGone`."""
         await self.source.open()
         self._shown = progress(self.source.name, self.source.size)
         try:
             with trio.open_signal_receiver(*_SIGNALS) as signals:
-                if self.store is None:
-                    await self._carry(signals)
-                else:
-                    await self._carry_with(self.store, signals)
-        except StoreError as error:
-            raise CommandError(str(error)) from None
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._stop_on_signal, signals)
+                    await self._get_ready_and_carry()
+                    nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
-            of_store, others = group.split(StoreError)
-            if of_store is not None and others is None:
-                raise CommandError(_first_leaf(of_store)) from None
-            self.has_failed = True
-            say("triobus: a handler failed and ended the bus:")
-            say("".join(traceback.format_exception(group)).rstrip())
-        except BusAlreadyStarted as error:
-            raise CommandError(str(error)) from None
+            self._explain(group)
         finally:
             self.source.close()
 
-    async def _carry_with(self, store: SqliteEventStore, signals: AsyncIterator[int]) -> None:
+    def _explain(self, group: BaseExceptionGroup[BaseException]) -> None:
+        """Say why the run ended; raises what only concerns the command."""
+        if group.split(ReaderGone)[0] is not None:
+            raise ReaderGone from None
+        if group.split(_Interrupted)[0] is not None:
+            raise KeyboardInterrupt from None
+        unusable, others = group.split(_is_unusable)
+        if unusable is not None and others is None:
+            raise CommandError(_first_leaf(unusable)) from None
+        if self._bus is None:
+            raise group
+        self.has_failed = True
+        say("triobus: a handler failed and ended the bus:")
+        say("".join(traceback.format_exception(group)).rstrip())
+
+    async def _get_ready_and_carry(self) -> None:
+        with self._until_signal():
+            self._bus = await made(self.found) if callable(self.found) else self.found
+        if self.stopped_by is not None:
+            raise _Interrupted  # before there was anything to sum up
+        if self.store is None:
+            await self._carry()
+        else:
+            await self._carry_with(self.store)
+
+    async def _carry_with(self, store: SqliteEventStore) -> None:
         """Go on from what the store has."""
         self.bus.store = store
         async with store:
@@ -117,18 +155,32 @@ class _Feed:
                 finished = sum(end - first + 1 for first, end in group.ranges)
                 self.left_before += last - group.offset - finished
             if self.restore is not None:
-                await self.restore(store)
-            await self._carry(signals)
+                with self._until_signal():
+                    await self.restore(store)
+                if self.stopped_by is not None:
+                    raise _Interrupted  # what the module has taken up is not whole
+            await self._carry()
 
-    async def _carry(self, signals: AsyncIterator[int]) -> None:
+    async def _carry(self) -> None:
+        if self.bus.store is not None:
+            self._decoder = EventDecoder(converters=self.bus.store.codec.converters)
         async with self.bus, trio.open_nursery() as nursery:
-            nursery.start_soon(self._stop_on_signal, signals)
             nursery.start_soon(self._shown.watch, self._look)
-            with self._scope:
+            with self._until_signal():
                 await self._read()
-                await self.bus.wait_idle()
-            await self.bus.stop(timeout=self.stop_timeout)
+            if self.stopped_by is not None:
+                await self.bus.stop(timeout=self.stop_timeout)
+            else:
+                with self._draining:
+                    await self.bus.stop()
             nursery.cancel_scope.cancel()
+
+    @contextlib.contextmanager
+    def _until_signal(self) -> Iterator[None]:
+        with trio.CancelScope() as self._scope:
+            if self.stopped_by is not None:
+                self._scope.cancel()
+            yield
 
     async def _read(self) -> None:
         splitter = LineSplitter()
@@ -151,19 +203,25 @@ class _Feed:
             try:
                 events.append(self._decode(line))
             except (EventNotDecodable, EventNotEncodable) as error:
-                say(escaped(f"triobus: line {line.number} of {self.source.name}: {error}"))
-                self.bad_lines += 1
-                if not self.skip_bad:
-                    self.is_input_bad = True
+                self._report_bad(line, error)
+                if self.is_input_bad:
                     break
             if len(events) == _BATCH:
                 await self._accept(events)
                 events = []
         await self._accept(events)
+        if self.is_input_bad:
+            say(f"triobus: stopped at line {line.number}, the rest is unread; --skip-bad goes on")
+
+    def _report_bad(self, line: Line, error: Exception) -> None:
+        say(escaped(f"triobus: line {line.number} of {self.source.name}: {error}"))
+        self.bad_lines += 1
+        self.is_input_bad = not self.skip_bad
 
     async def _accept(self, events: list[DomainEvent]) -> None:
-        await self.bus.publish_many(events)
-        self.read += len(events)
+        for published in await self.bus.publish_many(events):
+            self.read += 1
+            self.known += not published.is_new
 
     def _decode(self, line: Line) -> DomainEvent:
         if line.text is None:
@@ -186,11 +244,19 @@ class _Feed:
             "to finish, and the same signal again ends the program at once"
         )
         self._scope.cancel()
+        self._draining.deadline = trio.current_time() + self.stop_timeout
 
     def _look(self) -> State:
         statistics = self.bus.statistics()
         unsettled = sum(group.lag for group in statistics.groups.values())
         return State(self.bytes_read, self.read, statistics.handled, unsettled)
+
+
+def _is_unusable(error: BaseException) -> bool:
+    """Whether it is no handler's error but says that a bus, its store or a class cannot be used."""
+    return isinstance(
+        error, CommandError | StoreError | BusAlreadyStarted | InvalidEvent | EventNotEncodable
+    )
 
 
 def _first_leaf(group: BaseExceptionGroup[BaseException]) -> str:
@@ -201,7 +267,7 @@ def _first_leaf(group: BaseExceptionGroup[BaseException]) -> str:
 
 
 def run(
-    bus: EventBus,
+    found: EventBus | Maker,
     source: Source,
     *,
     skip_bad: bool,
@@ -211,10 +277,11 @@ def run(
 ) -> Result:
     """Publish what the source holds and return when all is handled, or a signal ended it.
 
-    With a store `restore` is called with it before, so that the module can take up what it knew.
+    What was found is the bus, or makes it inside the Trio run. With a store `restore` is called
+    with it before, so that the module can take up what it knew.
     """
     feed = _Feed(
-        bus=bus,
+        found=found,
         source=source,
         skip_bad=skip_bad,
         stop_timeout=stop_timeout,
@@ -223,7 +290,7 @@ def run(
     )
     trio.run(feed.run)
     return Result(
-        statistics=bus.statistics(),
+        statistics=feed.bus.statistics(),
         read=feed.read,
         bad_lines=feed.bad_lines,
         stopped_by=feed.stopped_by,
@@ -231,4 +298,5 @@ def run(
         has_failed=feed.has_failed,
         store=None if store is None else store.path,
         left_before=feed.left_before,
+        known=feed.known,
     )

@@ -9,6 +9,7 @@ import msgspec
 
 from triobus._cli._messages import CommandError
 from triobus._cli._run import Result
+from triobus._statistics import GroupStatistics
 from triobus._text import escaped
 
 REPORT = "triobus_report"
@@ -46,6 +47,7 @@ def as_json(result: Result, rows: Rows | None) -> str:
         "groups": {
             name: {
                 "handled": group.handled,
+                "succeeded": _succeeded(group),
                 "failed_attempts": group.failed_attempts,
                 "dead_lettered": group.dead_lettered,
                 "left": group.lag,
@@ -58,6 +60,7 @@ def as_json(result: Result, rows: Rows | None) -> str:
     }
     if result.store is not None:
         summary["store"] = result.store
+        summary["known_already"] = result.known
         summary["left_before"] = result.left_before
     if rows is not None:
         summary["report"] = rows
@@ -77,24 +80,27 @@ def as_text(result: Result, rows: Rows | None) -> str:
     """Return the summary as a person wants to read it."""
     statistics = result.statistics
     seconds = statistics.uptime_seconds
-    published = max(statistics.published - result.read, 0)  # what was stored before is not new
+    new = result.read - result.known
+    published = max(statistics.published - new, 0)
     lines = [
         f"events read: {result.read:,}, published by handlers: {published:,}, "
         f"seconds: {seconds:.2f}"
     ]
     if result.bad_lines:
-        lines.append(f"bad lines: {result.bad_lines:,}")
+        what = "the rest is unread" if result.is_input_bad else "skipped"
+        lines.append(f"bad lines: {result.bad_lines:,}, {what}")
     if result.store is not None:
         lines.append(
-            f"kept in {_cell(result.store)}; left over from before: {result.left_before:,}"
+            f"kept in {_cell(result.store)}; known already: {result.known:,}, "
+            f"left over from before: {result.left_before:,}"
         )
     if result.stopped_by is not None:
         lines.append(f"stopped by {result.stopped_by}; events left: {result.left:,}")
     groups: Rows = [
         {
             "group": name,
-            "handled": group.handled,
-            "failed": group.failed_attempts,
+            "succeeded": _succeeded(group),
+            "attempts failed": group.failed_attempts,
             "dead letters": group.dead_lettered,
             "left": group.lag,
             "events/s": round(_rate(group.handled, seconds)),
@@ -107,6 +113,11 @@ def as_text(result: Result, rows: Rows | None) -> str:
     if rows:
         lines += ["", *table(rows)]
     return "\n".join(lines)
+
+
+def _succeeded(group: GroupStatistics) -> int:
+    """Return how many deliveries ended without a dead letter, one counted for each dead letter."""
+    return max(group.handled - group.dead_lettered, 0)
 
 
 def _rate(count: int, seconds: float) -> float:

@@ -9,7 +9,7 @@ import inspect
 import math
 import tempfile
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
@@ -25,10 +25,11 @@ from trio.testing import MockClock
 from triobus import _checks
 from triobus._bus import EventBus
 from triobus._errors import StoreError
-from triobus._events import predictable
+from triobus._events import DomainEvent, predictable
 from triobus._threads import instead_of_thread, is_clock_held
 from triobus._witness import Witness, watcher_of_run
 from triobus.stores.sqlite import SqliteEventStore
+from triobus.testing._mix import Operation, calls_of, mix
 from triobus.testing._promises import Promises
 from triobus.testing._record import Recording
 from triobus.testing._scheduler import scheduled_by
@@ -120,6 +121,32 @@ class World:
     def event_id(self, name: str) -> UUID:
         """Return the id of that name: the same in every life, so that publishing is idempotent."""
         return uuid5(_NAMESPACE, name)
+
+    def calls(
+        self, bus: EventBus, make_event: Callable[[int], DomainEvent]
+    ) -> dict[str, Operation]:
+        """Return the public calls of a bus that runs and of its store, by their names, for `mix`.
+
+        They publish what `make_event(1)`, `make_event(2)`, ... return, make groups and
+        subscriptions of their own, listen, look, replay and discard, and check what they are told
+        of positions. `stop` is not among them. What a scenario does not bear is taken out with
+        `del calls["dead_letters.discard"]`, and its own calls are put in.
+        """
+        return calls_of(bus, make_event, self.random)
+
+    async def mix(
+        self, operations: Mapping[str, Operation], *, tasks: int = 3, steps: int = 10
+    ) -> None:
+        """Let several tasks make calls, each chosen by chance: `mix(world.calls(bus, Order))`.
+
+        Each of `tasks` makes `steps` calls, one after the other; a quarter of them is cancelled in
+        some moment. Refusals of a bus or store that has closed are no failure, anything else that
+        a call raises is. The timeline shows which call began and ended when, so that of a program
+        that hangs it shows where.
+        """
+        await mix(
+            operations, tasks=tasks, steps=steps, random=self.random, note=self.recording.note
+        )
 
     def timeline(self) -> str:
         """Return what happened so far, in all lives; see `Recording.timeline`."""

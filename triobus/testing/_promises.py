@@ -109,11 +109,13 @@ class Watch(AttemptWitness):
     """Who had a name last."""
 
     def attend(self, group: Group) -> None:
-        """Watch a group; what was owed to one of a name is not owed to another of that name."""
+        """Watch a group. One who joins others may come too late for what was published before."""
+        is_late = any(key[0] == group.name for key in self._members)
         for subscription in group.subscriptions:
             key = subscription.group, subscription.name
-            if self._members.setdefault(key, subscription) is not subscription:
-                self._members[key] = subscription
+            is_new = self._members.get(key) is not subscription
+            self._members[key] = subscription
+            if is_new and is_late:
                 for owed in self._log.open.values():
                     owed.discard(key)
         super().attend(group)
@@ -224,12 +226,16 @@ class Watch(AttemptWitness):
         finished = [range(before + 1, progress.offset + 1)]
         finished += [range(first, last + 1) for first, last in progress.ranges if last is not None]
         for position in (position for positions in finished for position in positions):
-            open_ = self._open(self._log.ids.get(position), group)
+            event_id = self._log.ids.get(position)
+            open_ = self._open(event_id, group)
             if open_:
                 self._breach(
                     f"position {position} is recorded as finished in group {group!r}, and is not "
                     f"by {open_[0]!r}"
                 )
+            if event_id is not None:  # whoever has gone gets it no more, should it come back
+                owed = self._log.open.get(event_id, set())
+                owed.difference_update([key for key in owed if key[0] == group])
 
     def _open(self, event_id: UUID | None, group: str) -> list[str]:
         """Return the subscriptions that are there and owed an event."""

@@ -42,8 +42,9 @@ def check_counters(program: Program) -> None:
     if len(program.buses) == 1:
         accepted, unsure = len(program.accepted), len(program.unsure)
         published = program.buses[0].statistics().published
+        beside = len(program.appended)  # counted, if the bus was there
         _demand(
-            accepted <= published <= accepted + unsure,
+            accepted <= published <= accepted + unsure + beside,
             f"{accepted} accepted, {unsure} unsure, {published} counted as published",
             program,
         )

@@ -324,7 +324,9 @@ async def heard_slowly_while_it_stops(program: Program, bus: EventBus) -> None:
 
 
 def _mail_comes_late(program: Program) -> EventBus:
-    return program.bus(workers=1)
+    bus = program.bus(workers=1)
+    bus.subscribe(Noted, program.handler(), name="it")
+    return bus
 
 
 @scenario(_mail_comes_late, kind="sqlite", is_lossless=False)
@@ -337,6 +339,8 @@ async def crashed_after_a_late_group(program: Program, bus: EventBus) -> None:
     async def publish() -> None:
         try:
             await program.publish(bus, 1, "a")
+            await trio.lowlevel.checkpoint()
+            await crash(bus)
         except (BusClosed, OutcomeUnknown, StoreClosed):
             assert not bus.statistics().running
 
@@ -345,10 +349,8 @@ async def crashed_after_a_late_group(program: Program, bus: EventBus) -> None:
         await trio.lowlevel.checkpoint()
         late = bus.group("late", workers=1)
         late.subscribe(Noted, program.handler("late", then=take_long), name="it")
-        await trio.sleep(1)
-        await crash(bus)
     begun = [call.number for call in program.begun if call.group == "late"]
-    again = program.bus(workers=1)
+    again = _mail_comes_late(program)
     again.group("late", workers=1).subscribe(Noted, program.handler("late"), name="it")
     async with again:
         await program.publish(again, 2, "a")

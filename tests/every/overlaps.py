@@ -11,7 +11,7 @@ from triobus.testing import crash
 
 NEVER = Retry(attempts=1)
 MUCH_LATER = Retry(attempts=2, delay=10, max_delay=10, jitter=0)
-_MOST = 100
+_MOST = 25
 
 
 async def _publish_or_be_late(program: Program, bus: EventBus, number: int, key: str) -> None:

@@ -151,6 +151,11 @@ def clock_held() -> Iterator[None]:
             guard.scope.cancel()
 
 
+def is_clock_held() -> bool:
+    """Whether somebody keeps the autojump clock of this run from jumping."""
+    return _guard.get() is not None
+
+
 def is_virtual(clock: trio.abc.Clock) -> bool:
     """Whether it is a `MockClock`. Whoever made one has imported trio.testing; triobus does not."""
     testing = sys.modules.get("trio.testing")

@@ -42,8 +42,9 @@ def check_counters(program: Program) -> None:
     if len(program.buses) == 1:
         accepted, unsure = len(program.accepted), len(program.unsure)
         published = program.buses[0].statistics().published
+        beside = len(program.appended)  # counted, if the bus was there
         _demand(
-            accepted <= published <= accepted + unsure,
+            accepted <= published <= accepted + unsure + beside,
             f"{accepted} accepted, {unsure} unsure, {published} counted as published",
             program,
         )
@@ -64,7 +65,8 @@ def check_lossless(program: Program) -> None:
 
 def check_log(program: Program, logged: list[int]) -> None:
     """The store has what was accepted, nothing that was refused, and has it all handled."""
-    _demand(set(program.accepted) <= set(logged), f"not in the store: {logged}", program)
+    accepted = {**program.accepted, **program.appended}
+    _demand(set(accepted) <= set(logged), f"not in the store: {logged}", program)
     _demand(not program.refused & set(logged), f"refused and stored: {logged}", program)
     _demand(len(set(logged)) == len(logged), f"stored twice: {logged}", program)
     missing = set(logged) - set(program.numbers_finished()) - set(program.dead) - program.gone

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from tests.events import Noted
-from triobus import EventBus, EventStore, MemoryEventStore, OutcomeUnknown
+from triobus import EventBus, EventStore, MemoryEventStore, OutcomeUnknown, Subscription
 from triobus.testing import World
 
 _KEPT = ("_log", "_by_id", "_sequences", "_offsets", "_finished", "_attempts", "_kept")
@@ -56,6 +56,10 @@ class Program:
     begun: list[Call] = attrs.field(factory=list)
     finished: list[Call] = attrs.field(factory=list)
     failed: list[Call] = attrs.field(factory=list)
+    appended: dict[int, int] = attrs.field(factory=dict)
+    """Positions of the numbers that were appended beside the bus."""
+    subscriptions: dict[str, Subscription] = attrs.field(factory=dict)
+    """Those of the last life that a scenario wants to end."""
     buses: list[EventBus] = attrs.field(factory=list)
     """One for each life, the last one last."""
 
@@ -121,6 +125,11 @@ class Program:
         events = [self.event(number, key) for number in numbers]
         with self.publishing(numbers):
             await bus.publish_many(events)
+
+    async def append(self, store: EventStore, number: int, key: str | None = None) -> None:
+        """Append one number to the store, beside the bus."""
+        (stored,) = await store.append([self.event(number, key)])
+        self.appended[number] = stored.position
 
     # Handling
 

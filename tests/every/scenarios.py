@@ -9,6 +9,7 @@ import math
 import trio
 
 from tests.events import Noted
+from tests.every.overlaps import OVERLAPS
 from tests.every.program import Program
 from tests.every.scenario import Scenario, scenario
 from triobus import BusClosed, EventBus, OutcomeUnknown, Retry
@@ -323,6 +324,7 @@ SCENARIOS: dict[str, Scenario] = {
         timeout,
         durable,
         crashing,
+        *OVERLAPS,
     )
 }
 """By name."""

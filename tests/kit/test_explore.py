@@ -3,12 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import trio
 
+import triobus.testing
 from tests.kit.scenarios import Ordered, durable, in_memory
 from triobus import EventBus, InvalidOption
 from triobus.testing import (
@@ -17,6 +19,7 @@ from triobus.testing import (
     StepFailed,
     cancel_at_every_step,
     explore,
+    hold_clock,
 )
 from triobus.testing._scheduler import scheduled_by
 
@@ -126,7 +129,7 @@ def test_a_failure_names_its_seed_and_can_be_repeated():
     with pytest.raises(ExplorationFailed, match="they came in another order") as caught:
         explore(scenario)
     seed = caught.value.seed
-    assert f"Repeat it with explore(..., seed={seed})" in str(caught.value)
+    assert f"Repeat it with explore(..., seed={seed})\n\nWhat happened" in str(caught.value)
     with pytest.raises(ExplorationFailed) as again:
         explore(scenario, seed=seed)
     assert str(again.value) == str(caught.value)
@@ -147,6 +150,95 @@ def test_a_program_that_waits_for_ever_even_when_cancelled_is_ended():
 
     with pytest.raises(ExplorationFailed, match="ProgramHangs: every task of the program waits"):
         explore(scenario, seeds=1)
+
+
+HOLD_CLOCK = r"trio\.to_thread.*'async with triobus\.testing\.hold_clock\(\)'"
+
+
+def test_a_handler_that_waits_for_a_thread_is_told_of_hold_clock():
+    asked = threading.Event()
+
+    def answer():
+        return asked.wait(60)
+
+    async def scenario():
+        bus = EventBus()
+
+        @bus.subscribe(Ordered)
+        async def handle(event):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.to_thread.run_sync, answer)
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    asked.set()
+
+        async with bus:
+            await bus.publish(Ordered("Ada", 1))
+
+    with pytest.raises(ExplorationFailed, match=f"(?s)ProgramHangs: every task.*{HOLD_CLOCK}"):
+        explore(scenario, seeds=1, faults=Faults(handler_failures=0))
+
+
+def test_a_timeout_that_comes_while_a_thread_is_at_work_is_told_of_it_too():
+    timed_out = threading.Event()
+
+    async def scenario():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, timed_out.wait)
+            with trio.move_on_after(5) as scope:
+                await trio.sleep_forever()
+            timed_out.set()
+        assert not scope.cancelled_caught, "time went on"
+
+    with pytest.raises(ExplorationFailed, match=f"(?s)AssertionError: time went on.*{HOLD_CLOCK}"):
+        explore(scenario, seeds=1)
+
+
+def test_a_foreign_thread_that_all_wait_for_is_told_of_too():
+    ended = threading.Event()
+
+    async def scenario():
+        thread = threading.Thread(target=ended.wait)
+        thread.start()
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+            thread.join()
+
+    with pytest.raises(ExplorationFailed, match=f"(?s)ProgramHangs: every task.*{HOLD_CLOCK}"):
+        explore(scenario, seeds=1)
+
+
+def test_in_hold_clock_a_handler_may_wait_for_a_thread():
+    handled = []
+
+    async def scenario():
+        bus = EventBus()
+
+        @bus.subscribe(Ordered, timeout=5)
+        async def handle(event):
+            async with hold_clock():
+                handled.append(await trio.to_thread.run_sync(lambda: event.number))
+
+        async with bus:
+            await bus.publish(Ordered("Ada", 1))
+
+    explore(scenario, seeds=5, faults=Faults(handler_failures=0))
+    assert handled == [1] * 5
+
+
+def test_a_hang_without_a_thread_is_not_told_of_one():
+    with pytest.raises(ExplorationFailed) as caught:
+        explore(trio.sleep_forever, seeds=1)
+    assert "ProgramHangs" in str(caught.value)
+    assert "hold_clock" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", triobus.testing.__all__)
+def test_everything_of_the_kit_is_shown_under_its_public_module(name):
+    assert getattr(triobus.testing, name).__module__ == "triobus.testing"
 
 
 def test_two_hundred_seeds_of_fifty_events_take_less_than_twenty_seconds():

@@ -22,9 +22,15 @@ SHARES = {"none": 0.3, "memory": 0.5, "sqlite": 0.2}
 
 
 def explore(
-    kind: str, examples: int, seed: int, tally: Tally, *, is_shrinking: bool = True
+    kind: str,
+    examples: int,
+    seed: int,
+    tally: Tally,
+    *,
+    is_shrinking: bool = True,
+    is_wide: bool = False,
 ) -> None:
-    """Play so many programs on a kind of store.
+    """Play so many programs on a kind of store, wide ones if that is said.
 
     Raises `Broken` with the program in its notes, if that is wanted the smallest that there is.
     """
@@ -38,7 +44,7 @@ def explore(
         report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
-    @given(programs())
+    @given(programs(is_wide=is_wide))
     def example(program: Program) -> None:
         play(program, kind, tally)
 
@@ -61,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="the kinds of store to play them on; 'none' is a bus without one (default: all)",
     )
     parser.add_argument(
+        "--wide",
+        action="store_true",
+        help="programs that use the store beside the bus, listen and publish other content, too",
+    )
+    parser.add_argument(
         "--no-shrink",
         action="store_true",
         help="show the first program that breaks a promise, and do not look for a smaller one",
@@ -78,7 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         examples = max(round(options.examples * share), 1)
         print(f"{examples} programs, store: {kind}", flush=True)
         try:
-            explore(kind, examples, seed, tally, is_shrinking=not options.no_shrink)
+            explore(
+                kind,
+                examples,
+                seed,
+                tally,
+                is_shrinking=not options.no_shrink,
+                is_wide=options.wide,
+            )
         except Broken as broken:
             violations += 1
             print(f"seed {seed}, store {kind}: {broken}", file=sys.stderr)

@@ -16,11 +16,14 @@ from tests.model.programs import (
     Discard,
     Draft,
     End,
+    Listen,
+    Look,
     MakeGroup,
     Operation,
     Program,
     Publish,
     PublishAgain,
+    PublishOther,
     Replay,
     Settle,
     Sleep,
@@ -125,6 +128,8 @@ class Player:
     _calls: Counter[tuple[int, str]] = attrs.field(factory=Counter)
     _aside: int = 0
     """Tasks that publish or replay beside the program."""
+    _appending: int = 0
+    """Tasks that append to the store beside the bus."""
     _calm: trio.Event = attrs.field(factory=trio.Event)
     _is_replaying: bool = False
 
@@ -190,6 +195,8 @@ class Player:
                 await self.bus.stop()
 
     async def _end(self, end: End) -> None:
+        while self._appending and end.how in ("drain", "stop"):
+            await self._calm.wait()  # what is appended while a bus drains is the next life's
         now = trio.current_time()
         if end.how == "stop":
             report = await self.bus.stop()
@@ -377,6 +384,8 @@ class Player:
         self.promises.published(numbers, positions, trio.current_time())
 
     async def _publish_as(self, events: Sequence[Drafted], how: str) -> list[int | None]:
+        if how == "append":
+            return await self._append(events)
         if how == "many":
             return [place.position for place in await self.bus.publish_many(events)]
         (event,) = events
@@ -387,6 +396,14 @@ class Player:
         outcome = await self.bus.publish_and_wait(event)
         self.promises.outcome(event.number, outcome.results, outcome.errors)
         return [outcome.position]
+
+    async def _append(self, events: Sequence[Drafted]) -> list[int | None]:
+        assert self.bus.store is not None
+        self._appending += 1
+        try:
+            return [stored.position for stored in await self.bus.store.append(events)]
+        finally:
+            self._appending -= 1
 
     def _expected(self, event: Drafted) -> Fact:
         """Return the event as handlers are to see it: with its cause, if a handler publishes it."""
@@ -411,6 +428,12 @@ class Player:
                     event = events[-1 - operation.choice % len(events)]
                     if event.children is not None and event not in self._children.values():
                         await self._refusable(self._publish, [event], "publish")
+            case PublishOther():
+                await self._refusable(self._publish_other, operation.choice)
+            case Look():
+                await self._spawn_or_wait(True, self._look_beside, operation.choice)
+            case Listen():
+                self._clients.start_soon(self._refusable, self._listen, operation)
             case Sleep():
                 await trio.sleep(operation.seconds)
                 self.promises.check_no_stall(trio.current_time())
@@ -454,6 +477,8 @@ class Player:
         how = operation.how
         if how == "nowait" and self._opened is not None:
             how = "publish"
+        if how == "append" and self._opened is None:
+            how = "many"
         events = [self._event(draft, next(self._numbers)) for draft in operation.drafts]
         if operation.cancelled_after is None:
             await self._spawn_or_wait(operation.is_aside, self._publish, events, how)
@@ -471,6 +496,46 @@ class Player:
 
         await self._spawn_or_wait(True, cancelled)
         await self._spawn_or_wait(True, cancel)
+
+    async def _publish_other(self, choice: int) -> None:
+        """Publish other content under an id that the log has: it must be refused."""
+        known = [n for n, known in self.promises.known.items() if known.returned is not None]
+        events = [self._events[number] for number in known if number in self._events]
+        if self._opened is None or not events:
+            return
+        event = events[choice % len(events)]
+        try:
+            await self.bus.publish(attrs.evolve(event, steps=event.steps + 1))
+        except ValueError:
+            await checkpoint()
+        else:
+            self.promises.breach(f"{event.number} was accepted again with other content")
+
+    async def _look_beside(self, choice: int) -> None:
+        """Read the store beside its bus, and compare that with what publishers were told."""
+        store = self.bus.store
+        if store is None:
+            return
+        found = [(s.position, s.event) async for s in store.read()]
+        places = [(position, event.number) for position, event in found]  # type: ignore[attr-defined]  # they are ours
+        self.promises.read(places)
+        if found:
+            position, event = found[choice % len(found)]
+            stored = await store.get(event.event_id)
+            if stored is None or stored.position != position:
+                self.promises.breach(f"get() says {stored}, and it was read at {position}")
+        if (await store.statistics()).events < len(found):
+            self.promises.breach(f"the store counts fewer events than the {len(found)} read")
+
+    async def _listen(self, operation: Listen) -> None:
+        """Listen slowly: nothing is heard twice, nor before it was published."""
+        heard: list[int] = []
+        with trio.move_on_after(operation.seconds):
+            async with self.bus.listen(Drafted, buffer=1) as events:
+                async for event in events:
+                    heard.append(event.number)
+                    self.promises.heard(heard)
+                    await trio.sleep(operation.pace)
 
     async def _spawn_or_wait(
         self, is_aside: bool, function: Callable[..., Any], *args: Any

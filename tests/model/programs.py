@@ -40,7 +40,7 @@ class Publish:
     """Publish one event, or several together; in a task of its own, or before anything else."""
 
     drafts: tuple[Draft, ...]
-    how: Literal["publish", "many", "nowait", "wait"]
+    how: Literal["publish", "many", "nowait", "wait", "append"]
     is_aside: bool
     cancelled_after: int | None = None
     """After how many checkpoints the publisher is cancelled, if it is."""
@@ -51,6 +51,28 @@ class PublishAgain:
     """Publish an event again that was published before."""
 
     choice: int
+
+
+@attrs.frozen
+class PublishOther:
+    """Publish other content under the id of an event that was published before."""
+
+    choice: int
+
+
+@attrs.frozen
+class Look:
+    """Read the store beside its bus: all of it, one event, its statistics."""
+
+    choice: int
+
+
+@attrs.frozen
+class Listen:
+    """Listen for some time, with little room, and take long over each event."""
+
+    seconds: float
+    pace: float
 
 
 @attrs.frozen
@@ -123,6 +145,9 @@ class End:
 Operation = (
     Publish
     | PublishAgain
+    | PublishOther
+    | Look
+    | Listen
     | Sleep
     | Step
     | Settle
@@ -237,27 +262,45 @@ def _operations() -> st.SearchStrategy[Operation]:
     )
 
 
-def _lives() -> st.SearchStrategy[tuple[Operation, ...]]:
+def _operations_beside() -> st.SearchStrategy[Operation]:
+    """Draw what is done beside publishing and handling, as often as the rest."""
+    choices = st.integers(0, 7)
+    some = st.lists(_drafts(), min_size=1, max_size=3).map(tuple)
+    return st.one_of(
+        _operations(),
+        st.builds(Publish, some, st.just("append"), st.booleans()),
+        st.builds(Publish, some, st.just("append"), st.just(True), st.integers(0, 6)),
+        st.builds(PublishOther, choices),
+        st.builds(PublishAgain, choices),
+        st.builds(Look, choices),
+        st.builds(Listen, st.sampled_from([0.3, 4.0]), st.sampled_from([0.0, 0.7])),
+        st.builds(Unsubscribe, choices),
+        st.builds(Replay, choices, st.integers(0, 3), st.just(True)),
+        st.builds(Discard, choices),
+    )
+
+
+def _lives(operations: st.SearchStrategy[Operation]) -> st.SearchStrategy[tuple[Operation, ...]]:
     ends = st.builds(
         End,
         st.sampled_from(["drain", "stop", "stop in time", "cancel", "crash", "crash", "crash"]),
         st.sampled_from([0.0, 0.6, 2.0]),
     )
-    life = st.tuples(st.lists(_operations(), min_size=1, max_size=12), ends)
+    life = st.tuples(st.lists(operations, min_size=1, max_size=12), ends)
     return st.lists(life.map(lambda life: (*life[0], life[1])), min_size=1, max_size=4).map(
         lambda lives: tuple(operation for life in lives for operation in life)
     )
 
 
-def programs() -> st.SearchStrategy[Program]:
-    """Draw programs."""
+def programs(*, is_wide: bool = False) -> st.SearchStrategy[Program]:
+    """Draw programs; wide ones use the store beside the bus, listen, and publish other content."""
     return st.builds(
         Program,
         workers=st.sampled_from([1, 2, 4]),
         buffer=st.sampled_from([0, 1, 3, 1000]),
         subscriptions=st.lists(_terms(), min_size=1, max_size=3).map(tuple),
         groups=st.lists(_groups(), max_size=1).map(tuple),
-        operations=_lives(),
+        operations=_lives(_operations_beside() if is_wide else _operations()),
         seed=st.integers(0, 2**16),
         is_run=st.booleans(),
     )

@@ -189,6 +189,25 @@ class Promises:
             self.breach(f"{key} was cancelled while it had {number}, and nothing was ending")
         self.groups[key[0]].attempt_was_cancelled(key[1], self.known[number])
 
+    # Reading and listening
+
+    def read(self, places: Sequence[tuple[int, int]]) -> None:
+        """Positions and numbers were read from the store, while its bus runs."""
+        if [position for position, _ in places] != [*range(1, len(places) + 1)]:
+            self.breach(f"the positions that were read are {places}")
+        for position, number in places:
+            known = self.known.get(number)
+            if known is None or known.position not in (None, position):
+                self.breach(f"{number} was read at {position}, and is {known}")
+
+    def heard(self, numbers: Sequence[int]) -> None:
+        """A listener has heard events, the last one just now."""
+        known = self.known.get(numbers[-1])
+        if known is None or (known.is_refused and not known.is_uncertain):
+            self.breach(f"{numbers[-1]} was heard, and was not accepted")
+        if self.has_store and numbers[-1] in numbers[:-1]:
+            self.breach(f"{numbers[-1]} was heard twice: {numbers}")
+
     # Groups and dead letters
 
     def group_made(self, terms: GroupTerms, truth: StoreTruth | None) -> None:

@@ -28,6 +28,15 @@ def test_programs_of_all_kinds_keep_the_promises(kind, examples):
     assert tally.crashes > 0
 
 
+@pytest.mark.parametrize(("kind", "examples"), [("none", 15), ("memory", 20), ("sqlite", 8)])
+def test_programs_that_use_the_store_beside_the_bus_keep_the_promises(kind, examples):
+    """They append, read, listen slowly, publish again, and publish other content of the same id."""
+    tally = Tally()
+    explore(kind, examples, 1, tally, is_shrinking=False, is_wide=True)
+    assert tally.examples == examples
+    assert tally.deliveries > examples
+
+
 def test_the_command_prints_what_it_has_seen(capsys):
     assert main(["--examples", "3", "--seed", "7"]) == 0
     first = capsys.readouterr().out.splitlines()[-1].rpartition(", in ")[0]

@@ -23,10 +23,12 @@ from triobus.testing._record import (
     Recording,
     record,
 )
+from triobus.testing._snapshots import EventChanged
 from triobus.testing._world import Faults, PlannedFailure, ProgramHangs, World
 
 __all__ = [
     "Call",
+    "EventChanged",
     "Exploration",
     "ExplorationFailed",
     "Faults",
@@ -49,3 +51,8 @@ __all__ = [
     "hold_clock",
     "record",
 ]
+
+# Tracebacks and help show where users import these from.
+for _name in __all__:
+    globals()[_name].__module__ = __name__
+del _name

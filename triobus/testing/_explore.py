@@ -67,7 +67,10 @@ def explore(
     handlers fail, and when the program is killed and started again; see `Faults`. The scenario says
     with `assert` what it expects. Besides, of each bus that is started in it: nothing accepted is
     lost, aggregates keep their order, offsets never go back and say the truth, statistics add up,
-    and nothing waits for ever.
+    and nothing waits for ever; and no handler changes what an event holds (`EventChanged`).
+
+    Time is virtual, and waits for no thread of the scenario's own: `trio.to_thread` belongs into
+    `async with hold_clock()`, though what a thread does when is then left to chance.
 
     A scenario `async def scenario(world)` is given the `World`, with a directory for its store; it
     may be killed anywhere and is then called again, with the same directory. One without arguments
@@ -78,6 +81,18 @@ def explore(
     inside `trio.run`.
     """
     __tracebackhide__ = True  # for pytest: what failed is in the scenario
+    return explored(scenario, seeds, faults, seed, lambda seed: f"explore(..., seed={seed})")
+
+
+def explored(
+    scenario: Scenario,
+    seeds: int | Iterable[int],
+    faults: Faults | None,
+    seed: int | None,
+    repeated_with: Callable[[int], str],
+) -> Exploration:
+    """Do what `explore` does, for a caller who knows with what a seed is repeated."""
+    __tracebackhide__ = True
     _check_scenario(scenario)
     chosen: Iterable[int]
     if seed is not None:
@@ -95,8 +110,8 @@ def explore(
             )
         except Broken as broken:
             failure = ExplorationFailed(
-                f"seed {chance}: {told(broken.error)}\n\nRepeat it with explore(..., "
-                f"seed={chance}). What happened, to step {broken.world.steps}:\n"
+                f"seed {chance}: {told(broken.error)}\n\n{broken.world.hint()}Repeat it with "
+                f"{repeated_with(chance)}\n\nWhat happened, to step {broken.world.steps}:\n"
                 f"{broken.world.timeline()}"
             )
             failure.seed = chance
@@ -157,8 +172,8 @@ def cancel_at_every_step(
             world = run_in_world(seed, faults, main, on_step)
         except Broken as broken:
             failure = StepFailed(
-                f"cancelled at step {number}: {told(broken.error)}\n\nRepeat it with "
-                f"cancel_at_every_step(..., step={number}). What happened:\n"
+                f"cancelled at step {number}: {told(broken.error)}\n\n{broken.world.hint()}Repeat "
+                f"it with cancel_at_every_step(..., step={number})\n\nWhat happened:\n"
                 f"{broken.world.timeline()}"
             )
             failure.step = number

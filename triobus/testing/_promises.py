@@ -6,6 +6,8 @@
    goes past one that waits for a retry.
 3. Progress: a group's offset never goes back, and nothing is recorded as finished that is not.
 4. Statistics add up: they agree with what was seen.
+
+Beside what a bus promises it watches what handlers promise: that they leave an event as it is.
 """
 
 from collections.abc import Callable
@@ -21,8 +23,10 @@ from triobus._failures import as_failure
 from triobus._group import carried
 from triobus._handlers import Invoke
 from triobus._progress import ProgressChange
-from triobus._subscriptions import Subscription
+from triobus._subscriptions import Group, Subscription
+from triobus._unreadable import Unreadable
 from triobus.testing._attempts import AttemptWitness, Key
+from triobus.testing._snapshots import EventChanged, Snapshots
 
 
 class PromiseBroken(AssertionError):
@@ -45,7 +49,7 @@ class Promises:
     """Remembers over all lives of a program what its buses owe."""
 
     _on_breach: Callable[[], None]
-    first: PromiseBroken | None = attrs.field(default=None, init=False)
+    first: AssertionError | None = attrs.field(default=None, init=False)
     """The first that was broken."""
     _logs: dict[Any, _Log] = attrs.field(factory=dict, init=False)
 
@@ -53,16 +57,24 @@ class Promises:
         """Return a witness for a bus that starts."""
         store = bus.store
         key = bus if store is None else getattr(store, "path", store)
-        return Watch(bus, self._logs.setdefault(key, _Log()), self.breach, plan_failure)
+        log = self._logs.setdefault(key, _Log())
+        return Watch(bus, log, self.breach, plan_failure, Snapshots(self.changed))
 
     def breach(self, message: str) -> None:
         """Note that a promise was broken, and end the program."""
+        self._end_with(PromiseBroken(message))
+
+    def changed(self, message: str) -> None:
+        """Note that an event is no more what it was when it was published, and end the program."""
+        self._end_with(EventChanged(message))
+
+    def _end_with(self, error: AssertionError) -> None:
         if self.first is None:
-            self.first = PromiseBroken(message)
+            self.first = error
             self._on_breach()
 
     def check(self) -> None:
-        """Raise the first `PromiseBroken`, if there is one."""
+        """Raise the first `PromiseBroken` or `EventChanged`, if there is one."""
         if self.first is not None:
             raise self.first
 
@@ -76,6 +88,8 @@ class _Lane:
     running: int = 0
     waiting: int | None = None
     """The number of the event that waits for a retry."""
+    waits_for: Subscription | None = None
+    """Whose retry that is."""
 
 
 @attrs.define(eq=False)
@@ -86,16 +100,34 @@ class Watch(AttemptWitness):
     _log: _Log
     _breach: Callable[[str], None]
     _plan_failure: Callable[[], Exception | None]
+    _snapshots: Snapshots
     _lanes: dict[tuple[str, str], _Lane] = attrs.field(factory=dict, init=False)
     _accepted: int = attrs.field(default=0, init=False)
     _failed: dict[str, int] = attrs.field(factory=dict, init=False)
     _letters: dict[str, int] = attrs.field(factory=dict, init=False)
     _running: dict[str, int] = attrs.field(factory=dict, init=False)
+    _members: dict[Key, Subscription] = attrs.field(factory=dict, init=False)
+    """Who had a name last."""
+
+    def attend(self, group: Group) -> None:
+        """Watch a group. One who joins others may come too late for what was published before."""
+        is_late = any(key[0] == group.name for key in self._members)
+        for subscription in group.subscriptions:
+            key = subscription.group, subscription.name
+            is_new = self._members.get(key) is not subscription
+            self._members[key] = subscription
+            if is_new and is_late:
+                for owed in self._log.open.values():
+                    owed.discard(key)
+        super().attend(group)
 
     def _watched(self, subscription: Subscription, invoke: Invoke) -> Invoke:
+        who = f"{subscription.group}/{subscription.name}"
+
         async def watched(event: DomainEvent) -> object:
             carriage = carried()
             assert carriage is not None
+            self._snapshots.compare(event, f"before attempt {carriage.attempt} of {who}")
             lane = self._began(carriage, subscription)
             try:
                 planned = self._plan_failure()
@@ -112,6 +144,7 @@ class Watch(AttemptWitness):
             finally:
                 lane.running -= 1
                 self._running[subscription.group] -= 1
+                self._snapshots.compare(event, f"while {who} had it")
 
         return watched
 
@@ -146,7 +179,8 @@ class Watch(AttemptWitness):
             self._breach(f"two handlers work on {where} at the same time")
         if number < lane.last:
             self._breach(f"an earlier event came after a later one of {where}")
-        if lane.waiting not in (None, number):
+        is_waited_for = lane.waits_for is not None and lane.waits_for.is_active
+        if lane.waiting not in (None, number) and is_waited_for:
             self._breach(f"an event went past one that waits for a retry, of {where}")
         lane.waiting = None
         lane.last = number
@@ -156,6 +190,7 @@ class Watch(AttemptWitness):
 
     def accepted(self, event: DomainEvent, position: int | None) -> None:
         """An event is owed to its handlers."""
+        self._snapshots.take(event)
         self._accepted += 1
         if position is not None:
             self._log.ids[position] = event.event_id
@@ -167,16 +202,21 @@ class Watch(AttemptWitness):
         if key in self._lanes and carriage.letter_id is None:
             number = carriage.number if carriage.position is None else carriage.position
             self._lanes[key].waiting = number
+            self._lanes[key].waits_for = carriage.subscription
 
     def given_up(
         self,
         event: DomainEvent,
         subscription: Subscription,
-        attempts: int,  # noqa: ARG002  # whatever it was
+        attempts: int,
         error: Exception,  # noqa: ARG002  # whatever it was
     ) -> None:
-        """A dead letter is what it has come to."""
-        self._letters[subscription.group] = self._letters.get(subscription.group, 0) + 1
+        """A dead letter is what it has come to, or has remained."""
+        group, carriage = subscription.group, carried()
+        if carriage is None or carriage.letter_id is None:
+            self._letters[group] = self._letters.get(group, 0) + 1
+        if isinstance(event, Unreadable) and attempts:  # no handler was called that is watched
+            self._failed[group] = self._failed.get(group, 0) + 1
         self._settled(event.event_id, subscription)
 
     def recorded(self, group: str, progress: ProgressChange) -> None:
@@ -188,12 +228,16 @@ class Watch(AttemptWitness):
         finished = [range(before + 1, progress.offset + 1)]
         finished += [range(first, last + 1) for first, last in progress.ranges if last is not None]
         for position in (position for positions in finished for position in positions):
-            open_ = self._open(self._log.ids.get(position), group)
+            event_id = self._log.ids.get(position)
+            open_ = self._open(event_id, group)
             if open_:
                 self._breach(
                     f"position {position} is recorded as finished in group {group!r}, and is not "
                     f"by {open_[0]!r}"
                 )
+            if event_id is not None:  # whoever has gone gets it no more, should it come back
+                owed = self._log.open.get(event_id, set())
+                owed.difference_update([key for key in owed if key[0] == group])
 
     def _open(self, event_id: UUID | None, group: str) -> list[str]:
         """Return the subscriptions that are there and owed an event."""

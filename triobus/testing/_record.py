@@ -16,7 +16,10 @@ from triobus._handlers import NOT_MATCHED, Invoke
 from triobus._progress import ProgressChange
 from triobus._subscribing import event_types
 from triobus._subscriptions import Subscription
+from triobus._threads import is_virtual
+from triobus._witness import watcher_of_run
 from triobus.testing._attempts import AttemptWitness, Key
+from triobus.testing._snapshots import EventChanged, Snapshots
 
 _BASE_FIELDS = frozenset(field.name for field in attrs.fields(DomainEvent))
 _LONGEST = 200
@@ -136,6 +139,14 @@ class Recording(AttemptWitness):
     _numbers: dict[UUID, int] = attrs.field(factory=dict, init=False)
     _wanted: dict[UUID, set[Key]] = attrs.field(factory=dict, init=False)
     """For each event that was published the groups and subscriptions that it was for."""
+    _snapshots: Snapshots = attrs.field(init=False)
+    _changes: list[str] = attrs.field(factory=list, init=False)
+    """What was changed in events, by whom."""
+    _origin: float | None = attrs.field(default=None, init=False)
+    """The time that the timeline has as 0.000."""
+
+    def __attrs_post_init__(self) -> None:
+        self._snapshots = Snapshots(self._changes.append)
 
     # What was recorded
 
@@ -231,6 +242,15 @@ class Recording(AttemptWitness):
         if failed or letters:
             self._fail(f"{failed} attempts failed, and {letters} events became dead letters")
 
+    def assert_events_unchanged(self) -> None:
+        """Raise `EventChanged` if a list, a dict or the like inside an event was changed.
+
+        Events are compared with what they were when they were published, before and after each
+        attempt. The fixture `recorded` does so when the test has ended.
+        """
+        if self._changes:
+            raise EventChanged(self._with_timeline(self._changes[0]))
+
     def _matching(self, type_: type[DomainEvent], fields: Mapping[str, Any]) -> list[DomainEvent]:
         self._check_fields(type_, fields)
         return [entry.event for entry in self.published if _is_like(entry.event, type_, fields)]
@@ -245,7 +265,13 @@ class Recording(AttemptWitness):
                 )
 
     def _fail(self, message: str) -> NoReturn:
-        raise AssertionError(f"{message}\n\nWhat happened:\n{self.timeline()}")
+        raise AssertionError(self._with_timeline(message))
+
+    def _with_timeline(self, message: str) -> str:
+        """Return a message with what happened, unless an exploration will show that anyway."""
+        if trio.lowlevel.in_trio_run() and watcher_of_run.get() is not None:
+            return message
+        return f"{message}\n\nWhat happened:\n{self.timeline()}"
 
     def _listed(self, ids: Iterable[UUID]) -> str:
         return ", ".join(f"#{self._numbers[event_id]}" for event_id in ids) or "none of them"
@@ -255,20 +281,24 @@ class Recording(AttemptWitness):
     def timeline(self) -> str:
         """Return what happened as text: one line for each thing, indented by what caused it.
 
-        Events are numbered in the order in which they were seen. The same run gives the same text.
+        Events are numbered in the order in which they were seen. Times are seconds on a virtual
+        clock, and on a real one, whose origin means nothing, since the first thing that happened.
+        The same run gives the same text.
         """
+        origin = self._origin or 0.0
         depths: dict[UUID, int] = {}
         lines = []
         for entry in self._entries:
             if isinstance(entry, _Note):
-                lines.append(f"{entry.time:10.3f}  {entry.text}")
+                lines.append(f"{entry.time - origin:10.3f}  {entry.text}")
                 continue
             event_id = entry.event.event_id
             if event_id not in depths:
-                cause = entry.event.causation_id
+                # An event that cannot be read has none.
+                cause = getattr(entry.event, "causation_id", None)
                 depths[event_id] = 0 if cause is None else depths.get(cause, -2) + 2
             depth = depths[event_id] + (not isinstance(entry, RecordedEvent))
-            lines.append(f"{entry.time:10.3f}  {'  ' * depth}{self._line(entry)}")
+            lines.append(f"{entry.time - origin:10.3f}  {'  ' * depth}{self._line(entry)}")
         return "\n".join(lines) or "nothing"
 
     def _line(
@@ -280,7 +310,7 @@ class Recording(AttemptWitness):
             return f"{number} {_shown(entry.event)} published{place}"
         handler = f"{number} {entry.group}/{entry.subscription}"
         if isinstance(entry, RecordedRetry):
-            return f"{handler} again at {entry.due:.3f}"
+            return f"{handler} again at {entry.due - (self._origin or 0.0):.3f}"
         if isinstance(entry, RecordedDeadLetter):
             return f"{handler} dead letter after attempt {entry.attempts}: {_told(entry.error)}"
         attempt = f"{handler} attempt {entry.attempt}"
@@ -295,7 +325,12 @@ class Recording(AttemptWitness):
 
     def note(self, text: str) -> None:
         """Put a line of your own into the timeline."""
-        self._entries.append(_Note(trio.current_time(), text))
+        self._add(_Note(trio.current_time(), text))
+
+    def _add(self, entry: _Entry) -> None:
+        if self._origin is None:
+            self._origin = 0.0 if is_virtual(trio.lowlevel.current_clock()) else entry.time
+        self._entries.append(entry)
 
     # What the bus tells
 
@@ -311,7 +346,9 @@ class Recording(AttemptWitness):
                 attempt=carriage.attempt,
                 time=trio.current_time(),
             )
-            self._entries.append(attempt)
+            who = f"{subscription.group}/{subscription.name}"
+            self._add(attempt)
+            self._snapshots.compare(event, f"before attempt {carriage.attempt} of {who}")
             try:
                 result = await invoke(event)
             except BaseException as error:
@@ -326,6 +363,7 @@ class Recording(AttemptWitness):
                 return result
             finally:
                 attempt.ended = trio.current_time()
+                self._snapshots.compare(event, f"while {who} had it")
 
         return watched
 
@@ -336,13 +374,12 @@ class Recording(AttemptWitness):
         """An event was accepted."""
         self._number(event)
         self._wanted[event.event_id] = self._wanted_by(event)
-        self._entries.append(
-            RecordedEvent(event=event, time=trio.current_time(), position=position)
-        )
+        self._snapshots.take(event)
+        self._add(RecordedEvent(event=event, time=trio.current_time(), position=position))
 
     def retry_planned(self, carriage: Carriage, due: float) -> None:
         """An attempt has failed, and another one will be made."""
-        self._entries.append(
+        self._add(
             RecordedRetry(
                 event=carriage.event,
                 group=carriage.subscription.group,
@@ -358,7 +395,7 @@ class Recording(AttemptWitness):
     ) -> None:
         """An event has become a dead letter."""
         self._number(event)
-        self._entries.append(
+        self._add(
             RecordedDeadLetter(
                 event=event,
                 group=subscription.group,

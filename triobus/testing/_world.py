@@ -8,7 +8,8 @@ program, a crash, a broken promise, or the end of patience, when nothing is left
 import inspect
 import math
 import tempfile
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
@@ -24,10 +25,11 @@ from trio.testing import MockClock
 from triobus import _checks
 from triobus._bus import EventBus
 from triobus._errors import StoreError
-from triobus._events import predictable
-from triobus._threads import instead_of_thread
+from triobus._events import DomainEvent, predictable
+from triobus._threads import instead_of_thread, is_clock_held
 from triobus._witness import Witness, watcher_of_run
 from triobus.stores.sqlite import SqliteEventStore
+from triobus.testing._mix import Operation, calls_of, mix
 from triobus.testing._promises import Promises
 from triobus.testing._record import Recording
 from triobus.testing._scheduler import scheduled_by
@@ -37,6 +39,12 @@ Scenario = Callable[..., Awaitable[object]]
 _PATIENCE = 1e7
 """Virtual seconds after which nothing is left that could wake a program."""
 _MOST_IDLE = 1000
+_THREADS = (
+    "Every task waited while a thread of the program's own was at work (trio.to_thread, or one "
+    "that calls trio.from_thread). Time is virtual here and does not wait for it: do that inside "
+    "'async with triobus.testing.hold_clock()', or let a plain 'def' handler do it, which is "
+    "called here without a thread."
+)
 _NAMESPACE = UUID("0d9e6b4c-3c1e-5f0a-9a55-7b1d2f6c8e10")
 _BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -95,6 +103,8 @@ class World:
     """What the program runs in."""
     is_over: bool = attrs.field(default=False, init=False)
     """Whether the program has ended, and only a check still runs."""
+    has_left_a_thread_behind: bool = attrs.field(default=False, init=False)
+    """Whether time went on while a thread of the program's own was at work."""
     _chance: Random = attrs.field(init=False)
     _crash_at: float = attrs.field(default=math.inf, init=False)
     """The step at which the program is killed."""
@@ -112,9 +122,39 @@ class World:
         """Return the id of that name: the same in every life, so that publishing is idempotent."""
         return uuid5(_NAMESPACE, name)
 
+    def calls(
+        self, bus: EventBus, make_event: Callable[[int], DomainEvent]
+    ) -> dict[str, Operation]:
+        """Return the public calls of a bus that runs and of its store, by their names, for `mix`.
+
+        They publish what `make_event(1)`, `make_event(2)`, ... return, make groups and
+        subscriptions of their own, listen, look, replay and discard, and check what they are told
+        of positions. `stop` is not among them. What a scenario does not bear is taken out with
+        `del calls["dead_letters.discard"]`, and its own calls are put in.
+        """
+        return calls_of(bus, make_event, self.random)
+
+    async def mix(
+        self, operations: Mapping[str, Operation], *, tasks: int = 3, steps: int = 10
+    ) -> None:
+        """Let several tasks make calls, each chosen by chance: `mix(world.calls(bus, Order))`.
+
+        Each of `tasks` makes `steps` calls, one after the other; a quarter of them is cancelled in
+        some moment. Refusals of a bus or store that has closed are no failure, anything else that
+        a call raises is. The timeline shows which call began and ended when, so that of a program
+        that hangs it shows where.
+        """
+        await mix(
+            operations, tasks=tasks, steps=steps, random=self.random, note=self.recording.note
+        )
+
     def timeline(self) -> str:
         """Return what happened so far, in all lives; see `Recording.timeline`."""
         return self.recording.timeline().replace(str(self.directory), "...")
+
+    def hint(self) -> str:
+        """Return what may explain a failure and is not seen in the timeline, or nothing."""
+        return f"{_THREADS}\n\n" if self.has_left_a_thread_behind else ""
 
     # Living
 
@@ -188,7 +228,12 @@ class _Steps(trio.abc.Instrument):
     """Tells somebody of each step of the scheduler."""
 
     _tell: Callable[[], None]
+    _on_thread: Callable[[], None]
     main: trio.lowlevel.Task | None = None
+    _threads: frozenset[threading.Thread] = attrs.field(
+        factory=lambda: frozenset(threading.enumerate())
+    )
+    """Those that were there before, and are nobody's affair."""
     _idle: int = 0
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002  # time is virtual
@@ -197,9 +242,20 @@ class _Steps(trio.abc.Instrument):
         What is shielded from its end is told with force; otherwise the run would go on for ever.
         """
         self._idle += 1
+        if threading.active_count() > 1 and not is_clock_held() and self._is_a_thread_at_work():
+            self._on_thread()
         if self._idle > _MOST_IDLE and self.main is not None:
             for task in _leaves(self.main):
                 trio.lowlevel.reschedule(task, outcome.Error(_hangs()))
+
+    def _is_a_thread_at_work(self) -> bool:
+        """Whether every task waits, and a thread that the program has started does not."""
+        if trio.lowlevel.current_statistics().tasks_runnable:
+            return False
+        if trio.to_thread.current_default_thread_limiter().borrowed_tokens:
+            return True
+        others = set(threading.enumerate()) - self._threads
+        return any(not thread.name.startswith("Trio thread") for thread in others)
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # which does not matter
         self._idle = 0
@@ -241,7 +297,10 @@ def run_in_world(
     with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
         world = World(seed, Path(directory), faults)
 
-        steps = _Steps(lambda: on_step(world))
+        def on_thread() -> None:
+            world.has_left_a_thread_behind = True
+
+        steps = _Steps(lambda: on_step(world), on_thread)
 
         async def run() -> None:
             steps.main = trio.lowlevel.current_task()

@@ -4,17 +4,19 @@ It works beside pytest-trio. A test that is marked is no test of pytest-trio's: 
 of its own.
 """
 
-from collections.abc import Callable, Generator
+import shlex
+from collections.abc import Callable, Generator, Iterable
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from triobus._bus import EventBus
-from triobus.testing._explore import explore
+from triobus.testing._explore import explored
 from triobus.testing._record import Recording, record
-from triobus.testing._world import World
+from triobus.testing._world import Faults, World
 
 _recordings = pytest.StashKey[list[Recording]]()
 
@@ -48,11 +50,14 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         raise pytest.UsageError(
             f"{item.nodeid} is marked 'explore' and is no 'async def': only those can be explored"
         )
-    item.obj = _explored(item.obj, marker, item.config.getoption("--triobus-seed"))
+    item.obj = _explored(item, item.obj, marker)
 
 
-def _explored(test: Callable[..., Any], marker: pytest.Mark, seed: int | None) -> Any:
-    def explored(**arguments: Any) -> None:
+def _explored(item: pytest.Item, test: Callable[..., Any], marker: pytest.Mark) -> Any:
+    def repeated_with(seed: int) -> str:
+        return f"pytest {shlex.quote(item.nodeid)} --triobus-seed {seed}"
+
+    def run(**arguments: Any) -> None:
         __tracebackhide__ = True
 
         async def in_world(world: World) -> None:
@@ -62,9 +67,50 @@ def _explored(test: Callable[..., Any], marker: pytest.Mark, seed: int | None) -
             await test(**arguments)
 
         scenario = in_world if "world" in arguments else alone
-        explore(scenario, *marker.args, **{"seed": seed, **marker.kwargs})
+        explored(
+            scenario, repeated_with=repeated_with, **_options(item, *marker.args, **marker.kwargs)
+        )
 
-    return explored
+    return run
+
+
+def _options(
+    item: pytest.Item,
+    *,
+    seeds: int | Iterable[int] = 200,
+    faults: Faults | None = None,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Return what the marker says, and the command line."""
+    if seed is None:
+        seed = item.config.getoption("--triobus-seed")
+    return {"seeds": seeds, "faults": faults, "seed": seed}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Fail a test whose clock has no effect, or in which a recorded event was changed."""
+    if isinstance(item, pytest.Function) and item.get_closest_marker("trio") is not None:
+        _check_clock(item)
+    result = yield
+    for recording in item.stash.get(_recordings, []):
+        recording.assert_events_unchanged()
+    return result
+
+
+def _check_clock(item: pytest.Function) -> None:
+    """Refuse a clock that pytest-trio does not see: it takes that among the test's arguments."""
+    arguments = [item.funcargs.get(name) for name in item._fixtureinfo.argnames]
+    if any(isinstance(argument, trio.abc.Clock) for argument in arguments):
+        return
+    for name in ("autojump_clock", "mock_clock"):
+        if name in item.fixturenames:
+            pytest.fail(
+                f"{item.nodeid} uses the fixture {name!r} and does not take it as an argument: "
+                "pytest-trio runs a test on the clock that is among its arguments, and this one "
+                f"would wait in real time. Write 'async def {item.originalname}({name})'",
+                pytrace=False,
+            )
 
 
 @pytest.hookimpl(wrapper=True)
@@ -73,7 +119,9 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
     report = yield
     if report.when == "call" and report.failed:
         for recording in item.stash.get(_recordings, []):
-            report.sections.append(("What the bus did", recording.timeline()))
+            timeline, said = recording.timeline(), report.longreprtext
+            if not all(line.strip() in said for line in timeline.splitlines()):
+                report.sections.append(("What the bus did", timeline))
     return report
 
 
@@ -86,7 +134,10 @@ def world(request: pytest.FixtureRequest) -> None:
 
 @pytest.fixture
 def recorded(request: pytest.FixtureRequest) -> Callable[[EventBus], Recording]:
-    """`triobus.testing.record`, with the timelines in the report if the test fails."""
+    """`triobus.testing.record`, with the timelines in the report if the test fails.
+
+    It does fail if something inside an event was changed (`EventChanged`).
+    """
 
     def recorded(bus: EventBus) -> Recording:
         recording = record(bus)

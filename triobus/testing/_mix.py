@@ -1,0 +1,278 @@
+"""Calls that overlap as chance has it: which, by whom, in which moment, and cancelled when.
+
+Who writes a scenario overlaps what comes to mind. Here every public call of a bus and of its store
+meets every other.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from random import Random
+
+import attrs
+import trio
+
+from triobus._bus import EventBus
+from triobus._errors import (
+    BusClosed,
+    BusFull,
+    OutcomeUnknown,
+    StoreClosed,
+    UnknownDeadLetter,
+    UnknownSubscription,
+)
+from triobus._events import DomainEvent
+from triobus._retry import Retry
+from triobus._subscriptions import Group, Subscription
+
+Operation = Callable[[], Awaitable[object]]
+
+_REFUSALS = (
+    BusClosed,
+    BusFull,
+    OutcomeUnknown,
+    StoreClosed,
+    UnknownDeadLetter,
+    UnknownSubscription,
+)
+"""What a call may be answered with because of another one."""
+_MOST_GROUPS = 3
+_MOST_SUBSCRIPTIONS = 6
+
+
+async def mix(
+    operations: Mapping[str, Operation],
+    *,
+    tasks: int,
+    steps: int,
+    random: Random,
+    note: Callable[[str], None],
+) -> None:
+    """Let several tasks make calls one after the other, each chosen by chance.
+
+    A quarter of them is cancelled after some checkpoints; between two of them there are some
+    checkpoints, or some time. `note` is told what begins and how it ends.
+    """
+    names = sorted(operations)
+
+    async def work(number: int) -> None:
+        for step in range(1, steps + 1):
+            await _pause(random)
+            name = random.choice(names)
+            who = f"task {number}, call {step}: {name}"
+            note(f"{who} begins")
+            note(f"{who} {await _end_of(operations[name], random)}")
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1, tasks + 1):
+            nursery.start_soon(work, number)
+
+
+async def _pause(random: Random) -> None:
+    for _ in range(random.randrange(4)):
+        await trio.lowlevel.checkpoint()
+    if random.random() < 0.2:
+        await trio.sleep(random.random())
+
+
+async def _end_of(operation: Operation, random: Random) -> str:
+    """Make a call, perhaps cancelled, and return how it has ended."""
+    after = random.randrange(16) if random.random() < 0.25 else None
+    end = "was cancelled"
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            if after is not None:
+                nursery.start_soon(_cancel_after, after, scope)
+            try:
+                await operation()
+                end = "has ended"
+            except _REFUSALS as error:
+                end = f"was refused: {type(error).__name__}"
+        nursery.cancel_scope.cancel()
+    return end
+
+
+async def _cancel_after(checkpoints: int, scope: trio.CancelScope) -> None:
+    for _ in range(checkpoints):
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
+
+
+def calls_of(
+    bus: EventBus, make_event: Callable[[int], DomainEvent], random: Random
+) -> dict[str, Operation]:
+    """Return every public call of a bus, and of its store if it has one, under its name.
+
+    `stop` is not among them: it would end what is to be mixed.
+    """
+    calls = _Calls(bus, make_event, random)
+    found: dict[str, Operation] = {
+        "publish": calls.publish,
+        "publish again": calls.publish_again,
+        "publish_many": calls.publish_many,
+        "publish_and_wait": calls.publish_and_wait,
+        "wait_idle": bus.wait_idle,
+        "listen": calls.listen,
+        "wait_for": calls.wait_for,
+        "subscribe": calls.subscribe,
+        "unsubscribe": calls.unsubscribe,
+        "group": calls.group,
+        "dead_letters.list": calls.list_letters,
+        "dead_letters.replay": calls.replay,
+        "dead_letters.discard": calls.discard,
+        "statistics": calls.look,
+    }
+    if bus.store is not None:
+        found |= {
+            "store.append": calls.append,
+            "store.read": calls.read,
+            "store.get": calls.get,
+            "store.statistics": bus.store.statistics,
+        }
+    return found
+
+
+@attrs.define(eq=False)
+class _Calls:
+    """The calls on one bus, with arguments that chance chooses."""
+
+    _bus: EventBus
+    _make_event: Callable[[int], DomainEvent]
+    _random: Random
+    _number: int = 0
+    _events: list[DomainEvent] = attrs.field(factory=list)
+    _groups: list[Group] = attrs.field(factory=list)
+    _subscriptions: list[Subscription] = attrs.field(factory=list)
+    _names: int = 0
+
+    def _event(self) -> DomainEvent:
+        self._number += 1
+        event = self._make_event(self._number)
+        self._events.append(event)
+        return event
+
+    # Publishing
+
+    async def publish(self) -> None:
+        await self._publish(self._event())
+
+    async def publish_again(self) -> None:
+        await self._publish(self._random.choice(self._events) if self._events else self._event())
+
+    async def _publish(self, event: DomainEvent) -> None:
+        published = await self._bus.publish(event)
+        await self._check_position(event, published.position)
+
+    async def publish_many(self) -> None:
+        events = [self._event() for _ in range(self._random.randrange(1, 5))]
+        for event, published in zip(events, await self._bus.publish_many(events), strict=True):
+            await self._check_position(event, published.position)
+
+    async def publish_and_wait(self) -> None:
+        event = self._event()
+        outcome = await self._bus.publish_and_wait(event)
+        await self._check_position(event, outcome.position)
+
+    async def _check_position(self, event: DomainEvent, position: int | None) -> None:
+        """Whoever is told a position is told that of the log."""
+        if self._bus.store is None:
+            return
+        stored = await self._bus.store.get(event.event_id)
+        found = None if stored is None else stored.position
+        assert found == position, (
+            f"{event.event_id} was said to be at {position}, and is at {found}"
+        )
+
+    # Listening and looking
+
+    async def listen(self) -> None:
+        buffer = self._random.choice([1, 100])
+        with trio.move_on_after(1):
+            async with self._bus.listen(DomainEvent, buffer=buffer) as events:
+                async for _ in events:
+                    await trio.sleep(self._random.random())
+
+    async def wait_for(self) -> None:
+        with trio.move_on_after(1):
+            await self._bus.wait_for(DomainEvent)
+
+    async def look(self) -> None:
+        await trio.lowlevel.checkpoint()
+        found = self._bus.statistics()
+        counters = (found.queued, found.in_flight, found.waiting_for_retry, found.handled)
+        assert min(counters) >= 0, f"a counter is negative: {found}"
+        self._bus.health()
+
+    # Groups and subscriptions
+
+    async def group(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if len(self._groups) < _MOST_GROUPS:
+            is_durable, name = self._bus.store is not None, f"mixed {len(self._groups) + 1}"
+            group = self._bus.group(
+                name,
+                workers=self._random.choice([1, 2]),
+                buffer=3,
+                ordering="none" if self._random.random() < 0.3 else "aggregate",
+                start="beginning" if is_durable and self._random.random() < 0.5 else "now",
+            )
+            self._groups.append(group)
+            self._subscribe(self._groups[-1])
+
+    async def subscribe(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._groups and len(self._subscriptions) < _MOST_SUBSCRIPTIONS:
+            self._subscribe(self._random.choice(self._groups))
+
+    def _subscribe(self, group: Group) -> None:
+        self._names += 1
+        failures = self._random.choice([0, 0.3, 0.7])
+
+        async def handle(_: DomainEvent) -> None:
+            await _pause(self._random)
+            if self._random.random() < failures:
+                raise OSError("chosen by chance")
+
+        retry = self._random.choice([Retry(attempts=1), Retry(attempts=3, delay=0.5), Retry()])
+        self._subscriptions.append(
+            group.subscribe(DomainEvent, handle, name=f"mixed {self._names}", retry=retry)
+        )
+
+    async def unsubscribe(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._subscriptions:
+            chosen = self._random.randrange(len(self._subscriptions))
+            self._subscriptions.pop(chosen).unsubscribe()
+
+    # Dead letters
+
+    async def list_letters(self) -> None:
+        await self._bus.dead_letters.list()
+
+    async def replay(self) -> None:
+        letters = await self._bus.dead_letters.list()
+        chosen = [letter.id for letter in letters if self._random.random() < 0.5]
+        await self._bus.dead_letters.replay(chosen)
+
+    async def discard(self) -> None:
+        letters = await self._bus.dead_letters.list()
+        if letters:
+            await self._bus.dead_letters.discard(self._random.choice(letters).id)
+
+    # The store beside the bus
+
+    async def append(self) -> None:
+        assert self._bus.store is not None
+        events = [self._event() for _ in range(self._random.randrange(1, 3))]
+        for stored in await self._bus.store.append(events):
+            await self._check_position(stored.event, stored.position)
+
+    async def read(self) -> None:
+        assert self._bus.store is not None
+        before = 0
+        async for stored in self._bus.store.read():
+            assert stored.position > before, f"position {stored.position} came after {before}"
+            before = stored.position
+
+    async def get(self) -> None:
+        assert self._bus.store is not None
+        if self._events:
+            await self._bus.store.get(self._random.choice(self._events).event_id)

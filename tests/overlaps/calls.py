@@ -93,7 +93,7 @@ def _stop(**options: Any) -> "Make":
 
 
 async def _crash(stage: Stage, role: Role) -> None:
-    if stage.bus.statistics().running:
+    if stage.bus.health().status != "stopped":
         stage.ledger.is_crashed = True
     await crash(stage.bus)
 
@@ -308,6 +308,26 @@ async def _append_bare(stage: Stage, role: Role) -> None:
             stage.ledger.accept(number, stored.position)
 
 
+async def _append_on(stage: Stage, role: Role) -> None:
+    """Append at first now and then, until all else is handled, and then without a pause."""
+    host = stage.hosts[0] if stage.hosts else None
+    leaving_since = 0
+    for number in range(role.base * 10, role.base * 10 + 200):
+        event = stage.ledger.event(number, "a")
+        with stage.ledger.publishing(number, by_bus=False):
+            (stored,) = await _store_of(stage).append([event])
+            stage.ledger.accept(number, stored.position)
+        if host is None or host.over.is_set() or (number % 1000 > 60 and not leaving_since):
+            return
+        if number % 1000 < 15:
+            await trio.sleep(4)
+        elif host.leaving.is_set():
+            leaving_since = leaving_since or number
+            if number - leaving_since > 100:
+                stage.ledger.problems.append("the block does not end while the log grows")
+                return
+
+
 async def _read(stage: Stage, role: Role) -> None:
     async with _store_of(stage) as store:
         positions = [stored.position async for stored in store.read()]
@@ -402,6 +422,7 @@ CALLS = {
         Call("store open", _open, kinds=STORED),
         Call("store append", _append, kinds=STORED),
         Call("store append bare", _append_bare, kinds=STORED),
+        Call("store append on", _append_on, kinds=STORED),
         Call("store read", _read, kinds=STORED),
         Call("store get", _get, kinds=STORED),
         Call("store statistics", _store_statistics, kinds=STORED),

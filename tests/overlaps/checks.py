@@ -122,7 +122,7 @@ def check_handled(stage: Stage, left: dict[str, int] | None, dead: set[int]) -> 
                 yield f"{sub} handled number {number} {times} times of {most}"
             is_settled = times or (sub == ("default", "it") and number in dead | ledger.discarded)
             is_wanted = ledger.began[number] > since and sub not in ledger.leaving
-            if sub != ("all", "every"):
+            if sub != ("all", "every") or not stage.is_durable:
                 is_wanted = is_wanted and number in ledger.published
             if is_wanted and not is_settled:
                 missing.append(number)

@@ -46,6 +46,8 @@ class Host:
     """Whether the body raises when it leaves."""
     begun: trio.Event = attrs.field(factory=trio.Event)
     over: trio.Event = attrs.field(factory=trio.Event)
+    has_entered: bool = False
+    """Whether the body has begun."""
     error: BaseException | None = None
     task: Any = None
 
@@ -80,7 +82,9 @@ class Host:
             await self.stage.stop_if_running(self.bus)
 
     def _begin(self) -> None:
-        self.stage.check_workers(self.bus, "when the block begins")
+        if not self.scope.cancel_called:
+            self.stage.check_workers(self.bus, "when the block begins")
+        self.has_entered = True
         self.begun.set()
 
     async def leave(self, *, is_failing: bool = False) -> None:
@@ -94,7 +98,7 @@ class Host:
             raise
 
     async def begin(self) -> None:
-        """Start it and wait until its body has begun; raises what the bus has raised before that."""
+        """Start it and wait until its body has begun; raises what the bus has raised before."""
         self.stage.hosts.append(self)
         self.stage.nursery.start_soon(self.live)
         try:

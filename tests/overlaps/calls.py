@@ -7,7 +7,7 @@ import attrs
 import trio
 
 from tests.events import Noted
-from tests.overlaps.ledger import Heard
+from tests.overlaps.ledger import Heard, number_of
 from tests.overlaps.situations import ALL
 from tests.overlaps.stage import BodyFailed, Kind, Stage
 from triobus import (
@@ -148,7 +148,14 @@ async def _unsubscribe(stage: Stage, role: Role) -> None:
 async def _unsubscribe_last(stage: Stage, role: Role) -> None:
     await trio.lowlevel.checkpoint()
     stage.ledger.leaving.add(("gone", "last"))
+    waiting = set(stage.ledger.waiting)
     stage.gone_sub.unsubscribe()
+    if stage.kind == "none":
+        await trio.sleep(1)
+        still = waiting & stage.ledger.waiting
+        stage.ledger.demand(
+            not still, f"publishers of {sorted(still)} wait for room where nobody wants them"
+        )
 
 
 # Publishing
@@ -205,6 +212,7 @@ async def _publish_from_thread(stage: Stage, role: Role) -> None:
     role.in_thread = True
     try:
         with stage.ledger.publishing(role.base):
+            stage.ledger.waiting.discard(role.base)  # a thread takes real time
             published = await trio.to_thread.run_sync(stage.bus.publish_from_thread, event)
             stage.ledger.accept(role.base, published.position)
     finally:
@@ -245,19 +253,19 @@ def _listen(*, is_slow: bool = False, most: float = float("inf")) -> "Make":
 async def _letters(stage: Stage, role: Role) -> None:
     for letter in await stage.bus.dead_letters.list():
         stage.ledger.demand(
-            stage.behaviours.get(letter.event.number) == "dead", f"a dead letter {letter}"
+            stage.behaviours.get(number_of(letter.event)) == "dead", f"a dead letter {letter}"
         )
 
 
 async def _replay(stage: Stage, role: Role) -> None:
     letters = await stage.bus.dead_letters.list()
-    stage.ledger.replayed.update(letter.event.number for letter in letters)
+    stage.ledger.replayed.update(number_of(letter.event) for letter in letters)
     await stage.bus.dead_letters.replay([letter.id for letter in letters])
 
 
 async def _discard(stage: Stage, role: Role) -> None:
     letters = await stage.bus.dead_letters.list()
-    stage.ledger.discarded.update(letter.event.number for letter in letters)
+    stage.ledger.discarded.update(number_of(letter.event) for letter in letters)
     await stage.bus.dead_letters.discard([letter.id for letter in letters])
 
 
@@ -340,7 +348,8 @@ async def _get(stage: Stage, role: Role) -> None:
     async with _store_of(stage) as store:
         stored = await store.get(stage.ledger.event(1).event_id)
     stage.ledger.demand(
-        stored is None or (stored.position, stored.event.number) == (1, 1), f"get() gave {stored}"
+        stored is None or (stored.position, number_of(stored.event)) == (1, 1),
+        f"get() gave {stored}",
     )
 
 

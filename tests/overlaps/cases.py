@@ -72,7 +72,7 @@ def sample(kind: Kind, first: str, second: str, count: int, salt: int = 0) -> It
             second,
             random.choice(possible),
             random.randrange(1001),
-            random.choice(("", "", "", "A", "B")),  # type: ignore[arg-type]  # those of Case.cancels
+            random.choice(("", "", "", "A", "B")),
             random.choice((0, 1, 2, 3, 5, 8)),
             random.randrange(100),
         )

@@ -9,12 +9,18 @@ from uuid import UUID, uuid5
 import attrs
 
 from tests.events import Noted
-from triobus import OutcomeUnknown
+from triobus import DomainEvent, OutcomeUnknown
 
 _NAMESPACE = UUID("8f3e3a52-3a0c-4b57-9f5e-2f6b1f0f9b11")
 
 Sub = tuple[str, str]
 """The names of a group and of a subscription in it."""
+
+
+def number_of(event: DomainEvent | None) -> int:
+    """Return the number of an event; all events here have one."""
+    assert isinstance(event, Noted)
+    return event.number
 
 
 @attrs.frozen
@@ -64,6 +70,8 @@ class Ledger:
     replayed: set[int] = attrs.field(factory=set)
     """The numbers of dead letters that somebody replays."""
     heard: list[Heard] = attrs.field(factory=list)
+    waiting: set[int] = attrs.field(factory=set)
+    """The numbers that somebody is publishing right now, without threads."""
     problems: list[str] = attrs.field(factory=list)
     """What was seen to be wrong while it ran."""
     _moments: Iterator[int] = attrs.field(factory=lambda: count(1))
@@ -92,12 +100,15 @@ class Ledger:
         """
         for number in numbers:
             self.began.setdefault(number, self.now())
+        self.waiting.update(() if may_stay else numbers)
         try:
             yield
         except BaseException as error:
             is_open = may_stay or isinstance(error, OutcomeUnknown)
             (self.unsure if is_open else self.refused).update(numbers)
             raise
+        finally:
+            self.waiting.difference_update(numbers)
         if by_bus:
             self.published.update(numbers)
 

@@ -27,6 +27,7 @@ from tests.overlaps.checks import (
     leaves,
     told,
 )
+from tests.overlaps.ledger import number_of
 from tests.overlaps.situations import SITUATIONS
 from tests.overlaps.stage import Stage
 from triobus import EventBus, StoreClosed, StoreError, TriobusError
@@ -91,7 +92,8 @@ def _last_of(task: Any) -> list[Any]:
 
 def where(task: Any) -> str:
     """Return where a task waits, from the outside to the inside."""
-    names, inner = [], task.coro
+    names: list[str] = []
+    inner = task.coro
     while inner is not None and len(names) < 30:
         code = getattr(inner, "cr_code", None) or getattr(inner, "ag_code", None)
         frame = getattr(inner, "cr_frame", None) or getattr(inner, "ag_frame", None)
@@ -277,11 +279,10 @@ class Run:
                 problems.append(f"beside the store was left {sorted(beside)}")
         if stage.store is not None:
             problems.extend(await self._check_closed(stage))
-        places: dict[int, int] = {}
         dead: set[int] = set()
         left: dict[str, int] | None = None
         if stage.is_durable:
-            places, dead = await self._next_life(stage, problems)
+            dead = await self._next_life(stage, problems)
         else:
             left = {
                 name: group.queued + group.in_flight + group.waiting_for_retry
@@ -291,7 +292,7 @@ class Run:
             if len(stage.hosts) > 1:
                 left = dict.fromkeys(left, 1000)  # several lives: only the last one's are known
         problems.extend(check_handled(stage, left, dead))
-        problems.extend(check_order(stage.ledger, places))
+        problems.extend(check_order(stage.ledger))
         if can_restart() and stage.hosts:
             problems.extend(await self._start_again(stage))
         return problems
@@ -306,10 +307,8 @@ class Run:
             return [f"the store said {told(error)}"]
         return ["the store is open after the block"]
 
-    async def _next_life(
-        self, stage: Stage, problems: list[str]
-    ) -> tuple[dict[int, int], set[int]]:
-        """Let another bus take up what is left; return the places in the log, and the dead."""
+    async def _next_life(self, stage: Stage, problems: list[str]) -> set[int]:
+        """Let another bus take up what is left; return the numbers of its dead letters."""
         stage.ledger.life += 1
         store = stage.another_store()
         assert store is not None
@@ -319,16 +318,16 @@ class Run:
             async with bus:
                 stage.check_workers(bus, "when the next life begins")
                 await bus.wait_idle()
-                dead = {letter.event.number for letter in await bus.dead_letters.list()}  # type: ignore[attr-defined]  # Noted
+                dead = {number_of(letter.event) for letter in await bus.dead_letters.list()}
             async with store:
                 log = [stored async for stored in store.read()]
         except Exception as error:  # noqa: BLE001  # whatever it is, it is not promised
             said = "; ".join(told(inner) for inner in leaves(error))
             problems.append(f"the next bus on the store raised {said}")
-            return {}, dead
+            return dead
         problems.extend(check_stopped(bus))
         problems.extend(check_log(stage.ledger, log))
-        return {stored.event.number: stored.position for stored in log}, dead  # type: ignore[attr-defined]  # Noted
+        return dead
 
     async def _start_again(self, stage: Stage) -> list[str]:
         """Start the bus of the case again, which has stopped."""

@@ -105,6 +105,13 @@ async def _restart(stage: Stage, role: Role) -> None:
     await stage.host("block").begin()
 
 
+async def _subscribe_and_crash(stage: Stage, role: Role) -> None:
+    await _group_subscribed(stage, role)
+    with trio.move_on_after(0.5):
+        await stage.late_handling.wait()
+    await _crash(stage, role)
+
+
 # Groups and subscriptions
 
 
@@ -389,6 +396,11 @@ class Call:
     errors: tuple[type[Exception], ...] = ()
     """What it may raise beside what a bus says that is closed."""
 
+    @property
+    def shares(self) -> bool:
+        """Whether it may have the store after the block of the bus has ended."""
+        return self.name.startswith("store ") or self.name in ("second bus", "stop and start again")
+
 
 _STARTED = (BusAlreadyStarted, StoreInUse)
 
@@ -408,6 +420,7 @@ CALLS = {
         Call("stop and start again", _restart, ends=True, errors=_STARTED),
         Call("group", _group),
         Call("group with subscription", _group_subscribed),
+        Call("group with subscription, crash", _subscribe_and_crash, ends=True),
         Call("subscribe", _subscribe),
         Call("unsubscribe", _unsubscribe),
         Call("unsubscribe last", _unsubscribe_last),

@@ -166,8 +166,14 @@ class Run:
 
     async def _meet(self, stage: Stage) -> None:
         """Let the two calls meet, and everything come to its end."""
+        situation = SITUATIONS[self.case.situation]
         roles = Role("A", CALLS[self.case.first]), Role("B", CALLS[self.case.second])
         await self._prepare(stage, is_running=roles[0].call.needs == "running")
+        stage.is_probing = not (
+            situation.is_held
+            or any(role.call.shares for role in roles)
+            or roles[1].call.needs == "new"
+        )
         await self._overlap(stage, roles)
         await trio.sleep(60)
         if stage.bus.statistics().running:

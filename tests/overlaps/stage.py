@@ -62,6 +62,9 @@ class Host:
         except BaseExceptionGroup as error:  # the same
             self.error = error
         finally:
+            if self.has_entered:
+                with trio.CancelScope(shield=True):
+                    await self.stage.probe(self.bus)
             self.begun.set()
             self.over.set()
 
@@ -131,7 +134,10 @@ class Stage:
     """The subscriptions that were made meanwhile, by group; the next life has them too."""
     gone_sub: Any = None
     """The last subscription of the group "gone"."""
-    is_leftover_fine: bool = False
+    late_handling: trio.Event = attrs.field(factory=trio.Event)
+    """Set when a handler of a group that was made meanwhile has begun."""
+    is_probing: bool = False
+    """Whether another bus takes the store as soon as the block has ended."""
 
     @property
     def is_durable(self) -> bool:
@@ -180,6 +186,8 @@ class Stage:
             behaviour = self.behaviours.get(event.number, "plain")
             position = current_delivery().position
             self.ledger.attempts[sub, event.number] += 1
+            if group.startswith("late"):
+                self.late_handling.set()
             if behaviour in ("slow", "long"):
                 await trio.sleep(1 if behaviour == "slow" else 20)
             else:
@@ -223,6 +231,23 @@ class Stage:
             running == wanted and found.worker_count == sum(wanted.values()),
             f"workers {when}: {running}, and there should be {wanted}",
         )
+
+    async def probe(self, bus: EventBus) -> None:
+        """Check that a block has left nothing behind: another bus may have the store at once."""
+        if not self.is_probing or self.ledger.is_crashed:
+            return
+        found = bus.statistics()
+        self.ledger.demand(
+            bus.health().status == "stopped" and not found.worker_count,
+            f"the block has ended: {bus.health().status}, {found.worker_count} workers",
+        )
+        if self.is_durable:
+            self.ledger.life += 1
+            try:
+                async with self.make_bus(self.another_store()):
+                    pass
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is not promised
+                self.ledger.problems.append(f"the block has ended, and the next one has {error!r}")
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Make a call that would go to a thread: here, and in virtual time."""

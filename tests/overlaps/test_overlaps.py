@@ -8,5 +8,5 @@ from tests.overlaps.runs import play, scaled
 
 @pytest.mark.parametrize(("kind", "first", "second"), list(pairs()))
 def test_two_calls_that_overlap_keep_every_promise(kind, first, second):
-    for case in sample(kind, first, second, 1 if kind in ("file", "sqlite-memory") else 2):
+    for case in sample(kind, first, second, 2 if kind == "none" else 1):
         play(scaled(case))

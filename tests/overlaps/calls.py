@@ -92,6 +92,11 @@ def _stop(**options: Any) -> "Make":
     return stop
 
 
+async def _publish_and_stop(stage: Stage, role: Role) -> None:
+    await _publish_many(stage, role)
+    await stage.bus.stop()
+
+
 async def _crash(stage: Stage, role: Role) -> None:
     if stage.bus.health().status != "stopped":
         stage.ledger.is_crashed = True
@@ -416,6 +421,7 @@ CALLS = {
         Call("stop drain=False", _stop(drain=False), ends=True),
         Call("stop drain=running", _stop(drain="running"), ends=True),
         Call("stop timeout=0", _stop(timeout=0), ends=True),
+        Call("publish_many and stop", _publish_and_stop, ends=True),
         Call("crash", _crash, ends=True),
         Call("stop and start again", _restart, ends=True, errors=_STARTED),
         Call("group", _group),

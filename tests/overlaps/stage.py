@@ -241,6 +241,10 @@ class Stage:
             bus.health().status == "stopped" and not found.worker_count,
             f"the block has ended: {bus.health().status}, {found.worker_count} workers",
         )
+        beside = {path.name for path in self.directory.iterdir()} - {"events.db"}
+        self.ledger.demand(
+            not beside, f"the block has ended, and beside the store was left {sorted(beside)}"
+        )
         if self.is_durable:
             self.ledger.life += 1
             try:

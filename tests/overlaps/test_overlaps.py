@@ -1,0 +1,92 @@
+"""A sample of what `python -m tests.overlaps --all` tries: some steps of every pair of calls."""
+
+import pytest
+import trio
+
+from tests.overlaps.calls import CALLS, Call
+from tests.overlaps.cases import Case, pairs, sample
+from tests.overlaps.runs import Violation, length, play, scaled
+
+
+def some_pairs():
+    """Yield all pairs, and those with a database in turns on a file and in memory, for time."""
+    turns = {"file": 0, "sqlite-memory": 1}
+    numbers = {name: number for number, name in enumerate(CALLS)}
+    for kind, first, second in pairs():
+        turn = (numbers[first] + numbers[second]) % 2
+        if turns.get(kind, turn) == turn:
+            yield kind, first, second
+
+
+@pytest.mark.parametrize(("kind", "first", "second"), list(some_pairs()))
+def test_two_calls_that_overlap_keep_every_promise(kind, first, second):
+    for case in sample(kind, first, second, 2 if kind == "none" else 1):
+        play(scaled(case))
+
+
+# That it finds what is wrong
+
+
+async def hang(stage, role):
+    await trio.sleep_forever()
+
+
+async def hang_shielded(stage, role):
+    with trio.CancelScope(shield=True):
+        await trio.sleep_forever()
+
+
+async def fail(stage, role):
+    await trio.lowlevel.checkpoint()
+    raise KeyError("lane")
+
+
+async def claim_too_much(stage, role):
+    with stage.ledger.publishing(role.base):
+        stage.ledger.event(role.base)
+        stage.ledger.accept(role.base, 99)
+
+
+async def leave_a_store_open(stage, role):
+    await stage.store.__aenter__()
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (hang, r"A \(planted\) hangs in .*hang:"),
+        (hang_shielded, r"A \(planted\) hangs in .*hang_shielded:"),
+        (fail, r"A \(planted\) raised KeyError: 'lane' \(raised in fail, line"),
+        (claim_too_much, r"number 100 was told positions \[99\], and is at None"),
+        (claim_too_much, r"\('all', 'every'\) never handled \[100\]"),
+        (leave_a_store_open, r"the store is open after the block"),
+    ],
+)
+def test_a_planted_fault_is_found_and_told_with_the_command_that_repeats_it(
+    monkeypatch, make, problem
+):
+    monkeypatch.setitem(CALLS, "planted", Call("planted", make))
+    with pytest.raises(Violation, match=problem) as found:
+        play(Case("memory", "planted", "nothing"))
+    command = "python -m tests.overlaps planted nothing --kind memory --situation empty --step 0"
+    assert str(found.value).endswith(f"Repeat it: {command}")
+
+
+def test_the_second_call_begins_at_the_chosen_step_of_the_first(monkeypatch):
+    taken, begun = [], []
+
+    async def take_steps(stage, role):
+        taken.clear()
+        for number in range(10):
+            taken.append(number)
+            await trio.lowlevel.checkpoint()
+
+    async def look(stage, role):
+        begun.append(len(taken))
+
+    monkeypatch.setitem(CALLS, "steps", Call("steps", take_steps))
+    monkeypatch.setitem(CALLS, "look", Call("look", look))
+    for step in range(length("none", "steps", "empty") + 1):
+        play(Case("none", "steps", "look", step=step))
+    assert set(begun) >= set(range(2, 11))
+    length.cache_clear()

@@ -24,7 +24,7 @@ from triobus._stored_letters import StoredLetters
 from triobus._witness import Witness
 from triobus.stores import EventStore
 from triobus.stores._journal import Entry
-from triobus.stores._values import Changes, GroupRecord
+from triobus.stores._values import Changes, GroupRecord, Snapshot
 
 logger = logging.getLogger("triobus")
 
@@ -67,25 +67,26 @@ class Recorder:
         """Open the store, become its only writer and take up what is in it. Raises `StoreError`."""
         await self.store.__aenter__()
         try:
-            if self.store.journal.observer is not None:
-                raise StoreInUse(
-                    f"{self.store!r} is used by another bus of this program: give each bus a store "
-                    "of its own"
-                )
-            await self.store.claim()
-            last = await self.store.last_position()
-            keys = await self.store.letter_keys()
-            groups = await self.store.groups()
-            if self.store.journal.observer is not None:
-                raise StoreInUse(f"{self.store!r} was given to two buses that start at once")
+            # What is appended before is in the snapshot, and what comes after it is handed over.
+            async with self.store.journal.quiet():
+                if self.store.journal.observer is not None:
+                    raise StoreInUse(
+                        f"{self.store!r} is used by another bus of this program: give each bus a "
+                        "store of its own"
+                    )
+                self._take_over(await self.store.claim())
         except BaseException:
             await self.store.__aexit__(None, None, None)
             raise
+
+    @enable_ki_protection
+    def _take_over(self, snapshot: Snapshot) -> None:
+        """Go on from what is in the store."""
         self.store.journal.observer = self
         self.is_attached = True
-        self.last = self._reach = last
-        self.letters.restore(keys)
-        self._stored = {record.name: record for record in groups}
+        self.last = self._reach = snapshot.last
+        self.letters.restore(snapshot.letters)
+        self._stored = {record.name: record for record in snapshot.groups}
         for feed in self.feeds.values():
             self._take_up(feed)
 

@@ -134,7 +134,8 @@ def test_a_recovery_that_skips_an_event_is_found(monkeypatch):
         self.read_to += 1
 
     monkeypatch.setattr(Feed, "restore", skip_one)
-    with pytest.raises(ExplorationFailed, match="'lag': 1"):
+    # Which of the two is seen first depends on the seed that comes first upon it.
+    with pytest.raises(ExplorationFailed, match="'lag': 1|an event that was accepted is lost"):
         explore(durable)
 
 

@@ -30,7 +30,8 @@ from triobus import (
     current_delivery,
     upcaster,
 )
-from triobus.stores._values import Append, NewRecord, Transaction
+from triobus._threads import instead_of_thread
+from triobus.stores._values import Append, NewRecord, Snapshot, Transaction
 from triobus.testing._scheduler import scheduled_by
 
 
@@ -59,6 +60,86 @@ async def crashing(bus):
         await nursery.start(bus.run)
         yield bus
         nursery.cancel_scope.cancel()
+
+
+# Starting
+
+
+async def in_three_turns(function, *args):
+    """Make a call that would go to a thread, so that others come meanwhile, at known moments."""
+    await trio.lowlevel.cancel_shielded_checkpoint()
+    try:
+        return function(*args)
+    finally:
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+@pytest.mark.parametrize("turns", range(40))
+async def test_what_is_appended_while_a_bus_starts_is_handled_once_at_its_own_position(
+    new_store, turns
+):
+    told, appended = [], []
+
+    async def handler(event):
+        told.append((event.number, current_delivery().position))
+
+    instead_of_thread.set(in_three_turns)
+    async with new_store() as store:
+        bus = EventBus(store, workers=1)
+        bus.group("all", start="beginning").subscribe(Noted, handler)
+
+        async def append():
+            for number in range(60):
+                (stored,) = await store.append([Noted(number, "a")])
+                appended.append((number, stored.position))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(append)
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            async with bus:
+                while len(appended) < 60:
+                    await trio.lowlevel.checkpoint()
+        assert [(s.event.number, s.position) async for s in store.read()] == appended
+    assert told == appended
+
+
+async def test_a_start_that_is_cancelled_while_it_waits_for_its_turn_lets_others_store(new_store):
+    for turns in range(12):
+        async with new_store() as store:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(store.append, [Noted(1)])
+                nursery.start_soon(store.append, [Noted(2)])
+                with trio.CancelScope() as scope:
+
+                    async def cancel(scope=scope, turns=turns):
+                        for _ in range(turns):
+                            await trio.lowlevel.checkpoint()
+                        scope.cancel()
+
+                    nursery.start_soon(cancel)
+                    async with EventBus(store):
+                        await trio.sleep_forever()
+            with trio.fail_after(5):
+                await store.append([Noted(3)])
+
+
+async def test_a_claim_says_what_is_in_the_store_and_how_its_last_writer_has_ended(new_store):
+    async with new_store() as store:
+        found = await store.claim()
+        assert found == Snapshot(0, (), (), False)
+        await store.append([Noted(1), Noted(2)])
+        assert (await store.claim()).last == 2
+        await store.vanish()
+    async with new_store() as reader:
+        assert await reader.last_position() == 2
+    async with new_store() as store:
+        await store.append([Noted(3)])
+        found = await store.claim()
+        assert (found.last, found.is_unclean) == (3, True)
+    async with new_store() as store:
+        assert (await store.claim()).is_unclean is False
 
 
 # Publishing

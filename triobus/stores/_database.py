@@ -43,6 +43,7 @@ from triobus.stores._values import (
     LetterRecord,
     Placement,
     Record,
+    Snapshot,
     StoredGroup,
     StoreStatistics,
     Transaction,
@@ -184,11 +185,18 @@ class Database:
                 claim.abandon()
             self._let_go()
 
-    def claim(self) -> None:
-        """Become the only writer. Raises `StoreInUse`, `StoreReadOnly` or `StoreCorrupt`."""
+    def claim(self) -> Snapshot:
+        """Become the only writer, unless it is one, and return what is there.
+
+        Raises `StoreInUse`, `StoreReadOnly` or `StoreCorrupt`.
+        """
+        if not self.is_writer:
+            self._become_writer()
+        groups, letters = tuple(self.groups()), tuple(self.letter_keys())
+        return Snapshot(self._position, groups, letters, self._was_unclean)
+
+    def _become_writer(self) -> None:
         connection = self._ready()
-        if self.is_writer:
-            return
         if self.is_read_only:
             raise StoreReadOnly(
                 f"{self._shown} was opened with read_only=True: open it without to write"
@@ -413,7 +421,7 @@ class Database:
         """Store a transaction, and return what became of each of its appends."""
         connection = self._ready()
         if not self.is_writer:
-            self.claim()
+            self._become_writer()
         with self._explained("be written"):
             connection.execute("BEGIN IMMEDIATE")
             try:

@@ -6,7 +6,8 @@ a bus have finished is taken along by whoever leads; only when nobody does, the 
 """
 
 import copy
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import attrs
@@ -31,6 +32,8 @@ class Entry:
     is_taken: bool = False
     """Whether it is in the commit that is on its way, or in one that is over."""
     is_leading: bool = False
+    is_apart: bool = False
+    """Whether it shares its turn with no other, for it stores nothing."""
     placements: Sequence[Placement] = ()
     error: BaseException | None = None
 
@@ -75,26 +78,47 @@ class Journal:
         Cancelled before the entry is in a commit, nothing is stored; after that it has no effect.
         """
         self._check_process()
-        if self.is_halted:
-            raise _halted()
-        self._pending[entry] = None
-        if self.is_busy:
-            entry.task = trio.lowlevel.current_task()
-
-            def abort(_: object) -> Abort:
-                if entry.is_taken:
-                    return Abort.FAILED
-                del self._pending[entry]
-                return Abort.SUCCEEDED
-
-            await trio.lowlevel.wait_task_rescheduled(abort)
-        else:
-            self.is_busy = entry.is_leading = True
+        await self._wait_for_turn(entry)
         if entry.is_leading:
             await self._lead()
         if entry.error is not None:
             raise entry.error
         return entry.placements
+
+    @asynccontextmanager
+    async def quiet(self) -> AsyncIterator[None]:
+        """Wait for a turn in which nothing is stored while the block runs; then others go on.
+
+        Cancelled while it waits, it has had no turn. Raises `BusClosed` after a simulated crash.
+        """
+        self._check_process()
+        entry = Entry(Batch([]), None, is_apart=True)
+        await self._wait_for_turn(entry)
+        if entry.error is not None:
+            raise entry.error
+        del self._pending[entry]
+        try:
+            yield
+        finally:
+            self._pass_on()
+
+    async def _wait_for_turn(self, entry: Entry) -> None:
+        """Return when the entry leads, or is stored or refused by another that does."""
+        if self.is_halted:
+            raise _halted()
+        self._pending[entry] = None
+        if not self.is_busy:
+            self.is_busy = entry.is_leading = True
+            return
+        entry.task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> Abort:
+            if entry.is_taken:
+                return Abort.FAILED
+            del self._pending[entry]
+            return Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
     async def flush(self) -> None:
         """Store what the groups have finished. Raises `StoreError`."""
@@ -116,9 +140,9 @@ class Journal:
         await cancel_shielded_checkpoint()
         if self.is_halted:
             return
-        entries = list(self._pending)
-        self._pending.clear()
+        entries = [entry for entry in self._pending if not entry.is_apart]
         for entry in entries:
+            del self._pending[entry]
             entry.is_taken = True
         changes = _NO_CHANGES if self.observer is None else self.observer.collect()
         try:
@@ -139,6 +163,10 @@ class Journal:
             if not entry.is_leading:
                 assert entry.task is not None
                 trio.lowlevel.reschedule(entry.task)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Let the next one lead that waits."""
         self.is_busy = bool(self._pending)
         if self._pending:
             heir = next(iter(self._pending))

@@ -43,6 +43,7 @@ from triobus.stores._values import (
     NewRecord,
     Placement,
     Record,
+    Snapshot,
     Stored,
     StoreStatistics,
     Transaction,
@@ -90,11 +91,16 @@ class EventStore(ABC):
         """Let go of everything as a killed process would, so far as that is not the same."""
         await self.close()
 
+    @property
     @abstractmethod
-    async def claim(self) -> None:
-        """Become the only writer until the store is closed; harmless when repeated.
+    def is_writer(self) -> bool:
+        """Whether the store has been claimed since it was opened."""
 
-        Raises `StoreInUse` if there is another one.
+    @abstractmethod
+    async def claim(self) -> Snapshot:
+        """Become the only writer until the store is closed, unless it is, and say what is there.
+
+        Nothing is stored between the two. Raises `StoreInUse` if there is another writer.
         """
 
     @abstractmethod
@@ -200,7 +206,8 @@ class EventStore(ABC):
         """
         batch = Batch(list(events))
         await checkpoint_if_cancelled()
-        await self.claim()
+        if not self.is_writer:
+            await self.claim()
         places = await self.submit(batch, expected_sequence)
         return [
             Stored(event, place.position, place.sequence, place.recorded_at)

@@ -149,6 +149,20 @@ class GroupRecord:
     attempts: tuple[Attempts, ...]
 
 
+@attrs.frozen
+class Snapshot:
+    """What a bus has to know of a store when it starts, all of it of one moment."""
+
+    last: int
+    """The position of the last event; 0 if there is none."""
+    groups: tuple[GroupRecord, ...]
+    """The progress of every group."""
+    letters: tuple[LetterKey, ...]
+    """What identifies each dead letter, by rising id."""
+    is_unclean: bool
+    """Whether the last writer before this one ended without closing the store."""
+
+
 @attrs.frozen(kw_only=True)
 class StoredGroup:
     """A group's progress, in numbers."""

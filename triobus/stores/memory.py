@@ -22,6 +22,7 @@ from triobus.stores._values import (
     LetterRecord,
     Placement,
     Record,
+    Snapshot,
     StoredGroup,
     StoreStatistics,
     Transaction,
@@ -45,6 +46,8 @@ class MemoryEventStore(EventStore):
     ) -> None:
         super().__init__(types=types, max_event_bytes=max_event_bytes, converters=converters)
         self._is_open = False
+        self._is_writer = False
+        self._is_unclean = False
         self._log: list[Record] = []
         self._by_id: dict[str, int] = {}
         self._sequences: dict[str, int] = {}
@@ -64,11 +67,28 @@ class MemoryEventStore(EventStore):
     async def close(self) -> None:
         """Let it be used no more; everything stays."""
         await cancel_shielded_checkpoint()
-        self._is_open = False
+        if self._is_writer:
+            self._is_unclean = False
+        self._is_open = self._is_writer = False
 
-    async def claim(self) -> None:
-        """Nothing: there is one object, and a bus takes that."""
+    async def abandon(self) -> None:
+        """Let it be used no more, and remember that nobody has closed it."""
+        await cancel_shielded_checkpoint()
+        self._is_unclean = self._is_unclean or self._is_writer
+        self._is_open = self._is_writer = False
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether it has been claimed since it was opened."""
+        return self._is_writer
+
+    async def claim(self) -> Snapshot:
+        """Say what is there: there is one object, and whoever has it may write."""
         await self._checkpoint()
+        self._is_writer = True
+        return Snapshot(
+            len(self._log), tuple(self._groups()), tuple(self._letter_keys()), self._is_unclean
+        )
 
     async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
         """Store a transaction; in memory that cannot fail."""
@@ -161,6 +181,9 @@ class MemoryEventStore(EventStore):
     async def groups(self) -> list[GroupRecord]:
         """Return the progress of all groups."""
         await self._checkpoint()
+        return self._groups()
+
+    def _groups(self) -> list[GroupRecord]:
         return [
             GroupRecord(
                 name,
@@ -174,6 +197,9 @@ class MemoryEventStore(EventStore):
     async def letter_keys(self) -> list[LetterKey]:
         """Return what identifies each dead letter."""
         await self._checkpoint()
+        return self._letter_keys()
+
+    def _letter_keys(self) -> list[LetterKey]:
         return [
             LetterKey(
                 letter.id,

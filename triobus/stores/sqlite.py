@@ -42,6 +42,7 @@ from triobus.stores._values import (
     LetterRecord,
     Placement,
     Record,
+    Snapshot,
     StoreStatistics,
     Transaction,
 )
@@ -122,10 +123,14 @@ class SqliteEventStore(EventStore):
         finally:
             self._worker.stop()
 
-    async def claim(self) -> None:
+    @property
+    def is_writer(self) -> bool:
+        """Whether it has been claimed since it was opened."""
+        return self._database.is_writer
+
+    async def claim(self) -> Snapshot:
         """Become the only writer. Raises `StoreInUse` with the pid of another one."""
-        if not self._database.is_writer:
-            await self._run(self._database.claim)
+        return await self._run(self._database.claim)
 
     async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
         """Store a transaction in one of SQLite's."""

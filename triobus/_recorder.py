@@ -15,7 +15,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._alarm import Alarm
-from triobus._errors import BusClosed, StoreError, StoreInUse
+from triobus._errors import BusClosed, OutcomeUnknown, StoreError, StoreInUse
 from triobus._events import DomainEvent
 from triobus._feed import Feed
 from triobus._group import GroupShell
@@ -34,8 +34,8 @@ class Recorder:
     """The use that one bus makes of a store."""
 
     store: EventStore
-    _tell: Callable[[Sequence[DomainEvent], int], None]
-    """Called with new events for those who listen."""
+    _tell: Callable[[Sequence[DomainEvent], int, bool], None]
+    """Called with new events for those who listen, and whether the groups get them in this life."""
     _witnesses: Sequence[Witness]
     letters: StoredLetters = attrs.field(init=False)
     feeds: dict[str, Feed] = attrs.field(factory=dict, init=False)
@@ -106,9 +106,15 @@ class Recorder:
             try:
                 # Also when nothing has changed, for it ends behind all who are publishing.
                 await self.store.journal.flush()
+            except (BusClosed, OutcomeUnknown):
+                if not self.is_halted:  # by a crash that came while it was stored
+                    raise
             finally:
                 self.store.journal.observer = None
-                await self.store.__aexit__(None, None, None)
+                if not self.is_halted:
+                    await self.store.__aexit__(None, None, None)
+                if self.is_halted:
+                    await self.store.vanish()
 
     def halt(self) -> None:
         """Store nothing from here on, and leave what is stored as a killed process would."""
@@ -265,7 +271,7 @@ class Recorder:
                 feed.last = self.last
                 if feed.is_active:
                     feed.offer(events, keys, first, watch)
-        self._tell(events, first)
+        self._tell(events, first, not self._is_cut)
 
     def _plans(self, cls: type[DomainEvent]) -> list[Any]:
         plans = (feed.shell.group.plan_for(cls) for feed in self.feeds.values() if feed.is_active)

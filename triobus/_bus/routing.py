@@ -206,25 +206,33 @@ class Routing:
             return [(batch.events, batch.keys)]
         return runs(batch.events, batch.keys)
 
-    def tell(self, events: Sequence[DomainEvent], first: int) -> None:
-        """Give listeners and waiters what is stored from position `first`; groups have it."""
-        self.published += len(events)
+    def tell(self, events: Sequence[DomainEvent], first: int, is_for_groups: bool) -> None:
+        """Give listeners and waiters what is stored from position `first`.
+
+        The groups have it, or with `is_for_groups` false get it in the next life of the bus.
+        """
         for position, event in enumerate(events, first):
             route = self._route(type(event))
-            if route.is_unwanted:
-                self.unhandled[event.event_type] += 1
-            self._tell(route, [event], position)
+            if is_for_groups:
+                self.published += 1
+                if route.is_unwanted:
+                    self.unhandled[event.event_type] += 1
+                for witness in route.witnesses:
+                    witness.accepted(event, position)
+            self._offer(route, event, position)
 
-    def _tell(self, route: _Route, events: Sequence[DomainEvent], first: int | None = None) -> None:
-        for index, event in enumerate(events):
-            position = None if first is None else first + index
+    def _tell(self, route: _Route, events: Sequence[DomainEvent]) -> None:
+        for event in events:
             for witness in route.witnesses:
-                witness.accepted(event, position)
-            for listener in route.listeners:
-                listener.offer(event, position)
-            for waiter in route.waiters:
-                if waiter in self.waiters and waiter.offer(event):
-                    self.remove(waiter)
+                witness.accepted(event, None)
+            self._offer(route, event, None)
+
+    def _offer(self, route: _Route, event: DomainEvent, position: int | None) -> None:
+        for listener in route.listeners:
+            listener.offer(event, position)
+        for waiter in route.waiters:
+            if waiter in self.waiters and waiter.offer(event):
+                self.remove(waiter)
 
     def _route(self, cls: type[DomainEvent]) -> _Route:
         route = self._routes.get(cls)

@@ -28,7 +28,7 @@ _ALLOWED: dict[str, tuple[State, ...]] = {
     "publish": ("running",),
     "publish inside a handler": ("starting", "running", "draining"),
     "stop": ("running",),
-    "crash": ("starting", "running", "draining"),
+    "crash": ("starting", "running", "draining", "ending"),
     "listen": ("new", "starting", "running", "draining", "ending"),
     "replay": ("running", "draining"),
 }

@@ -60,6 +60,8 @@ class Feed:
     _changed: dict[int, Attempts | None] = attrs.field(factory=dict)
     _recovered: dict[int, Attempts] = attrs.field(factory=dict)
     _watched: dict[int, Watch] = attrs.field(factory=dict)
+    _asked: dict[int, list[Watch]] = attrs.field(factory=dict)
+    """Who waits for the end of deliveries that others have published."""
     _skipped: dict[str, int] = attrs.field(factory=dict)
     """Aggregates that have a delivery in their lane and more behind it on disk, from a position."""
     _refills: dict[str, None] = attrs.field(factory=dict)
@@ -105,6 +107,24 @@ class Feed:
                 self._on_change()
             self._alarm.ring()
 
+    def is_open(self, event: DomainEvent, position: int) -> bool:
+        """Whether an event of the log is wanted here and not finished."""
+        is_ahead = position > self.progress.offset and position <= self.last
+        return (
+            self.is_active
+            and is_ahead
+            and bool(self._plan_for(type(event)))
+            and not self.progress.is_finished(position)
+        )
+
+    def ask(self, position: int, watch: Watch) -> None:
+        """Tell a watch when the delivery of an event that is open is finished."""
+        self._asked.setdefault(position, []).append(watch)
+
+    def _answer(self, position: int) -> None:
+        for watch in self._asked.pop(position, ()):
+            watch.finished()
+
     # Out: what is finished
 
     def settle(self, carriage: Carriage) -> None:
@@ -117,6 +137,8 @@ class Feed:
         if carriage.letter_id is None:
             assert carriage.position is not None
             self.progress.finish(carriage.position)
+            if self._asked:
+                self._answer(carriage.position)
             if carriage.is_recorded:
                 self._changed[carriage.position] = None
             self._on_change()
@@ -284,6 +306,7 @@ class Feed:
             if watch is not None:
                 watch.finished()
             self._pass_over(position, position)
+            self._answer(position)
             return
         if is_skipped:
             return

@@ -250,6 +250,8 @@ class Recorder:
                 # What the log had before has been handed over before.
                 if place.is_new:
                     self._hand_over([event], [key], batch.watch)
+                elif batch.watch is not None:
+                    self._watch_on(event, place.position, batch.watch)
         self._hand_over(events, keys)
 
     def _hand_over(
@@ -272,6 +274,13 @@ class Recorder:
                 if feed.is_active:
                     feed.offer(events, keys, first, watch)
         self._tell(events, first, not self._is_cut)
+
+    def _watch_on(self, event: DomainEvent, position: int, watch: OutcomeWatch) -> None:
+        """Let a publisher wait for the groups that have still to deal with an event of the log."""
+        open_ = [feed for feed in self.feeds.values() if feed.is_open(event, position)]
+        watch.expect([feed.shell.group.plan_for(type(event)) for feed in open_])
+        for feed in open_:
+            feed.ask(position, watch)
 
     def _plans(self, cls: type[DomainEvent]) -> list[Any]:
         plans = (feed.shell.group.plan_for(cls) for feed in self.feeds.values() if feed.is_active)

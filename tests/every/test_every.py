@@ -188,8 +188,8 @@ def test_the_command_says_what_was_done_and_that_no_promise_was_broken(capsys):
     assert main(["--schedules", "--cancel", "--seeds", "2", "room"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("schedules room")
-    assert "128 schedules: complete, with up to 7 decisions" in lines[0]
-    assert lines[-1].startswith("1 scenarios: 128 schedules (complete in each scenario), ")
+    assert "256 schedules: complete, with up to 8 decisions" in lines[0]
+    assert lines[-1].startswith("1 scenarios: 256 schedules (complete in each scenario), ")
     assert lines[-1].endswith(" steps cancelled (every step of each order): no promise broken")
 
 

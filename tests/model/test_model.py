@@ -6,7 +6,8 @@ import pytest
 from tests.model.__main__ import explore, main
 from tests.model.facts import Broken
 from tests.model.play import Tally
-from triobus import EventBus, _bus
+from triobus import EventBus
+from triobus._bus import routing
 from triobus._delivery import Lanes
 from triobus._failures import Failures
 from triobus._feed import Feed
@@ -181,7 +182,7 @@ def _ignored_priority(monkeypatch):
 
 
 def _lost_cause(monkeypatch):
-    monkeypatch.setattr(_bus, "with_cause", lambda event, cause: event)
+    monkeypatch.setattr(routing, "with_cause", lambda event, cause: event)
 
 
 def _too_many_workers(monkeypatch):
@@ -228,7 +229,7 @@ def _delivered_although_it_raised(monkeypatch):
 
     async def publish_and_look_again(self, event, *, expected_sequence=None):
         published = await publish(self, event, expected_sequence=expected_sequence)
-        await _bus.checkpoint_if_cancelled()
+        await trio.lowlevel.checkpoint_if_cancelled()
         return published
 
     monkeypatch.setattr(EventBus, "publish", publish_and_look_again)

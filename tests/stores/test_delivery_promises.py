@@ -17,6 +17,7 @@ from triobus import (
     BusClosed,
     DomainEvent,
     EventBus,
+    EventIdConflict,
     EventNotEncodable,
     InvalidOption,
     MemoryEventStore,
@@ -175,6 +176,33 @@ async def test_the_same_event_is_delivered_once_however_often_it_is_published(ne
     assert positions == [1, 1, 1]
     assert [p.position for p in many] == [2, 1, 3]
     assert handled == [1, 2, 3]
+
+
+async def test_another_event_under_a_known_id_is_refused_and_delivered_to_nobody(new_store):
+    handled = Handled()
+    event = Noted(1, "a")
+    async with subscribed(new_store(), handled) as bus:
+        await bus.publish(event)
+        other = attrs.evolve(event, number=2)
+        for call in (bus.publish, bus.publish_and_wait):
+            with pytest.raises(EventIdConflict, match="'number'"):
+                await call(other)
+        with pytest.raises(EventIdConflict, match="'number'"):
+            await bus.publish_many([Noted(3), other])
+    assert handled == [1]
+
+
+async def test_what_a_handler_appends_has_the_handled_event_as_its_cause(new_store):
+    store = new_store()
+
+    async def handler(event):
+        await store.append([Other(number=2)])
+
+    async with store:
+        async with subscribed(store, handler) as bus:
+            await bus.publish(Noted(1, correlation_id=UUID(int=5)))
+        first, second = [s.event async for s in store.read()]
+    assert (second.causation_id, second.correlation_id) == (first.event_id, UUID(int=5))
 
 
 async def test_waiting_for_an_event_that_was_published_before_does_not_wait_for_handlers(

@@ -11,7 +11,7 @@ import re
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +34,7 @@ from triobus._errors import (
 from triobus._progress import ProgressChange
 from triobus._text import line
 from triobus.stores import _file, _rows, _schema, _soundness, _wal
+from triobus.stores._contents import LONGEST_NAME, Known, known_places, may_be_refused, refusal
 from triobus.stores._seals import AttemptsRow, Seals
 from triobus.stores._values import (
     Append,
@@ -41,6 +42,7 @@ from triobus.stores._values import (
     GroupRecord,
     LetterKey,
     LetterRecord,
+    NewRecord,
     Placement,
     Record,
     Snapshot,
@@ -77,6 +79,16 @@ file whose pages refer to each other in a circle would make work without end."""
 _SEQUENCES_KEPT = 10_000
 _CERTAIN = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY", "SQLITE_CONSTRAINT")
 """How a commit fails of which nothing can be in the file."""
+
+_REFUSALS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    ValueError,
+)
+"""How rows are refused that are there already, or that cannot be."""
 
 _LAST_AND_MORE = (
     "SELECT min(position, ?2), "
@@ -231,7 +243,8 @@ class Database:
             )
             self._connection = connection
             connection.text_factory = bytes
-            limit = max(16 * 2**20, 2 * self.max_event_bytes)
+            # A row has two names beside the event.
+            limit = 2 * self.max_event_bytes + 4 * LONGEST_NAME
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
             connection.set_progress_handler(self._is_endless, _STEPS_BETWEEN_LOOKS)
             for pragma in (
@@ -443,17 +456,17 @@ class Database:
 
     def _write(self, connection: sqlite3.Connection, transaction: Transaction) -> "_Written":
         now = datetime.now(UTC)
-        written = self._arranged(connection, transaction.appends, now, is_known=None)
+        try:
+            written = self._arranged(connection, transaction.appends, now)
+            connection.executemany(_INSERT, written.rows)
+        except _REFUSALS:
+            # Some of them are there already, or cannot be in a row. That is rare, so it is looked
+            # for only now.
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            written = self._arranged(connection, transaction.appends, now, looks=True)
+            connection.executemany(_INSERT, written.rows)
         if written.rows:
-            try:
-                connection.executemany(_INSERT, written.rows)
-            except sqlite3.IntegrityError:
-                # Some of them are there already. That is rare, so it is looked for only now.
-                connection.execute("ROLLBACK")
-                connection.execute("BEGIN IMMEDIATE")
-                find = self._finder(connection)
-                written = self._arranged(connection, transaction.appends, now, is_known=find)
-                connection.executemany(_INSERT, written.rows)
             connection.execute(
                 "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
                 (written.position, written.checksum),
@@ -467,41 +480,49 @@ class Database:
         connection: sqlite3.Connection,
         appends: Sequence[Append],
         now: datetime,
-        is_known: "Callable[[str], Placement | None] | None",
+        *,
+        looks: bool = False,
     ) -> "_Written":
-        """Give each event its place, without writing anything."""
+        """Give each event its place, without writing anything.
+
+        It only `looks` for events that the log has or cannot have when there seem to be some.
+        """
         written = _Written(self._position, self._checksum)
         rows, sequences = written.rows, written.sequences
         recorded = now.isoformat()
         position, checksum = self._position, self._checksum
         new, crc = tuple.__new__, zlib.crc32
-        seen: dict[str, Placement] = {}
-        for records, expected in appends:
+        seen: dict[str, Known] = {}
+        find = self._finder(connection, seen)
+        for append in appends:
+            records, expected, _ = append
             known: list[Placement | None] = [None] * len(records)
-            if is_known is not None:
-                ids = [str(record.event_id) for record in records]
-                known = [seen.get(event_id) or is_known(event_id) for event_id in ids]
+            if looks:
+                looked_up = refusal(append) or known_places(append, find)
+                if isinstance(looked_up, Exception):
+                    written.results.append(looked_up)
+                    continue
+                known = looked_up
             if expected is not None and records and not all(known):
                 aggregate_id = records[0].aggregate_id
                 assert aggregate_id is not None
                 found = self._sequence(connection, sequences, aggregate_id)
-                if found == expected or is_known is not None:
-                    pass
-                elif self._any_known(connection, records):
-                    is_known = self._finder(connection)
-                    return self._arranged(connection, appends, now, is_known)
                 if found != expected:
+                    if not looks and self._any_known(connection, records, rows):
+                        return self._arranged(connection, appends, now, looks=True)
                     written.results.append(conflict(aggregate_id, expected, found))
                     continue
             places: list[Placement] = []
             for record, place in zip(records, known, strict=True):
                 event_id, event_type, version, aggregate_id, data = record
                 text_id = str(event_id)
-                if is_known is not None:
-                    place = place or seen.get(text_id)
+                if place is None and text_id in seen:  # it is twice in this append
+                    place = seen[text_id].place
                 if place is not None:
                     places.append(place)
                     continue
+                if not looks and may_be_refused(record):
+                    raise ValueError("it is looked at, for it may be no row")
                 position += 1
                 sequence = None
                 if aggregate_id is not None:
@@ -527,8 +548,8 @@ class Database:
                 )
                 written.bytes += len(data) + 200
                 places.append(new(Placement, (position, sequence, now, True)))
-                if is_known is not None:
-                    seen[text_id] = Placement(position, sequence, now, False)
+                if looks:
+                    seen[text_id] = Known(Placement(position, sequence, now, False), record)
             written.results.append(places)
         written.position, written.checksum = position, checksum
         return written
@@ -548,20 +569,29 @@ class Database:
             found = fresh[aggregate_id] = 0 if row is None else _rows.whole(row[0])
         return found
 
-    def _finder(self, connection: sqlite3.Connection) -> "Callable[[str], Placement | None]":
-        """Return a function that says where the log has an event."""
+    def _finder(
+        self, connection: sqlite3.Connection, seen: Mapping[str, Known]
+    ) -> Callable[[str], Known | None]:
+        """Return a function that says what `seen` or the log has under an id."""
 
-        def find(event_id: str) -> Placement | None:
+        def find(event_id: str) -> Known | None:
+            if event_id in seen:
+                return seen[event_id]
             row = self._row(connection, event_id)
             if row is None:
                 return None
             record = self._record(row, row[9] or 0)
-            return Placement(record.position, record.sequence, record.recorded_at, False)
+            place = Placement(record.position, record.sequence, record.recorded_at, False)
+            return Known(place, record)
 
         return find
 
-    def _any_known(self, connection: sqlite3.Connection, records: Sequence[Any]) -> bool:
-        return any(self._row(connection, str(record.event_id)) for record in records)
+    def _any_known(
+        self, connection: sqlite3.Connection, records: Sequence[NewRecord], rows: Sequence[Any]
+    ) -> bool:
+        """Whether some of the records are in the log, or among the rows that come before them."""
+        ids = {str(record.event_id) for record in records}
+        return any(row[1] in ids for row in rows) or any(self._row(connection, i) for i in ids)
 
     def _finish_commit(self, connection: sqlite3.Connection) -> None:
         """Commit; if that fails, make certain that it has."""

@@ -27,8 +27,10 @@ from trio.lowlevel import (
 from triobus import _checks
 from triobus._codec import EventCodec
 from triobus._errors import EventNotDecodable, InvalidOption
-from triobus._events import DomainEvent, event_classes
+from triobus._events import DomainEvent, event_classes, with_cause
+from triobus._group import carried
 from triobus._publishing import Batch
+from triobus.stores._contents import Differs, conflict_of, is_same
 from triobus.stores._journal import Entry, Journal
 from triobus.stores._values import (
     Append,
@@ -98,10 +100,10 @@ class EventStore(ABC):
     async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
         """Store all of a transaction, so that it lasts, or raise and have stored none of it.
 
-        Returns for every append where its events are, or the `SequenceConflict` because of which
-        this one append was left out. An event whose id the log has already is not stored again; an
-        append of nothing but such events does not conflict. It is not to be cancelled: where it
-        waits, it does so in a shielded scope.
+        Returns for every append where its events are, or the `SequenceConflict` or `Differs`
+        because of which this one append was left out. An event whose id the log has already is not
+        stored again (`known_places` says what that is); an append of nothing but such events does
+        not conflict. It is not to be cancelled: where it waits, it does so in a shielded scope.
         """
 
     @abstractmethod
@@ -190,12 +192,17 @@ class EventStore(ABC):
     ) -> list[Stored]:
         """Store events in their order, all or none, and return them with their places.
 
-        An event that the log already has is not stored again and keeps its first place. With
-        `expected_sequence` all must be of one aggregate, whose last sequence must be that (0 for
-        none). If it raises, `Cancelled` included, nothing was stored, except for `OutcomeUnknown`.
-        Raises `InvalidEvent`, `EventNotEncodable`, `SequenceConflict` and `StoreError`.
+        An event that the log already has is not stored again and keeps its first place; another
+        one of the same id is `EventIdConflict`. With `expected_sequence` all must be of one
+        aggregate, whose last sequence must be that (0 for none). Inside a handler the events
+        inherit the correlation id of the handled one and have it as cause. If it raises,
+        `Cancelled` included, nothing was stored, except for `OutcomeUnknown`. Raises
+        `InvalidEvent`, `EventNotEncodable`, `SequenceConflict` and `StoreError`.
         """
         batch = Batch(list(events))
+        cause = carried()
+        if cause is not None:
+            batch.events = [with_cause(event, cause.event) for event in batch.events]
         await checkpoint_if_cancelled()
         if not self.is_writer:
             await self.claim()
@@ -215,14 +222,28 @@ class EventStore(ABC):
         records = [
             new(
                 NewRecord,
-                (event.event_id, event.event_type, event.schema_version, key, encode(event)),
+                (
+                    event.event_id,
+                    _plain(event.event_type),
+                    event.schema_version,
+                    None if key is None else _plain(key),
+                    encode(event),
+                ),
             )
             for event, key in zip(batch.events, batch.keys, strict=True)
         ]
         if not records:
             await cancel_shielded_checkpoint()
             return ()
-        return await self.journal.submit(Entry(batch, new(Append, (records, expected_sequence))))
+        same: frozenset[int] = frozenset()
+        while True:
+            append = new(Append, (records, expected_sequence, same))
+            try:
+                return await self.journal.submit(Entry(batch, append))
+            except Differs as found:
+                if not is_same(self.codec, found.content, batch.events[found.index]):
+                    raise conflict_of(found, records[found.index]) from None
+                same |= {found.index}
 
     def read(
         self,
@@ -274,6 +295,11 @@ class EventStore(ABC):
             failure = EventNotDecodable(f"position {record.position}: {error}")
             failure.position = record.position
             raise failure from error.__cause__
+
+
+def _plain(text: str) -> str:
+    """Return a text as SQL would take it: a member of an enum can be one, and hash otherwise."""
+    return text if type(text) is str else str.__str__(text)
 
 
 def _check_expected(batch: Batch, expected_sequence: int) -> None:

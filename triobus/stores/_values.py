@@ -68,6 +68,8 @@ class Append(NamedTuple):
     records: Sequence[NewRecord]
     expected_sequence: int | None = None
     """The last sequence that their one aggregate must have before; 0 for no events at all."""
+    same: frozenset[int] = frozenset()
+    """Which of them are known to be what their ids stand for, though the JSON is different."""
 
 
 class Attempts(NamedTuple):

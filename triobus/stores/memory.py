@@ -12,6 +12,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 from triobus._errors import StoreClosed
 from triobus._events import DomainEvent
+from triobus.stores._contents import Known, known_places, refusal
 from triobus.stores._protocol import EventStore
 from triobus.stores._values import (
     Append,
@@ -96,9 +97,11 @@ class MemoryEventStore(EventStore):
         return results
 
     def _append(self, append: Append, now: datetime) -> list[Placement] | Exception:
-        fresh = [record for record in append.records if str(record.event_id) not in self._by_id]
-        if append.expected_sequence is not None and fresh:
-            aggregate_id = fresh[0].aggregate_id
+        known = refusal(append) or known_places(append, self._known)
+        if isinstance(known, Exception):
+            return known
+        if append.expected_sequence is not None and not all(known):
+            aggregate_id = append.records[0].aggregate_id
             found = 0 if aggregate_id is None else self._sequences.get(aggregate_id, 0)
             if found != append.expected_sequence:
                 return conflict(str(aggregate_id), append.expected_sequence, found)
@@ -120,6 +123,13 @@ class MemoryEventStore(EventStore):
             stored = self._log[position - 1]
             placements.append(Placement(position, stored.sequence, stored.recorded_at, is_new))
         return placements
+
+    def _known(self, event_id: str) -> Known | None:
+        position = self._by_id.get(event_id)
+        if position is None:
+            return None
+        record = self._log[position - 1]
+        return Known(Placement(position, record.sequence, record.recorded_at, False), record)
 
     def _change(self, changes: Changes) -> None:
         for name, group in changes.groups.items():

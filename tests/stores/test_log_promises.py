@@ -94,6 +94,26 @@ async def test_reading_may_be_left_at_any_time(new_store):
         assert len(await numbers(store.read())) == 1001
 
 
+@pytest.mark.parametrize("after", [2**62, 2**63 - 1, 2**63, 2**64, 10**30])
+async def test_behind_a_position_that_no_event_can_have_there_is_nothing(new_store, after):
+    async with new_store() as store:
+        await store.append([Noted(1, "a")])
+        assert await numbers(store.read(after=after)) == []
+        assert await numbers(store.read(after=after, aggregate_id="a", types=Noted)) == []
+        assert await numbers(store.read(limit=after)) == [1]
+
+
+async def test_what_is_no_text_is_the_name_of_nothing(new_store):
+    async with new_store() as store:
+        await store.append([Noted(1, "a")])
+        assert await numbers(store.read(aggregate_id="\ud800")) == []
+        assert await numbers(store.read(types=("\ud800",))) == []
+        for wrong in (5, b"a", object()):
+            with pytest.raises(InvalidOption, match="aggregate_id="):
+                store.read(aggregate_id=wrong)
+        assert await numbers(store.read()) == [1]
+
+
 async def test_get_finds_an_event_by_its_id(new_store):
     event = Noted(1, "a")
     async with new_store() as store:

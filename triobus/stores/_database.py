@@ -30,6 +30,7 @@ from triobus._errors import (
     StoreInUse,
     StoreIOError,
     StoreReadOnly,
+    StoreReplaced,
 )
 from triobus._progress import ProgressChange
 from triobus._text import line
@@ -120,6 +121,8 @@ class Database:
     """What somebody should look at, though everything works."""
     _connection: sqlite3.Connection | None = None
     _at: _file.StoreFile | None = None
+    _was_at: _file.StoreFile | None = None
+    """The file that was closed last."""
     _claim: _file.Claim | None = None
     _pid: int = 0
     is_writer: bool = False
@@ -139,14 +142,51 @@ class Database:
 
     # Opening and closing
 
-    def open(self) -> None:
-        """Open the file for reading; make it if there is none."""
+    def reopen(self) -> None:
+        """Open the file again to read on in what it had when it was closed, and nothing else.
+
+        Raises `StoreNotFound` or `StoreReplaced` where that is no more.
+        """
+        if self.path == MEMORY:
+            raise StoreClosed(
+                "the store in memory has been closed, and what was in it is gone: keep it open "
+                "around the bus with 'async with store:' while somebody still reads from it"
+            )
+        before, position, checksum = self._was_at, self._position, self._checksum
+        self.open(creates=False)
+        try:
+            if before is not None and self._at != before:
+                raise self._replaced()
+            if self._head(self._ready()) < (position, 0):
+                raise self._replaced()
+            if position:
+                with self._explained("be read"):
+                    row = (
+                        self._ready()
+                        .execute("SELECT checksum FROM events WHERE position = ?", (position,))
+                        .fetchone()
+                    )
+                if row != (checksum,):
+                    raise self._replaced()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _replaced(self) -> StoreReplaced:
+        return StoreReplaced(
+            f"{self._shown} was replaced after it had been closed, and what was to be read on in "
+            "it is gone: keep it open around the bus with 'async with store:' while somebody still "
+            "reads from it"
+        )
+
+    def open(self, *, creates: bool = True) -> None:
+        """Open the file for reading; make it if there is none, unless that is not wanted."""
         self._pid = os.getpid()
         self._broken = self.warning = self._wal = self._settled_at = None
         try:
             if self.path == MEMORY:
                 self._connect(MEMORY, uri=False)
-            elif self.is_read_only:
+            elif self.is_read_only or not creates:
                 self._at = _file.existing(self.path)
                 self._connect_to_file()
             else:
@@ -202,10 +242,14 @@ class Database:
 
         Raises `StoreInUse`, `StoreReadOnly` or `StoreCorrupt`.
         """
+        connection = self._ready()
         if not self.is_writer:
             self._become_writer()
         groups, letters = tuple(self.groups()), tuple(self.letter_keys())
-        return Snapshot(self._position, groups, letters, self._was_unclean)
+        with self._explained("be read"):
+            (given,) = connection.execute("SELECT fences FROM progress WHERE name = ''").fetchone()
+            last_letter = _rows.whole(given, least=0)
+        return Snapshot(self._position, groups, letters, self._was_unclean, last_letter)
 
     def _become_writer(self) -> None:
         connection = self._ready()
@@ -243,8 +287,8 @@ class Database:
             )
             self._connection = connection
             connection.text_factory = bytes
-            # A row has two names beside the event.
-            limit = 2 * self.max_event_bytes + 4 * LONGEST_NAME
+            row = self.max_event_bytes + 2 * LONGEST_NAME + 2**20
+            limit = max(16 * 2**20, 2 * self.max_event_bytes, row)
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
             connection.set_progress_handler(self._is_endless, _STEPS_BETWEEN_LOOKS)
             for pragma in (
@@ -380,6 +424,7 @@ class Database:
                     connection.close()
         finally:
             self._release()
+            self._was_at = self._at or self._was_at
             self._at = None
 
     @contextmanager
@@ -444,11 +489,11 @@ class Database:
                 raise
             self._finish_commit(connection)
         self._seals.commit()
-        self._check_unchanged()
         self._position, self._checksum = written.position, written.checksum
         if len(self._sequences) > _SEQUENCES_KEPT:
             self._sequences.clear()
         self._sequences.update(written.sequences)
+        self._check_unchanged()
         self._frames += _PAGES_A_COMMIT + len(written.rows) + written.bytes / _BYTES_A_PAGE
         if self._frames >= _FRAMES_BEFORE_CHECKPOINT and self._at is not None:
             self._checkpoint("PASSIVE")
@@ -625,8 +670,10 @@ class Database:
             return
         # The files are looked at only after something in their directory has come or gone: Linux
         # makes a commit a third slower after somebody has looked at the log that it writes to.
-        changed_at = os.stat(os.path.dirname(self._at.path)).st_mtime_ns
-        if changed_at == self._settled_at:
+        changed_at = None
+        with suppress(OSError):  # it was renamed, removed or closed to us: that is found below
+            changed_at = os.stat(os.path.dirname(self._at.path)).st_mtime_ns
+        if changed_at is not None and changed_at == self._settled_at:
             return
         looked_at = time.time_ns()
         try:
@@ -635,7 +682,8 @@ class Database:
             self._broken = error
             raise
         # The time of a directory is not exact: another change could have the same.
-        self._settled_at = changed_at if looked_at - changed_at > _INEXACT_NS else None
+        is_exact = changed_at is not None and looked_at - changed_at > _INEXACT_NS
+        self._settled_at = changed_at if is_exact else None
 
     def _checkpoint(self, mode: str) -> None:
         """Take what is in the write-ahead log to the file. What fails costs only room on disk."""
@@ -666,6 +714,8 @@ class Database:
         types: Sequence[str] | None = None,
     ) -> list[Record]:
         """Return the first events behind a position; by bytes, fewer of them."""
+        if after >= _ENDLESS or not _rows.is_text(aggregate_id, *types or ()):
+            return []  # SQLite knows no such number or text, so that nothing can have it
         terms, values = ["position > ?"], [after]  # type: tuple[list[str], list[Any]]
         if up_to is not None:
             terms.append("position <= ?")
@@ -983,7 +1033,12 @@ class Database:
         except sqlite3.Error as error:
             raise self._explanation(error, action) from error
         except StoreError:
-            raise  # some are a ValueError, too
+            raise  # some are a ValueError or an OSError, too
+        except OSError as error:
+            raise StoreIOError(
+                f"{self._shown} could not {action}: {line(str(error))}. Look at the disk, then try "
+                "it again"
+            ) from error
         except _soundness.UNREADABLE as error:
             raise StoreCorrupt(
                 f"{self._shown} is damaged: it has a row that cannot be read ({line(str(error))}). "
@@ -1048,6 +1103,10 @@ def _write_changes(connection: sqlite3.Connection, changes: Changes, seals: Seal
             )
         if rows:
             connection.executemany("INSERT OR REPLACE INTO attempts VALUES (?,?,?,?,?,?,?)", rows)
+    if changes.letters:
+        connection.execute(
+            "UPDATE progress SET fences = max(fences, ?) WHERE name = ''", (max(changes.letters),)
+        )
     for id_, letter in changes.letters.items():
         if letter is None:
             connection.execute("DELETE FROM dead_letters WHERE id = ?", (id_,))

@@ -12,6 +12,7 @@ SQL, files or one process. What users call is made of them here.
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -75,6 +76,10 @@ class EventStore(ABC):
     @abstractmethod
     async def open(self) -> None:
         """Make the store ready to be read. Called once before anything else."""
+
+    async def reopen(self) -> None:
+        """Make the store ready to be read as it was when it was closed, or raise `StoreError`."""
+        await self.open()
 
     @abstractmethod
     async def close(self) -> None:
@@ -176,6 +181,24 @@ class EventStore(ABC):
                     if not self._users:
                         await self.close()
 
+    @asynccontextmanager
+    async def reopened(self) -> AsyncIterator[None]:
+        """Have the store open for a short time, to read on in what it had when it was closed.
+
+        Nobody else opens or closes it meanwhile. Nothing is made anew: raises `StoreError` if what
+        was there is gone.
+        """
+        async with self._opening:
+            if self._users:
+                yield
+                return
+            await self.reopen()
+            try:
+                yield
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self.close()
+
     async def vanish(self) -> None:
         """Close the store for everybody, as the end of a killed process would. For tests."""
         with trio.CancelScope(shield=True):
@@ -262,6 +285,11 @@ class EventStore(ABC):
         in the error, and reading may go on after it), and `StoreError`.
         """
         _checks.whole_number("after", after, least=0)
+        if aggregate_id is not None and not isinstance(aggregate_id, str):
+            raise InvalidOption(
+                f"aggregate_id={aggregate_id!r}: give the str that aggregate_id of its events "
+                "returns, or None for all events"
+            )
         if limit is not None:
             _checks.whole_number("limit", limit, least=0)
         return _Reading(self, after, limit, aggregate_id, type_names(types))

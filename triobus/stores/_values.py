@@ -163,6 +163,8 @@ class Snapshot:
     """What identifies each dead letter, by rising id."""
     is_unclean: bool
     """Whether the last writer before this one ended without closing the store."""
+    last_letter: int = 0
+    """The highest id that a dead letter ever had: none is used again."""
 
 
 @attrs.frozen(kw_only=True)

@@ -52,6 +52,7 @@ class MemoryEventStore(EventStore):
         self._finished: dict[str, dict[int, int]] = {}
         self._attempts: dict[str, dict[int, Attempts]] = {}
         self._kept: dict[int, LetterRecord] = {}
+        self._last_letter = 0
 
     def __repr__(self) -> str:
         return f"MemoryEventStore(<{len(self._log)} events>)"
@@ -84,7 +85,11 @@ class MemoryEventStore(EventStore):
         await self._checkpoint()
         self._is_writer = True
         return Snapshot(
-            len(self._log), tuple(self._groups()), tuple(self._letter_keys()), self._is_unclean
+            len(self._log),
+            tuple(self._groups()),
+            tuple(self._letter_keys()),
+            self._is_unclean,
+            self._last_letter,
         )
 
     async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
@@ -146,6 +151,7 @@ class MemoryEventStore(EventStore):
                     attempts.pop(position, None)
                 else:
                     attempts[position] = row
+        self._last_letter = max(self._last_letter, *changes.letters, 0)
         for id_, letter in changes.letters.items():
             if letter is None:
                 self._kept.pop(id_, None)

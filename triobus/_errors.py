@@ -4,6 +4,8 @@ Where Trio has a word for a situation, our error is one of Trio's too, so that c
 handles `trio.ClosedResourceError` or `trio.WouldBlock` handles ours.
 """
 
+from uuid import UUID
+
 import trio
 
 
@@ -148,6 +150,17 @@ class OutcomeUnknown(StoreError):
 
     Publishing the same event again is safe. The store refuses everything until it is opened again.
     """
+
+
+class EventIdConflict(StoreError, ValueError):
+    """Another event has this id already: other fields, or another type. Nothing was stored."""
+
+    event_id: UUID | None = None
+    """The id of both."""
+    position: int | None = None
+    """Where the first one is in the log; None if both came in one call."""
+    field: str | None = None
+    """The first field that is different, or "event_type"."""
 
 
 class SequenceConflict(StoreError):

@@ -85,7 +85,7 @@ class Recorder:
         self.store.journal.observer = self
         self.is_attached = True
         self.last = self._reach = snapshot.last
-        self.letters.restore(snapshot.letters)
+        self.letters.restore(snapshot.letters, snapshot.last_letter)
         self._stored = {record.name: record for record in snapshot.groups}
         for feed in self.feeds.values():
             self._take_up(feed)

@@ -41,8 +41,9 @@ class StoredLetters:
 
     # Being stored
 
-    def restore(self, keys: Iterable[LetterKey]) -> None:
-        """Take up what a store has."""
+    def restore(self, keys: Iterable[LetterKey], last_id: int = 0) -> None:
+        """Take up what a store has; no id up to `last_id` is used again."""
+        self._last_id = max(self._last_id, last_id)
         for key in keys:
             self._add_key(key)
 

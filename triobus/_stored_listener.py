@@ -6,11 +6,12 @@ from typing import Any
 import attrs
 import trio
 
-from triobus._errors import EventNotDecodable
+from triobus._errors import EventNotDecodable, StoreClosed
 from triobus._events import DomainEvent
 from triobus._listeners import Listener
 from triobus.stores import EventStore
 from triobus.stores._protocol import BATCH, type_names
+from triobus.stores._values import Record
 
 
 @attrs.define(eq=False)
@@ -51,10 +52,11 @@ class StoredListener(Listener[Any]):
     async def _read_back(self) -> None:
         """Read some of what there was no room for. The bus may have closed its store by now."""
         up_to = self._last
-        async with self._store:
-            records = await self._store.fetch(
-                self._read_to, BATCH, up_to, types=type_names(self.types)
-            )
+        try:
+            records = await self._fetch(up_to)
+        except StoreClosed:
+            async with self._store.reopened():
+                records = await self._fetch(up_to)
         for record in records:
             try:
                 event = self._store.decode(record)
@@ -67,3 +69,6 @@ class StoredListener(Listener[Any]):
             self._back.append(event)
         if not records:
             self._read_to = up_to
+
+    async def _fetch(self, up_to: int) -> list[Record]:
+        return await self._store.fetch(self._read_to, BATCH, up_to, types=type_names(self.types))

@@ -2,6 +2,7 @@
 
 import attrs
 import pytest
+import trio
 
 from tests.model.__main__ import explore, main
 from tests.model.facts import Broken

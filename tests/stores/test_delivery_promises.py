@@ -17,6 +17,7 @@ from triobus import (
     BusClosed,
     DomainEvent,
     EventBus,
+    EventIdConflict,
     EventNotEncodable,
     InvalidOption,
     MemoryEventStore,
@@ -44,8 +45,9 @@ class Handled(list):
 
 def subscribed(store, handler, types=Noted, **options):
     """Return a bus of total order."""
+    retry = options.pop("retry", Retry())
     bus = EventBus(store, **{"workers": 1, **options})
-    bus.subscribe(types, handler, name="handler")
+    bus.subscribe(types, handler, name="handler", retry=retry)
     return bus
 
 
@@ -180,6 +182,33 @@ async def test_the_same_event_is_delivered_once_however_often_it_is_published(ne
     assert positions == [1, 1, 1]
     assert [p.position for p in many] == [2, 1, 3]
     assert handled == [1, 2, 3]
+
+
+async def test_another_event_under_a_known_id_is_refused_and_delivered_to_nobody(new_store):
+    handled = Handled()
+    event = Noted(1, "a")
+    async with subscribed(new_store(), handled) as bus:
+        await bus.publish(event)
+        other = attrs.evolve(event, number=2)
+        for call in (bus.publish, bus.publish_and_wait):
+            with pytest.raises(EventIdConflict, match="'number'"):
+                await call(other)
+        with pytest.raises(EventIdConflict, match="'number'"):
+            await bus.publish_many([Noted(3), other])
+    assert handled == [1]
+
+
+async def test_what_a_handler_appends_has_the_handled_event_as_its_cause(new_store):
+    store = new_store()
+
+    async def handler(event):
+        await store.append([Other(number=2)])
+
+    async with store:
+        async with subscribed(store, handler) as bus:
+            await bus.publish(Noted(1, correlation_id=UUID(int=5)))
+        first, second = [s.event async for s in store.read()]
+    assert (second.causation_id, second.correlation_id) == (first.event_id, UUID(int=5))
 
 
 async def test_waiting_for_an_event_that_was_published_before_does_not_wait_for_handlers(
@@ -1087,6 +1116,21 @@ async def test_a_listener_gets_what_was_published_before_the_bus_stopped(new_sto
     assert found == list(range(10))
 
 
+async def test_a_listener_that_is_behind_keeps_no_store_from_the_next_bus(new_store):
+    store, found = new_store(), []
+    async with EventBus(store) as bus, bus.listen(buffer=1) as events:
+        await bus.publish_many([Noted(n) for n in range(1200)])
+        await bus.stop()
+        async for event in events:
+            found.append(event.number)
+            if len(found) in (1, 600):
+                async with EventBus(new_store()) as following:
+                    await following.publish(Noted(-1))
+    assert found == list(range(1200))
+    async with new_store() as store:
+        assert await store.last_position() == 1202
+
+
 async def test_wait_for_gets_an_event_from_the_store_too(new_store):
     async with EventBus(new_store()) as bus, trio.open_nursery() as nursery:
         nursery.start_soon(bus.publish, Noted(3))
@@ -1202,3 +1246,19 @@ async def test_a_store_is_no_store_unless_it_is_one():
     with pytest.raises(InvalidOption, match="EventStore"):
         EventBus("orders.db")
     assert EventBus(MemoryEventStore()).health().status == "stopped"
+
+
+async def test_no_dead_letter_gets_the_id_of_one_that_is_gone(new_store):
+    def failing(event):
+        raise ValueError(event.number)
+
+    ids = []
+    for life in range(3):
+        async with subscribed(new_store(), failing, retry=Retry(attempts=1)) as bus:
+            await bus.publish_many([Noted(life, "a"), Noted(life, "b")])
+            await bus.wait_idle()
+            found = [letter.id for letter in await bus.dead_letters.list()]
+            ids += found
+            await bus.dead_letters.discard(found)
+    assert len(ids) == 6
+    assert ids == sorted(set(ids))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import trio
@@ -18,9 +19,11 @@ from tests.torture.shim import built
 from triobus import (
     EventBus,
     SqliteEventStore,
+    StoreClosed,
     StoreFull,
     StoreInUse,
     StoreIOError,
+    StoreNotFound,
     StoreReplaced,
 )
 from triobus.stores import _database
@@ -469,3 +472,117 @@ async def test_a_bus_can_be_stopped_though_something_cannot_be_recorded(tmp_path
         with pytest.raises(StoreIOError, match="broken for good"):
             await bus.stop()
         assert bus.health().status == "stopped"
+
+
+def _rename_directory(path):
+    path.parent.rename(path.parent.with_name("moved"))
+
+
+def _rename_its_parent(path):
+    path.parent.parent.rename(path.parent.parent.with_name("moved"))
+
+
+@pytest.mark.parametrize("harm", [_rename_directory, _rename_its_parent])
+async def test_a_directory_that_is_renamed_is_told_and_what_is_in_it_is_whole(tmp_path, harm):
+    path = tmp_path / "one" / "two" / "a.db"
+    path.parent.mkdir(parents=True)
+    bus = EventBus(SqliteEventStore(path))
+    bus.subscribe(Noted, lambda _: None)
+    async with bus:
+        await bus.publish(Noted(0))
+        await bus.wait_idle()
+        harm(path)
+        for number in (1, 2):
+            with pytest.raises(StoreReplaced, match=r"renamed .*open the store again"):
+                await bus.publish(Noted(number))
+    (moved,) = tmp_path.rglob("a.db")
+    assert moved != path
+    async with SqliteEventStore(moved) as store:
+        assert [s.event.number async for s in store.read()] == [0, 1]
+        assert await store.problems() == []
+        await store.append([Noted(3)])
+    assert not list(tmp_path.rglob("*-wal"))
+
+
+async def test_a_read_that_fails_is_an_error_of_the_disk_and_the_next_one_works(tmp_path):
+    async with SqliteEventStore(tmp_path / "a.db") as store:
+        await store.append([Noted(n) for n in range(3)])
+        connection = store._database._connection
+        for read in (
+            lambda: store.fetch(0, 10),
+            lambda: store.get(UUID(int=1)),
+            store.last_position,
+            store.groups,
+            store.letter_keys,
+            store.statistics,
+            store.check,
+            store.claim,
+        ):
+            connection.set_progress_handler(lambda: 1, 1)
+            with pytest.raises(StoreIOError, match=r"could not be read.*Try it again"):
+                await read()
+            connection.set_progress_handler(None, 1)
+            await read()
+        await store.append([Noted(3)])
+        assert [s.event.number async for s in store.read()] == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("refusal", [OSError(5, "Input/output error"), PermissionError(13, "no")])
+async def test_what_the_system_refuses_while_reading_is_an_error_of_the_store(
+    tmp_path, monkeypatch, refusal
+):
+    async with SqliteEventStore(tmp_path / "a.db") as store:
+        await store.append([Noted(0)])
+        with monkeypatch.context() as patched:
+
+            def refuse(*_):
+                raise refusal
+
+            patched.setattr(_database.Database, "_room", refuse)
+            with pytest.raises(StoreIOError, match="could not be read"):
+                await store.statistics()
+        assert (await store.statistics()).events == 1
+
+
+# Reading on in what a bus has closed
+
+
+async def listening_behind(store, found, between):
+    async with EventBus(store) as bus, bus.listen(buffer=1) as events:
+        await bus.publish_many([Noted(n) for n in range(1200)])
+        await bus.stop()
+        between()
+        async for event in events:
+            found.append(event.number)  # it ends with an error
+
+
+async def test_the_rest_of_a_file_that_is_gone_is_an_error_and_the_file_is_not_made_again(
+    tmp_path,
+):
+    path, found = tmp_path / "a.db", []
+    with pytest.raises(StoreNotFound, match=r"a\.db"):
+        await listening_behind(SqliteEventStore(path), found, path.unlink)
+    assert found == [0]
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_the_rest_of_a_file_is_not_read_from_another(tmp_path):
+    path, found = tmp_path / "a.db", []
+    async with SqliteEventStore(tmp_path / "b.db") as other:
+        await other.append([Noted(n) for n in range(2000, 4000)])
+    with pytest.raises(StoreReplaced, match="replaced after it had been closed"):
+        await listening_behind(
+            SqliteEventStore(path), found, lambda: (tmp_path / "b.db").replace(path)
+        )
+    assert found == [0]
+
+
+async def test_the_rest_of_a_store_in_memory_is_an_error_unless_somebody_keeps_it_open():
+    found = []
+    with pytest.raises(StoreClosed, match="async with store"):
+        await listening_behind(SqliteEventStore(":memory:"), found, lambda: None)
+    assert found == [0]
+    async with SqliteEventStore(":memory:") as store:
+        found = []
+        await listening_behind(store, found, lambda: None)
+    assert found == list(range(1200))

@@ -11,7 +11,7 @@ import re
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -30,10 +30,12 @@ from triobus._errors import (
     StoreInUse,
     StoreIOError,
     StoreReadOnly,
+    StoreReplaced,
 )
 from triobus._progress import ProgressChange
 from triobus._text import line
 from triobus.stores import _file, _rows, _schema, _soundness, _wal
+from triobus.stores._contents import LONGEST_NAME, Known, known_places, may_be_refused, refusal
 from triobus.stores._seals import AttemptsRow, Seals
 from triobus.stores._values import (
     Append,
@@ -41,6 +43,7 @@ from triobus.stores._values import (
     GroupRecord,
     LetterKey,
     LetterRecord,
+    NewRecord,
     Placement,
     Record,
     Snapshot,
@@ -78,6 +81,16 @@ _SEQUENCES_KEPT = 10_000
 _CERTAIN = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY", "SQLITE_CONSTRAINT")
 """How a commit fails of which nothing can be in the file."""
 
+_REFUSALS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    ValueError,
+)
+"""How rows are refused that are there already, or that cannot be."""
+
 _LAST_AND_MORE = (
     "SELECT min(position, ?2), "
     "EXISTS (SELECT 1 FROM events WHERE events.position > ?1 AND events.position <= ?2) "
@@ -108,6 +121,8 @@ class Database:
     """What somebody should look at, though everything works."""
     _connection: sqlite3.Connection | None = None
     _at: _file.StoreFile | None = None
+    _was_at: _file.StoreFile | None = None
+    """The file that was closed last."""
     _claim: _file.Claim | None = None
     _pid: int = 0
     is_writer: bool = False
@@ -127,14 +142,51 @@ class Database:
 
     # Opening and closing
 
-    def open(self) -> None:
-        """Open the file for reading; make it if there is none."""
+    def reopen(self) -> None:
+        """Open the file again to read on in what it had when it was closed, and nothing else.
+
+        Raises `StoreNotFound` or `StoreReplaced` where that is no more.
+        """
+        if self.path == MEMORY:
+            raise StoreClosed(
+                "the store in memory has been closed, and what was in it is gone: keep it open "
+                "around the bus with 'async with store:' while somebody still reads from it"
+            )
+        before, position, checksum = self._was_at, self._position, self._checksum
+        self.open(creates=False)
+        try:
+            if before is not None and self._at != before:
+                raise self._replaced()
+            if self._head(self._ready()) < (position, 0):
+                raise self._replaced()
+            if position:
+                with self._explained("be read"):
+                    row = (
+                        self._ready()
+                        .execute("SELECT checksum FROM events WHERE position = ?", (position,))
+                        .fetchone()
+                    )
+                if row != (checksum,):
+                    raise self._replaced()
+        except BaseException:
+            self._let_go()
+            raise
+
+    def _replaced(self) -> StoreReplaced:
+        return StoreReplaced(
+            f"{self._shown} was replaced after it had been closed, and what was to be read on in "
+            "it is gone: keep it open around the bus with 'async with store:' while somebody still "
+            "reads from it"
+        )
+
+    def open(self, *, creates: bool = True) -> None:
+        """Open the file for reading; make it if there is none, unless that is not wanted."""
         self._pid = os.getpid()
         self._broken = self.warning = self._wal = self._settled_at = None
         try:
             if self.path == MEMORY:
                 self._connect(MEMORY, uri=False)
-            elif self.is_read_only:
+            elif self.is_read_only or not creates:
                 self._at = _file.existing(self.path)
                 self._connect_to_file()
             else:
@@ -190,10 +242,14 @@ class Database:
 
         Raises `StoreInUse`, `StoreReadOnly` or `StoreCorrupt`.
         """
+        connection = self._ready()
         if not self.is_writer:
             self._become_writer()
         groups, letters = tuple(self.groups()), tuple(self.letter_keys())
-        return Snapshot(self._position, groups, letters, self._was_unclean)
+        with self._explained("be read"):
+            (given,) = connection.execute("SELECT fences FROM progress WHERE name = ''").fetchone()
+            last_letter = _rows.whole(given, least=0)
+        return Snapshot(self._position, groups, letters, self._was_unclean, last_letter)
 
     def _become_writer(self) -> None:
         connection = self._ready()
@@ -231,7 +287,8 @@ class Database:
             )
             self._connection = connection
             connection.text_factory = bytes
-            limit = max(16 * 2**20, 2 * self.max_event_bytes)
+            row = self.max_event_bytes + 2 * LONGEST_NAME + 2**20
+            limit = max(16 * 2**20, 2 * self.max_event_bytes, row)
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
             connection.set_progress_handler(self._is_endless, _STEPS_BETWEEN_LOOKS)
             for pragma in (
@@ -367,6 +424,7 @@ class Database:
                     connection.close()
         finally:
             self._release()
+            self._was_at = self._at or self._was_at
             self._at = None
 
     @contextmanager
@@ -431,11 +489,11 @@ class Database:
                 raise
             self._finish_commit(connection)
         self._seals.commit()
-        self._check_unchanged()
         self._position, self._checksum = written.position, written.checksum
         if len(self._sequences) > _SEQUENCES_KEPT:
             self._sequences.clear()
         self._sequences.update(written.sequences)
+        self._check_unchanged()
         self._frames += _PAGES_A_COMMIT + len(written.rows) + written.bytes / _BYTES_A_PAGE
         if self._frames >= _FRAMES_BEFORE_CHECKPOINT and self._at is not None:
             self._checkpoint("PASSIVE")
@@ -443,17 +501,17 @@ class Database:
 
     def _write(self, connection: sqlite3.Connection, transaction: Transaction) -> "_Written":
         now = datetime.now(UTC)
-        written = self._arranged(connection, transaction.appends, now, is_known=None)
+        try:
+            written = self._arranged(connection, transaction.appends, now)
+            connection.executemany(_INSERT, written.rows)
+        except _REFUSALS:
+            # Some of them are there already, or cannot be in a row. That is rare, so it is looked
+            # for only now.
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            written = self._arranged(connection, transaction.appends, now, looks=True)
+            connection.executemany(_INSERT, written.rows)
         if written.rows:
-            try:
-                connection.executemany(_INSERT, written.rows)
-            except sqlite3.IntegrityError:
-                # Some of them are there already. That is rare, so it is looked for only now.
-                connection.execute("ROLLBACK")
-                connection.execute("BEGIN IMMEDIATE")
-                find = self._finder(connection)
-                written = self._arranged(connection, transaction.appends, now, is_known=find)
-                connection.executemany(_INSERT, written.rows)
             connection.execute(
                 "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
                 (written.position, written.checksum),
@@ -467,41 +525,49 @@ class Database:
         connection: sqlite3.Connection,
         appends: Sequence[Append],
         now: datetime,
-        is_known: "Callable[[str], Placement | None] | None",
+        *,
+        looks: bool = False,
     ) -> "_Written":
-        """Give each event its place, without writing anything."""
+        """Give each event its place, without writing anything.
+
+        It only `looks` for events that the log has or cannot have when there seem to be some.
+        """
         written = _Written(self._position, self._checksum)
         rows, sequences = written.rows, written.sequences
         recorded = now.isoformat()
         position, checksum = self._position, self._checksum
         new, crc = tuple.__new__, zlib.crc32
-        seen: dict[str, Placement] = {}
-        for records, expected in appends:
+        seen: dict[str, Known] = {}
+        find = self._finder(connection, seen)
+        for append in appends:
+            records, expected, _ = append
             known: list[Placement | None] = [None] * len(records)
-            if is_known is not None:
-                ids = [str(record.event_id) for record in records]
-                known = [seen.get(event_id) or is_known(event_id) for event_id in ids]
+            if looks:
+                looked_up = refusal(append) or known_places(append, find)
+                if isinstance(looked_up, Exception):
+                    written.results.append(looked_up)
+                    continue
+                known = looked_up
             if expected is not None and records and not all(known):
                 aggregate_id = records[0].aggregate_id
                 assert aggregate_id is not None
                 found = self._sequence(connection, sequences, aggregate_id)
-                if found == expected or is_known is not None:
-                    pass
-                elif self._any_known(connection, records):
-                    is_known = self._finder(connection)
-                    return self._arranged(connection, appends, now, is_known)
                 if found != expected:
+                    if not looks and self._any_known(connection, records, rows):
+                        return self._arranged(connection, appends, now, looks=True)
                     written.results.append(conflict(aggregate_id, expected, found))
                     continue
             places: list[Placement] = []
             for record, place in zip(records, known, strict=True):
                 event_id, event_type, version, aggregate_id, data = record
                 text_id = str(event_id)
-                if is_known is not None:
-                    place = place or seen.get(text_id)
+                if place is None and text_id in seen:  # it is twice in this append
+                    place = seen[text_id].place
                 if place is not None:
                     places.append(place)
                     continue
+                if not looks and may_be_refused(record):
+                    raise ValueError("it is looked at, for it may be no row")
                 position += 1
                 sequence = None
                 if aggregate_id is not None:
@@ -527,8 +593,8 @@ class Database:
                 )
                 written.bytes += len(data) + 200
                 places.append(new(Placement, (position, sequence, now, True)))
-                if is_known is not None:
-                    seen[text_id] = Placement(position, sequence, now, False)
+                if looks:
+                    seen[text_id] = Known(Placement(position, sequence, now, False), record)
             written.results.append(places)
         written.position, written.checksum = position, checksum
         return written
@@ -548,20 +614,29 @@ class Database:
             found = fresh[aggregate_id] = 0 if row is None else _rows.whole(row[0])
         return found
 
-    def _finder(self, connection: sqlite3.Connection) -> "Callable[[str], Placement | None]":
-        """Return a function that says where the log has an event."""
+    def _finder(
+        self, connection: sqlite3.Connection, seen: Mapping[str, Known]
+    ) -> Callable[[str], Known | None]:
+        """Return a function that says what `seen` or the log has under an id."""
 
-        def find(event_id: str) -> Placement | None:
+        def find(event_id: str) -> Known | None:
+            if event_id in seen:
+                return seen[event_id]
             row = self._row(connection, event_id)
             if row is None:
                 return None
             record = self._record(row, row[9] or 0)
-            return Placement(record.position, record.sequence, record.recorded_at, False)
+            place = Placement(record.position, record.sequence, record.recorded_at, False)
+            return Known(place, record)
 
         return find
 
-    def _any_known(self, connection: sqlite3.Connection, records: Sequence[Any]) -> bool:
-        return any(self._row(connection, str(record.event_id)) for record in records)
+    def _any_known(
+        self, connection: sqlite3.Connection, records: Sequence[NewRecord], rows: Sequence[Any]
+    ) -> bool:
+        """Whether some of the records are in the log, or among the rows that come before them."""
+        ids = {str(record.event_id) for record in records}
+        return any(row[1] in ids for row in rows) or any(self._row(connection, i) for i in ids)
 
     def _finish_commit(self, connection: sqlite3.Connection) -> None:
         """Commit; if that fails, make certain that it has."""
@@ -595,8 +670,10 @@ class Database:
             return
         # The files are looked at only after something in their directory has come or gone: Linux
         # makes a commit a third slower after somebody has looked at the log that it writes to.
-        changed_at = os.stat(os.path.dirname(self._at.path)).st_mtime_ns
-        if changed_at == self._settled_at:
+        changed_at = None
+        with suppress(OSError):  # it was renamed, removed or closed to us: that is found below
+            changed_at = os.stat(os.path.dirname(self._at.path)).st_mtime_ns
+        if changed_at is not None and changed_at == self._settled_at:
             return
         looked_at = time.time_ns()
         try:
@@ -605,7 +682,8 @@ class Database:
             self._broken = error
             raise
         # The time of a directory is not exact: another change could have the same.
-        self._settled_at = changed_at if looked_at - changed_at > _INEXACT_NS else None
+        is_exact = changed_at is not None and looked_at - changed_at > _INEXACT_NS
+        self._settled_at = changed_at if is_exact else None
 
     def _checkpoint(self, mode: str) -> None:
         """Take what is in the write-ahead log to the file. What fails costs only room on disk."""
@@ -636,6 +714,8 @@ class Database:
         types: Sequence[str] | None = None,
     ) -> list[Record]:
         """Return the first events behind a position; by bytes, fewer of them."""
+        if after >= _ENDLESS or not _rows.is_text(aggregate_id, *types or ()):
+            return []  # SQLite knows no such number or text, so that nothing can have it
         terms, values = ["position > ?"], [after]  # type: tuple[list[str], list[Any]]
         if up_to is not None:
             terms.append("position <= ?")
@@ -953,7 +1033,12 @@ class Database:
         except sqlite3.Error as error:
             raise self._explanation(error, action) from error
         except StoreError:
-            raise  # some are a ValueError, too
+            raise  # some are a ValueError or an OSError, too
+        except OSError as error:
+            raise StoreIOError(
+                f"{self._shown} could not {action}: {line(str(error))}. Look at the disk, then try "
+                "it again"
+            ) from error
         except _soundness.UNREADABLE as error:
             raise StoreCorrupt(
                 f"{self._shown} is damaged: it has a row that cannot be read ({line(str(error))}). "
@@ -1018,6 +1103,10 @@ def _write_changes(connection: sqlite3.Connection, changes: Changes, seals: Seal
             )
         if rows:
             connection.executemany("INSERT OR REPLACE INTO attempts VALUES (?,?,?,?,?,?,?)", rows)
+    if changes.letters:
+        connection.execute(
+            "UPDATE progress SET fences = max(fences, ?) WHERE name = ''", (max(changes.letters),)
+        )
     for id_, letter in changes.letters.items():
         if letter is None:
             connection.execute("DELETE FROM dead_letters WHERE id = ?", (id_,))

@@ -12,6 +12,7 @@ SQL, files or one process. What users call is made of them here.
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -32,8 +33,11 @@ from triobus._events import (
     EventCodec,
     check_aggregate_id,
     event_classes,
+    with_cause,
 )
+from triobus._group import carried
 from triobus._publishing import Batch
+from triobus.stores._contents import Differs, conflict_of, is_same
 from triobus.stores._journal import Entry, Journal
 from triobus.stores._values import (
     Append,
@@ -83,6 +87,10 @@ class EventStore(ABC):
     async def open(self) -> None:
         """Make the store ready to be read. Called once before anything else."""
 
+    async def reopen(self) -> None:
+        """Make the store ready to be read as it was when it was closed, or raise `StoreError`."""
+        await self.open()
+
     @abstractmethod
     async def close(self) -> None:
         """Let go of everything. Shielded from cancellation by the caller."""
@@ -107,10 +115,10 @@ class EventStore(ABC):
     async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
         """Store all of a transaction, so that it lasts, or raise and have stored none of it.
 
-        Returns for every append where its events are, or the `SequenceConflict` because of which
-        this one append was left out. An event whose id the log has already is not stored again; an
-        append of nothing but such events does not conflict. It is not to be cancelled: where it
-        waits, it does so in a shielded scope.
+        Returns for every append where its events are, or the `SequenceConflict` or `Differs`
+        because of which this one append was left out. An event whose id the log has already is not
+        stored again (`known_places` says what that is); an append of nothing but such events does
+        not conflict. It is not to be cancelled: where it waits, it does so in a shielded scope.
         """
 
     @abstractmethod
@@ -183,6 +191,24 @@ class EventStore(ABC):
                     if not self._users:
                         await self.close()
 
+    @asynccontextmanager
+    async def reopened(self) -> AsyncIterator[None]:
+        """Have the store open for a short time, to read on in what it had when it was closed.
+
+        Nobody else opens or closes it meanwhile. Nothing is made anew: raises `StoreError` if what
+        was there is gone.
+        """
+        async with self._opening:
+            if self._users:
+                yield
+                return
+            await self.reopen()
+            try:
+                yield
+            finally:
+                with trio.CancelScope(shield=True):
+                    await self.close()
+
     async def vanish(self) -> None:
         """Close the store for everybody, as the end of a killed process would. For tests."""
         with trio.CancelScope(shield=True):
@@ -199,12 +225,18 @@ class EventStore(ABC):
     ) -> list[Stored]:
         """Store events in their order, all or none, and return them with their places.
 
-        An event that the log already has is not stored again and keeps its first place. With
-        `expected_sequence` all must be of one aggregate, whose last sequence must be that (0 for
-        none). If it raises, `Cancelled` included, nothing was stored, except for `OutcomeUnknown`.
-        Raises `InvalidEvent`, `EventNotEncodable`, `SequenceConflict` and `StoreError`.
+        An event that the log already has is not stored again and keeps its first place; another
+        one of the same id is `EventIdConflict`. With `expected_sequence` all must be of one
+        aggregate, whose last sequence must be that (0 for none). Inside a handler the events
+        inherit the correlation id of the handled one and have it as cause. If it raises,
+        `Cancelled` included, nothing was stored, except for `OutcomeUnknown`. Raises
+        `InvalidEvent`, `EventNotEncodable`, `SequenceConflict` and `StoreError`.
         """
         batch = Batch(list(events))
+        cause = carried()
+        if cause is not None:
+            batch.events = [with_cause(event, cause.event) for event in batch.events]
+            batch.is_inside = True
         await checkpoint_if_cancelled()
         if not self.is_writer:
             await self.claim()
@@ -226,14 +258,28 @@ class EventStore(ABC):
         records = [
             new(
                 NewRecord,
-                (event.event_id, event.event_type, event.schema_version, key, encode(event)),
+                (
+                    event.event_id,
+                    _plain(event.event_type),
+                    event.schema_version,
+                    None if key is None else _plain(key),
+                    encode(event),
+                ),
             )
             for event, key in zip(batch.events, batch.keys, strict=True)
         ]
         if not records:
             await cancel_shielded_checkpoint()
             return ()
-        return await self.journal.submit(Entry(batch, new(Append, (records, expected_sequence))))
+        same: frozenset[int] = frozenset()
+        while True:
+            append = new(Append, (records, expected_sequence, same))
+            try:
+                return await self.journal.submit(Entry(batch, append))
+            except Differs as found:
+                if not is_same(self.codec, found.content, batch.events[found.index]):
+                    raise conflict_of(found, records[found.index]) from None
+                same |= {found.index}
 
     def read(
         self,
@@ -252,6 +298,11 @@ class EventStore(ABC):
         in the error, and reading may go on after it), and `StoreError`.
         """
         _checks.whole_number("after", after, least=0)
+        if aggregate_id is not None and not isinstance(aggregate_id, str):
+            raise InvalidOption(
+                f"aggregate_id={aggregate_id!r}: give the str that aggregate_id of its events "
+                "returns, or None for all events"
+            )
         if limit is not None:
             _checks.whole_number("limit", limit, least=0)
         return _Reading(self, after, limit, aggregate_id, type_names(types))
@@ -285,6 +336,11 @@ class EventStore(ABC):
             failure = EventNotDecodable(f"position {record.position}: {error}")
             failure.position = record.position
             raise failure from error.__cause__
+
+
+def _plain(text: str) -> str:
+    """Return a text as SQL would take it: a member of an enum can be one, and hash otherwise."""
+    return text if type(text) is str else str.__str__(text)
 
 
 def _check_expected(batch: Batch, expected_sequence: int) -> None:

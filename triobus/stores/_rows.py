@@ -27,6 +27,17 @@ def text(value: object) -> str:
     return value.decode()
 
 
+def is_text(*values: str | None) -> bool:
+    """Whether all that is there can be looked for: halves of surrogate pairs are no text."""
+    try:
+        for value in values:
+            if value is not None:
+                value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def whole(value: object, *, least: int = 1, most: int = GREATEST) -> int:
     """Return a column of whole numbers."""
     if type(value) is not int or not least <= value <= most:

@@ -68,6 +68,8 @@ class Append(NamedTuple):
     records: Sequence[NewRecord]
     expected_sequence: int | None = None
     """The last sequence that their one aggregate must have before; 0 for no events at all."""
+    same: frozenset[int] = frozenset()
+    """Which of them are known to be what their ids stand for, though the JSON is different."""
 
 
 class Attempts(NamedTuple):
@@ -161,6 +163,8 @@ class Snapshot:
     """What identifies each dead letter, by rising id."""
     is_unclean: bool
     """Whether the last writer before this one ended without closing the store."""
+    last_letter: int = 0
+    """The highest id that a dead letter ever had: none is used again."""
 
 
 @attrs.frozen(kw_only=True)

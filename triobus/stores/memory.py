@@ -12,6 +12,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 from triobus._errors import StoreClosed
 from triobus._events import Converter, DomainEvent
+from triobus.stores._contents import Known, known_places, refusal
 from triobus.stores._protocol import EventStore
 from triobus.stores._values import (
     Append,
@@ -55,6 +56,7 @@ class MemoryEventStore(EventStore):
         self._finished: dict[str, dict[int, int]] = {}
         self._attempts: dict[str, dict[int, Attempts]] = {}
         self._kept: dict[int, LetterRecord] = {}
+        self._last_letter = 0
 
     def __repr__(self) -> str:
         return f"MemoryEventStore(<{len(self._log)} events>)"
@@ -87,7 +89,11 @@ class MemoryEventStore(EventStore):
         await self._checkpoint()
         self._is_writer = True
         return Snapshot(
-            len(self._log), tuple(self._groups()), tuple(self._letter_keys()), self._is_unclean
+            len(self._log),
+            tuple(self._groups()),
+            tuple(self._letter_keys()),
+            self._is_unclean,
+            self._last_letter,
         )
 
     async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
@@ -100,9 +106,11 @@ class MemoryEventStore(EventStore):
         return results
 
     def _append(self, append: Append, now: datetime) -> list[Placement] | Exception:
-        fresh = [record for record in append.records if str(record.event_id) not in self._by_id]
-        if append.expected_sequence is not None and fresh:
-            aggregate_id = fresh[0].aggregate_id
+        known = refusal(append) or known_places(append, self._known)
+        if isinstance(known, Exception):
+            return known
+        if append.expected_sequence is not None and not all(known):
+            aggregate_id = append.records[0].aggregate_id
             found = 0 if aggregate_id is None else self._sequences.get(aggregate_id, 0)
             if found != append.expected_sequence:
                 return conflict(str(aggregate_id), append.expected_sequence, found)
@@ -125,6 +133,13 @@ class MemoryEventStore(EventStore):
             placements.append(Placement(position, stored.sequence, stored.recorded_at, is_new))
         return placements
 
+    def _known(self, event_id: str) -> Known | None:
+        position = self._by_id.get(event_id)
+        if position is None:
+            return None
+        record = self._log[position - 1]
+        return Known(Placement(position, record.sequence, record.recorded_at, False), record)
+
     def _change(self, changes: Changes) -> None:
         for name, group in changes.groups.items():
             self._offsets[name] = group.progress.offset
@@ -140,6 +155,7 @@ class MemoryEventStore(EventStore):
                     attempts.pop(position, None)
                 else:
                     attempts[position] = row
+        self._last_letter = max(self._last_letter, *changes.letters, 0)
         for id_, letter in changes.letters.items():
             if letter is None:
                 self._kept.pop(id_, None)

@@ -108,6 +108,15 @@ class SqliteEventStore(EventStore):
             self._worker.stop()
             raise
 
+    async def reopen(self) -> None:
+        """Open the file that was closed, to read on in it. Raises `StoreError` if it is gone."""
+        self._worker.start()
+        try:
+            await self._worker.run(self._database.reopen)
+        except BaseException:
+            self._worker.stop()
+            raise
+
     async def close(self) -> None:
         """Close the file and take away what is beside it."""
         self._database.check_open()

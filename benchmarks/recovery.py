@@ -2,9 +2,12 @@
 
 import gc
 import multiprocessing
+import os
+import signal
 import sqlite3
 import time
 from contextlib import ExitStack, closing
+from functools import cache, partial
 from itertools import count
 from pathlib import Path
 
@@ -104,8 +107,42 @@ def restart_ms(path: Path, left: int) -> float:
     return trio.run(run)
 
 
+def kill_in(path: Path, left: int) -> None:
+    """Let a bus publish events that it does not handle, and kill its process."""
+
+    async def run() -> None:
+        async def never(_: Booked) -> None:
+            await trio.sleep_forever()
+
+        async with triobus.EventBus(triobus.SqliteEventStore(path)) as bus:
+            bus.subscribe(Booked, never, name="handle")
+            for _ in range(left // 10):
+                await bus.publish_many(events_of(10))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trio.run(run)
+
+
+def start_after_kill_ms(path: Path, left: int) -> float:
+    """Return the milliseconds that a start takes after a process was killed with a bus in it."""
+    process = multiprocessing.get_context("spawn").Process(target=kill_in, args=(path, left))
+    process.start()
+    process.join()
+    if process.exitcode != -signal.SIGKILL:
+        raise RuntimeError(f"the process to be killed ended by itself with {process.exitcode}")
+
+    async def run() -> float:
+        bus = triobus.EventBus(triobus.SqliteEventStore(path))
+        started = time.perf_counter()
+        async with bus:
+            return (time.perf_counter() - started) * 1e3
+
+    return trio.run(run)
+
+
 def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:
     """Return the competitors."""
+    few, many = 10_000, 100_000 if quick else 1_000_000
     caught_up, backlog = (20_000, 50_000) if quick else (100_000, 500_000)
     paths = new_paths(stack)
 
@@ -115,6 +152,7 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:
         return path
 
     path = filled(caught_up)
+    killed = {count: cache(partial(filled, count)) for count in (few, many)}
 
     def catch_up() -> float:
         group = f"group {next(groups)}"
@@ -138,6 +176,14 @@ def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:
                 is_fixed=True,
             ),
             Competitor("restart after a crash", lambda: restart_ms(next(paths), 1000), "ms"),
+            *(
+                Competitor(
+                    f"start after a kill, {count:,} events",
+                    partial(lambda filled: start_after_kill_ms(filled(), 1000), killed[count]),
+                    "ms",
+                )
+                for count in (few, many)
+            ),
         ],
         notes,
     )

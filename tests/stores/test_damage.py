@@ -256,18 +256,122 @@ async def test_a_file_with_damaged_pages_is_an_error_and_gives_no_event_that_nev
     assert found == list(range(len(found)))
 
 
-async def test_after_an_unclean_end_the_whole_file_is_looked_at_before_it_is_written(tmp_path):
-    path = tmp_path / "a.db"
-    await make(path, 2000)
+def page_of(path, name):
+    """Return the number of the first page of a table or an index."""
     with closing(sqlite3.connect(path)) as connection:
-        ((root,),) = connection.execute(
-            "SELECT rootpage FROM sqlite_schema WHERE name = 'events_by_id'"
-        )
+        return connection.execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = ?", (name,)
+        ).fetchone()[0]
+
+
+def overwrite(path, page, new, at=0):
     data = bytearray(path.read_bytes())
-    data[(root - 1) * 4096 : root * 4096] = bytes(4096)  # no event that is read would show this
+    begin = (page - 1) * 4096 + at
+    data[begin : begin + len(new)] = new
     path.write_bytes(data)
+
+
+def _index_of_ids(path):
+    overwrite(path, page_of(path, "events_by_id"), bytes(4096))
+
+
+def _index_of_ids_with_a_cell_less(path):
+    page = page_of(path, "events_by_id")
+    overwrite(path, page, (19).to_bytes(2, "big"), at=3)
+
+
+def _index_of_aggregates_with_a_cell_less(path):
+    page = page_of(path, "events_by_aggregate")
+    overwrite(path, page, (19).to_bytes(2, "big"), at=3)
+
+
+def _last_but_three(path):
+    execute(path, "UPDATE events SET data = replace(data, ':16', ':61') WHERE position = 17")
+
+
+def _one_is_missing(path):
+    execute(path, "DELETE FROM events WHERE position = 15")
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        _index_of_ids,
+        _index_of_ids_with_a_cell_less,
+        _index_of_aggregates_with_a_cell_less,
+        _last_but_three,
+        _one_is_missing,
+    ],
+)
+async def test_after_an_unclean_end_nothing_is_written_where_the_killed_writer_has_left_damage(
+    tmp_path, harm
+):
+    path = tmp_path / "a.db"
+    await make(path)
+    harm(path)
+    before = path.read_bytes()
     (tmp_path / "a.db-wal").write_bytes(b"")  # as a killed program leaves it
     async with SqliteEventStore(path) as store:
+        with pytest.raises(StoreCorrupt, match="damaged"):
+            await store.append([Noted(1, "a")])
+    assert path.read_bytes() == before
+
+
+async def test_a_lock_that_was_left_tells_of_an_unclean_end_though_the_log_file_is_gone(tmp_path):
+    path = tmp_path / "a.db"
+    await make(path)
+    _last_but_three(path)
+    (tmp_path / "a.db-lock").write_text("4321\n")
+    async with SqliteEventStore(path) as store:
+        with pytest.raises(StoreCorrupt, match="position 17"):
+            await store.append([Noted(1, "a")])
+    assert not (tmp_path / "a.db-lock").exists()
+
+
+async def test_damage_far_from_where_a_killed_writer_was_is_found_where_it_is_read(tmp_path):
+    path = tmp_path / "a.db"
+    await make(path, 5000)
+    execute(path, "UPDATE events SET data = replace(data, ':6', ':7') WHERE position = 7")
+    (tmp_path / "a.db-wal").write_bytes(b"")
+    async with SqliteEventStore(path) as store:
+        assert (await store.claim()).is_unclean
+        await store.append([Noted(5000)])
+        assert await store.check(after=0) == (1000, [7])
+        with pytest.raises(StoreCorrupt, match="position 7"):
+            [stored async for stored in store.read()]
+
+
+async def test_a_start_after_an_unclean_end_looks_at_no_more_of_a_long_log_than_of_a_short_one(
+    tmp_path,
+):
+    looked_at = {}
+    for count in (2_000, 40_000):
+        path = tmp_path / f"{count}.db"
+        await make(path, count)
+        path.with_name(f"{count}.db-wal").write_bytes(b"")
+        async with SqliteEventStore(path) as store:
+            statements = []
+            store._database._connection.set_trace_callback(statements.append)
+            work = 0
+
+            def count_work():
+                nonlocal work
+                work += 1
+
+            store._database._connection.set_progress_handler(count_work, 100)
+            await store.claim()
+            looked_at[count] = len(statements), work
+    assert looked_at[2_000][0] == looked_at[40_000][0]
+    assert looked_at[40_000][1] <= looked_at[2_000][1] * 1.1
+
+
+async def test_the_log_file_of_another_store_is_noticed_before_anything_is_written(tmp_path):
+    await make(tmp_path / "a.db", 50)
+    await make(tmp_path / "b.db", 50)
+    async with SqliteEventStore(tmp_path / "b.db") as other:
+        await other.append([Noted(number + 1000, "z") for number in range(5)])
+        shutil.copy(tmp_path / "b.db-wal", tmp_path / "a.db-wal")
+    async with SqliteEventStore(tmp_path / "a.db") as store:
         with pytest.raises(StoreCorrupt, match="damaged"):
             await store.append([Noted(1)])
 

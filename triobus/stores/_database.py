@@ -61,6 +61,12 @@ _BYTES_A_BATCH = 4 * 2**20
 """After how many bytes of events a batch ends that is read."""
 _FRAMES_BEFORE_CHECKPOINT = 2000
 """How many pages, about, go into the write-ahead log before a checkpoint takes them to the file."""
+_LEAST_LOOKED_AT = 2**16
+"""How many bytes of the last events are looked at after a crash, however short the `-wal` is."""
+_GREATEST_LOG = 2**20
+"""How many more at most, however long it is; that takes some hundredths of a second."""
+_LOOKED_UP = 100
+"""How many of the last events are looked for in the indexes."""
 _PAGES_A_COMMIT = 4
 _BYTES_A_PAGE = 3000
 _INEXACT_NS = 50_000_000
@@ -259,6 +265,7 @@ class Database:
             )
         if self._at is not None:
             self._claim = _file.Claim.take(self._at)
+            self._was_unclean = self._was_unclean or self._claim.was_left
         try:
             with self._explained("be claimed"):
                 self._begin_to_write(connection)
@@ -338,13 +345,9 @@ class Database:
         self._checkpoint("TRUNCATE")
 
     def _begin_to_write(self, connection: sqlite3.Connection) -> None:
-        if self._was_unclean:
-            # What a crash has left may be damaged where no event that is read would show it.
-            problems = connection.execute("PRAGMA quick_check(1)").fetchall()
-            if problems != [(b"ok",)]:
-                said = line(problems[0][0].decode("utf-8", "replace"))
-                raise StoreCorrupt(f"{self._shown} is damaged: {said}. {_RESTORE}")
         self._position, self._checksum = self._head(connection)
+        if self._was_unclean:
+            self._check_end(connection)
         if self._at is not None:
             # SQLite has opened it to read.
             self._wal = _file.wal_identity(self._at.path) or _NO_FILE
@@ -377,6 +380,61 @@ class Database:
                 else "its last event has another checksum than the log says",
             )
         return position, checksum
+
+    def _check_end(self, connection: sqlite3.Connection) -> None:
+        """Raise `StoreCorrupt` unless the log is whole where a killed writer was at work.
+
+        SQLite leaves out what was torn in the `-wal`, by its checksums. It cannot know whether a
+        `-wal` belongs to the file, or whether one is missing that a checkpoint was being made of.
+        So as much of the log as there can have been in it, within bounds, is compared with its
+        checksums, and of the last events what the indexes say. What is wrong elsewhere is found
+        where it is read, and by `triobus verify`.
+        """
+        left = _LEAST_LOOKED_AT + self._log_size()
+        looked_up, due = _LOOKED_UP, self._position
+        query = f"SELECT {_COLUMNS} FROM events ORDER BY position DESC"
+        with closing(connection.execute(query)) as cursor:
+            for row in cursor:
+                if row[0] != due:
+                    raise self._corrupt(due, "the event is missing")
+                record = self._record(row, row[9] or 0)
+                if looked_up:
+                    looked_up -= 1
+                    self._check_indexes(connection, record)
+                due -= 1
+                left -= len(row[7])
+                if left < 0:
+                    return
+        if due > 0:
+            raise self._corrupt(due, "the event is missing")
+
+    def _check_indexes(self, connection: sqlite3.Connection, record: Record) -> None:
+        """Raise `StoreCorrupt` unless the indexes lead to an event and to the one before it."""
+        found = self._row(connection, record.event_id)
+        if found is None or found[0] != record.position:
+            raise self._corrupt(record.position, "the index of ids does not have it")
+        if record.aggregate_id is None:
+            return
+        places = connection.execute(
+            "SELECT position, sequence FROM events INDEXED BY events_by_aggregate "
+            "WHERE aggregate_id = ? AND position <= ? ORDER BY position DESC LIMIT 2",
+            (record.aggregate_id, record.position),
+        ).fetchall()
+        sequence = record.sequence or 0
+        due = [sequence, sequence - 1][: min(sequence, 2)]
+        if places[:1] != [(record.position, sequence)] or [n for _, n in places] != due:
+            raise self._corrupt(
+                record.position, "the index of aggregates does not lead from it to the one before"
+            )
+
+    def _log_size(self) -> int:
+        """Return how long the `-wal` is, in bytes, or how long one is looked at that is gone."""
+        if self._at is None:
+            return 0
+        try:
+            return min(os.stat(self._at.path + "-wal").st_size, _GREATEST_LOG)
+        except FileNotFoundError:
+            return _GREATEST_LOG
 
     def _last(self, connection: sqlite3.Connection) -> int:
         """Return where the log says that it ends."""
@@ -1066,6 +1124,8 @@ class Database:
             return StoreIOError(f"{failed}. Try it again")
         if name.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_PERM", "SQLITE_PROTOCOL")):
             return StoreIOError(f"{failed} ({name}). Look at the disk and its limits")
+        if name.startswith("SQLITE_CORRUPT"):
+            failed = f"{self._shown} is damaged and could not {action}: {line(str(error))}"
         if name == "SQLITE_INTERRUPT":
             failed = f"{self._shown} is damaged: it is longer to read than its file is long"
         return StoreCorrupt(f"{failed}. {_RESTORE}")

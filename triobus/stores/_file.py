@@ -191,6 +191,8 @@ class Claim:
     """The process that took it."""
     _lock: tuple[int, int]
     _descriptor: int | None
+    was_left: bool = False
+    """Whether the lock file was there, of a process that ended without releasing its claim."""
 
     @classmethod
     def take(cls, file: StoreFile) -> "Claim":
@@ -204,9 +206,11 @@ class Claim:
             for _ in range(_ATTEMPTS):
                 _refuse_if_held_here(file, _status(path))
                 with _explained(path, "write the lock file", writing=True):
-                    descriptor = _locked(file, path)
-                if descriptor is not None:
-                    claim = cls(file, os.getpid(), _identity(os.fstat(descriptor)), descriptor)
+                    locked = _locked(file, path)
+                if locked is not None:
+                    descriptor, was_left = locked
+                    lock = _identity(os.fstat(descriptor))
+                    claim = cls(file, os.getpid(), lock, descriptor, was_left)
                     _held.add(claim)
                     return claim
         raise StoreInUse(
@@ -472,10 +476,11 @@ def _in_use(path: str, pid: int | None, where: str) -> StoreInUse:
     return error
 
 
-def _locked(file: StoreFile, path: str) -> int | None:
+def _locked(file: StoreFile, path: str) -> tuple[int, bool] | None:
     """Return the descriptor of the lock file, locked and with our pid in it.
 
-    None if another writer has removed it since it was opened, for then the lock protects nothing.
+    And whether there was another's in it, which has ended without removing the file. None if
+    another writer has removed it since it was opened, for then the lock protects nothing.
     """
     found = _status(path)
     if found is not None:
@@ -510,7 +515,7 @@ def _locked(file: StoreFile, path: str) -> int | None:
     finally:
         if not kept:
             os.close(descriptor)
-    return descriptor
+    return descriptor, bool(content)
 
 
 def _content(descriptor: int) -> bytes:

@@ -293,7 +293,7 @@ def _lost_changes(monkeypatch):
         (
             _delivered_although_it_raised,
             "none",
-            3,
+            24,
             "publishing it has raised|was not accepted|and counted are",
         ),
         (_offset_that_runs_ahead, "memory", 3, "is recorded as finished"),

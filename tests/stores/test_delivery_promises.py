@@ -1131,6 +1131,31 @@ async def test_a_listener_that_is_behind_keeps_no_store_from_the_next_bus(new_st
         assert await store.last_position() == 1202
 
 
+async def test_a_predicate_that_leaves_the_program_leaves_every_publisher_to_go_on(new_store):
+    accepted = set()
+
+    def leave(event):
+        raise SystemExit(3)
+
+    async def wait():
+        with pytest.raises(SystemExit):
+            await bus.wait_for(Noted, where=leave)
+
+    async def publish(number):
+        await bus.publish(Noted(number))
+        accepted.add(number)
+
+    instead_of_thread.set(in_three_turns)
+    async with EventBus(new_store()) as bus:
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked()
+                for number in range(9):
+                    nursery.start_soon(publish, number)
+    assert accepted == set(range(9))
+
+
 async def test_wait_for_gets_an_event_from_the_store_too(new_store):
     async with EventBus(new_store()) as bus, trio.open_nursery() as nursery:
         nursery.start_soon(bus.publish, Noted(3))

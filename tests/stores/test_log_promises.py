@@ -19,6 +19,7 @@ from triobus import (
     InvalidEvent,
     InvalidOption,
     SequenceConflict,
+    SqliteEventStore,
     StoreClosed,
     StoreError,
     upcaster,
@@ -628,3 +629,28 @@ async def test_what_cannot_be_in_a_row_is_refused_for_its_publisher_alone(new_st
         assert first.position == 1
         assert isinstance(refused, EventNotEncodable)
         assert [s.event async for s in store.read()] == [event]
+
+
+# In a REPL
+
+
+async def test_a_store_says_in_one_line_what_it_is_and_what_for_it_is_open(new_store):
+    store = new_store()
+    assert "not open" in repr(store)
+    async with store:
+        await store.append([Noted(n) for n in range(1234)])
+        assert repr(store).endswith(", 1,234 events>")
+        assert "open" in repr(store)
+    assert "\n" not in repr(store)
+    assert "not open" in repr(store)
+
+
+async def test_a_store_in_a_file_says_whether_it_may_write(tmp_path):
+    path = tmp_path / "a.db"
+    async with SqliteEventStore(path) as store:
+        assert repr(store) == f"<SqliteEventStore {str(path)!r}, open for reading>"
+        await store.append([Noted(1)])
+        assert repr(store) == f"<SqliteEventStore {str(path)!r}, open for writing, 1 event>"
+    async with SqliteEventStore(path, read_only=True) as store:
+        assert repr(store) == f"<SqliteEventStore {str(path)!r}, read-only>"
+    assert repr(store) == f"<SqliteEventStore {str(path)!r}, not open>"

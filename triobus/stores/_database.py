@@ -146,6 +146,17 @@ class Database:
     _is_bounded: bool = True
     """Whether the call only reads, so that the file bounds its work."""
 
+    @property
+    def state(self) -> str:
+        """What the file is open for, in words; with the length of the log where that is known."""
+        if self._connection is None:
+            return "not open"
+        if self._broken is not None:
+            return f"of no use until it is opened again ({type(self._broken).__name__})"
+        if self.is_writer:
+            return f"open for writing, {self._position:,} event" + "s" * (self._position != 1)
+        return "read-only" if self.is_read_only else "open for reading"
+
     # Opening and closing
 
     def reopen(self) -> None:

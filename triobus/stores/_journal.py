@@ -144,8 +144,22 @@ class Journal:
         for entry in entries:
             del self._pending[entry]
             entry.is_taken = True
-        changes = _NO_CHANGES if self.observer is None else self.observer.collect()
         try:
+            await self._carry_out(entries)
+        finally:
+            # Whatever was raised, nobody who waits may be forgotten.
+            for entry in entries:
+                if not entry.is_leading:
+                    assert entry.task is not None
+                    trio.lowlevel.reschedule(entry.task)
+            self._pass_on()
+
+    async def _carry_out(self, entries: Sequence[Entry]) -> None:
+        """Store entries, and hand them over. Raises what the observer raises, and nothing else."""
+        changes = _NO_CHANGES
+        try:
+            if self.observer is not None:
+                changes = self.observer.collect()
             await self._store(entries, changes)
         except BaseException as error:  # noqa: BLE001  # each of them gets it
             for entry in entries:
@@ -159,11 +173,6 @@ class Journal:
             elif self.observer is not None:
                 self.observer.recorded(changes)
                 self.observer.committed([e for e in entries if e.append and e.error is None])
-        for entry in entries:
-            if not entry.is_leading:
-                assert entry.task is not None
-                trio.lowlevel.reschedule(entry.task)
-        self._pass_on()
 
     def _pass_on(self) -> None:
         """Let the next one lead that waits."""

@@ -59,7 +59,8 @@ class MemoryEventStore(EventStore):
         self._last_letter = 0
 
     def __repr__(self) -> str:
-        return f"MemoryEventStore(<{len(self._log)} events>)"
+        state = "open" if self._is_open else "not open"
+        return f"<MemoryEventStore, {state}, {len(self._log):,} event{'s' * (len(self._log) != 1)}>"
 
     async def open(self) -> None:
         """Let it be used."""

@@ -88,7 +88,7 @@ class SqliteEventStore(EventStore):
         self._worker = Worker(f"triobus store {self.path!r}")
 
     def __repr__(self) -> str:
-        return f"SqliteEventStore({self.path!r})"
+        return f"<SqliteEventStore {self.path!r}, {self._database.state}>"
 
     @property
     def warning(self) -> str | None:

@@ -52,6 +52,27 @@ async def test_what_a_handler_sets_is_not_there_in_the_next_delivery(bus: EventB
     assert seen == ["nobody", 1, "nobody", 2, "nobody", 3]
 
 
+async def test_a_group_that_a_handler_makes_works_in_the_context_of_the_bus(bus: EventBus) -> None:
+    seen: list[Any] = []
+
+    async def note(event: Noted) -> None:
+        seen.append((request.get(), event.causation_id))
+
+    @bus.subscribe(Noted)
+    async def handle(event: Noted) -> None:
+        request.set("the first")
+        bus.group("made inside").subscribe(Noted, note)
+
+    request.set("the program")
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.wait_idle()
+        bus.group("default 2")
+        request.set("later")
+        await bus.publish(Noted(2))
+    assert seen[-1] == ("the program", None)
+
+
 async def test_one_that_had_no_value_has_none_again(bus: EventBus) -> None:
     seen: list[Any] = []
 

@@ -14,6 +14,7 @@ from triobus import (
     InvalidOption,
     MemoryEventStore,
     Retry,
+    WouldDeadlock,
 )
 
 
@@ -43,6 +44,37 @@ async def test_a_listener_without_types_hears_every_event_in_the_order_of_public
         await bus.publish_and_wait(Other(5))
         with trio.fail_after(5):
             assert await take(events, 5) == [1, 2, 3, 4, 5]
+
+
+async def test_a_loop_that_publishes_more_than_its_own_listener_holds_is_told_so():
+    published = []
+    async with EventBus() as bus, bus.listen(Noted, buffer=3) as events:
+        await bus.publish(Noted(0))
+        with trio.fail_after(5), pytest.raises(WouldDeadlock, match="this very task reads"):
+            async for event in events:
+                while True:
+                    await bus.publish(Noted(event.number + 1))
+                    published.append(event.number + 1)
+    assert published == [1, 1, 1]
+    assert bus.statistics().published == 4
+
+
+async def test_a_loop_may_publish_what_another_task_reads_from_the_same_listener():
+    seen = []
+    async with (
+        EventBus() as bus,
+        bus.listen(Noted, buffer=1) as events,
+        trio.open_nursery() as nursery,
+    ):
+        await bus.publish(Noted(0))
+        await anext(events)
+        nursery.start_soon(collect, events, seen)
+        await wait_all_tasks_blocked()
+        for number in range(5):
+            await bus.publish(Noted(number))
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert seen == [0, 1, 2, 3, 4]
 
 
 async def test_a_listener_hears_its_types_with_their_subclasses_and_no_others():

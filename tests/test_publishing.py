@@ -610,6 +610,31 @@ async def test_a_handler_of_another_bus_waits_for_room_like_any_outsider():
     assert gated.begun == [1, 2, 3]
 
 
+async def test_a_bus_inside_a_handler_may_publish_back_to_the_full_bus_around_it():
+    outer, seen = EventBus(workers=1, buffer=1), []
+
+    @outer.subscribe(Noted)
+    async def handle(event):
+        inner = EventBus()
+
+        @inner.subscribe(Noted)
+        async def back(event):
+            await outer.publish(Other(event.number))
+            await outer.publish(Other(event.number + 1))
+
+        async with inner:
+            await inner.publish(Noted(event.number))
+
+    @outer.subscribe(Other)
+    async def note(event):
+        seen.append(event.number)
+
+    with trio.fail_after(60):
+        async with outer:
+            await outer.publish(Noted(1))
+    assert seen == [1, 2]
+
+
 # What an event inherits
 
 

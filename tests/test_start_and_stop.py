@@ -36,6 +36,14 @@ def noting(bus, **options):
     return seen
 
 
+async def never(event):
+    raise OSError
+
+
+async def sleepy(event):
+    await trio.sleep(event.number)
+
+
 class Gate:
     """A handler that begins events and finishes none before it is opened."""
 
@@ -562,6 +570,90 @@ async def test_stop_with_a_timeout_cancels_what_is_not_finished_by_then(autojump
         assert trio.current_time() == 10
     assert report == StopReport(settled={"default": 2}, left={"default": 1})
     assert finished == [1, 2]
+
+
+async def test_stop_of_what_runs_waits_for_no_retry_and_begins_nothing_more(autojump_clock):
+    bus = EventBus(workers=1)
+    finished, calls = [], []
+
+    @bus.subscribe(Noted, retry=Retry(attempts=2, delay=7200))
+    async def handle(event):
+        calls.append(event.number)
+        if event.number == 1:
+            raise OSError
+        await trio.sleep(5)
+        finished.append(event.number)
+
+    async with bus:
+        await bus.publish_many([Noted(1, "a"), Noted(2, "b"), Noted(3, "c"), Noted(4, "d")])
+        await wait_all_tasks_blocked()
+        report = await bus.stop(drain="running")
+    assert (calls, finished) == ([1, 2], [2])
+    assert report == StopReport(settled={"default": 1}, left={"default": 3})
+    assert bus.statistics().uptime_seconds == 5
+
+
+async def test_leaving_the_block_of_a_bus_that_drains_what_runs_does_the_same(autojump_clock):
+    bus = EventBus(drain="running")
+    seen = noting(bus, retry=Retry(attempts=2, delay=7200))
+    bus.subscribe(Other, never, retry=Retry(attempts=2, delay=7200))
+    async with bus:
+        await bus.publish(Other(1))
+        await wait_all_tasks_blocked()
+        await bus.publish(Noted(2))
+        await wait_all_tasks_blocked()
+    assert seen == [2]
+    assert bus.statistics().uptime_seconds == 0
+    assert bus.statistics().waiting_for_retry + bus.statistics().queued == 1
+
+
+async def test_what_a_running_handler_publishes_while_only_what_runs_is_waited_for_is_left(
+    autojump_clock,
+):
+    bus = EventBus(workers=1)
+
+    @bus.subscribe(Noted)
+    async def handle(event):
+        await trio.sleep(1)
+        await bus.publish(Other(event.number))
+
+    bus.subscribe(Other, never)
+    async with bus:
+        await bus.publish(Noted(1))
+        await wait_all_tasks_blocked()
+        report = await bus.stop(drain="running")
+    assert report == StopReport(settled={"default": 1}, left={"default": 1})
+
+
+@pytest.mark.parametrize("drain", ["all", None, 1.0, "Running"])
+async def test_what_is_no_way_to_drain_is_refused_and_the_bus_runs_on(drain):
+    with pytest.raises(InvalidOption, match="drain="):
+        EventBus(drain=drain)
+    bus = EventBus()
+    async with bus:
+        with pytest.raises(InvalidOption, match="drain="):
+            await bus.stop(drain=drain)
+        await bus.publish(Noted(1))
+
+
+async def test_a_drain_of_more_than_a_second_says_once_what_it_waits_for(caplog, autojump_clock):
+    bus = EventBus()
+    bus.group("mails").subscribe(Noted, sleepy, name="send")
+    async with bus:
+        await bus.publish(Noted(60))
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "the bus is stopping and waits for" in record.getMessage()
+    assert "'mails'" in record.getMessage()
+    assert "'send'" in record.getMessage()
+
+
+async def test_a_drain_of_less_than_a_second_says_nothing(caplog, autojump_clock):
+    bus = EventBus()
+    bus.subscribe(Noted, sleepy)
+    async with bus:
+        await bus.publish(Noted(0.9))
+    assert caplog.records == []
 
 
 async def test_stop_with_a_timeout_ends_a_handler_that_would_never_return(autojump_clock):

@@ -112,6 +112,33 @@ async def test_publish_from_thread_in_the_thread_of_the_bus_raises_would_deadloc
     assert begun == []
 
 
+async def test_publish_from_thread_in_another_run_of_trio_raises_would_deadlock():
+    bus = EventBus()
+
+    async def elsewhere():
+        bus.publish_from_thread(Noted(1))
+
+    async with bus:
+        with pytest.raises(WouldDeadlock, match=r"another run of Trio.*to_thread\.run_sync"):
+            await trio.to_thread.run_sync(trio.run, elsewhere)
+        assert bus.statistics().published == 0
+
+
+async def test_another_run_of_trio_can_publish_in_a_thread_of_its_own():
+    bus, seen = EventBus(), []
+
+    @bus.subscribe(Noted)
+    async def note(event):
+        seen.append(event.number)
+
+    async def elsewhere():
+        await trio.to_thread.run_sync(bus.publish_from_thread, Noted(1))
+
+    async with bus:
+        await trio.to_thread.run_sync(trio.run, elsewhere)
+    assert seen == [1]
+
+
 @pytest.mark.parametrize("in_thread", [in_foreign_thread, trio.to_thread.run_sync])
 async def test_publish_from_thread_before_the_start_and_after_the_stop_raises_bus_closed(in_thread):
     bus = EventBus()

@@ -312,8 +312,9 @@ def subscribe(
     - `hold`: after a dead letter keep back the later events of its aggregate, as dead letters
       too, until it is replayed or discarded.
 
-    Raises `InvalidEvent`, `InvalidHandler`, `InvalidOption` or `DuplicateName`, and then
-    nothing is subscribed.
+    Raises `InvalidEvent`, `InvalidHandler`, `InvalidOption` or `DuplicateName`, and while a bus
+    with a store runs `EventNotEncodable` for a class that cannot be kept; before, its start does.
+    Then nothing is subscribed.
     """
     wanted = Wanted(
         types=event_types(types),

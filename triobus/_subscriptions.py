@@ -65,6 +65,8 @@ class Group:
     name: str
     """Its name, unique in the bus."""
     _limiter: trio.CapacityLimiter = attrs.field(repr=False)
+    _check_types: Callable[[tuple[type[DomainEvent], ...]], None] = attrs.field(repr=False)
+    """Raises for classes whose events the bus could not keep."""
     _on_change: Callable[[], None] = attrs.field(repr=False)
     on_gone: Callable[[Subscription], None] | None = attrs.field(default=None, init=False)
     """Called with a subscription that has gone."""
@@ -93,6 +95,7 @@ class Group:
                 f"group {self.name!r} already has a subscription named {subscription.name!r}; "
                 "give this one another name: subscribe(..., name=...)"
             )
+        self._check_types(subscription.types)
         self._by_name[subscription.name] = subscription
         self._on_change()
         return subscription

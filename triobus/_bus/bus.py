@@ -154,7 +154,12 @@ class EventBus:
         _checks.choice("start", start, get_args(Start))
         if name in self._options:
             raise DuplicateName(f"the bus already has a group {name!r}: choose another name")
-        group = Group(name, trio.CapacityLimiter(workers), partial(self._resubscribed, name))
+        group = Group(
+            name,
+            trio.CapacityLimiter(workers),
+            self._check_types,
+            partial(self._resubscribed, name),
+        )
         options = GroupOptions(
             group=group,
             workers=workers,
@@ -166,6 +171,9 @@ class EventBus:
         self._life.add(options)
         self._attend(group)
         return group
+
+    def _check_types(self, types: tuple[type[DomainEvent], ...]) -> None:
+        self._life.check_types(types)
 
     def _resubscribed(self, name: str) -> None:
         self._life.resubscribed(name)
@@ -197,6 +205,7 @@ class EventBus:
     async def __aenter__(self) -> "EventBus":
         """Start: every worker is running when the body begins. Raises `BusAlreadyStarted`.
 
+        With a store it raises `EventNotEncodable` if a class that is subscribed to cannot be kept.
         If it raises, `Cancelled` and `StoreError` included, nothing is left running or open.
         """
         _checks.inside_trio("async with bus")

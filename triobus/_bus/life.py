@@ -6,10 +6,11 @@ drains, cancels the handlers, waits for them, records what they have finished an
 in this order and once. So nothing depends on who of those that wait for the end is cancelled.
 """
 
+import contextvars
 import logging
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from triobus._bus.routing import Routing
 from triobus._bus.states import LifeCycle
 from triobus._delivery import Lanes
 from triobus._errors import BusClosed, StoreError
+from triobus._events import DomainEvent
 from triobus._failures import LogErrors, OnFailure
 from triobus._group import GroupShell
 from triobus._idle import Idle
@@ -92,6 +94,8 @@ class Life:
     _recording: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _was_drained: bool = attrs.field(default=False, init=False)
     _is_crashed: bool = attrs.field(default=False, init=False)
+    _context: contextvars.Context = attrs.field(init=False)
+    """That of whoever started the bus."""
     _manager: AbstractAsyncContextManager[trio.Nursery] = attrs.field(init=False)
     _nursery: trio.Nursery = attrs.field(init=False)
 
@@ -127,7 +131,16 @@ class Life:
         self.log.add(shell, from_beginning=options.start == "beginning")
         self.routing.forget_routes()
         if self.cycle.state in ("running", "draining"):
-            shell.start_soon(self._nursery)
+            # Not in the context of a handler that makes a group.
+            self._context.run(shell.start_soon, self._nursery)
+
+    def check_types(self, types: Iterable[type[DomainEvent]]) -> None:
+        """Raise `EventNotEncodable` for a class whose events could not be kept.
+
+        Before the start any will do: what its fields refer to may be defined further below.
+        """
+        if self.cycle.state not in ("new", "stopped"):
+            self.log.check_types(types)
 
     def resubscribed(self, name: str) -> None:
         """A subscription of a group has come or gone."""
@@ -155,6 +168,9 @@ class Life:
         """Open the store and bring every worker to work. If it raises, nothing is left running."""
         self.cycle.become("starting")
         try:
+            for name in self.shells:
+                for subscription in self.shells[name].group.subscriptions:
+                    self.log.check_types(subscription.types)
             await self.log.open()
         except BaseException:
             self.cycle.state = "new"  # nothing has begun, and whoever listens may go on
@@ -163,6 +179,7 @@ class Life:
         self._started_at = self._clock.current_time()
         self.token = trio.lowlevel.current_trio_token()
         self.thread, self.pid = threading.get_ident(), os.getpid()
+        self._context = contextvars.copy_context()
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
         self._nursery.start_soon(self._conduct)
@@ -257,7 +274,7 @@ class Life:
             await self.idle.wait_until(is_met)
         if not is_met():
             work = "; ".join(filter(None, (shell.work() for shell in self.shells.values())))
-            logger.info("the bus is stopping and waits for %s", work)
+            logger.warning("the bus is stopping and waits for %s", work)
             await self.idle.wait_until(is_met)
         self._was_drained = self._mode is True
 

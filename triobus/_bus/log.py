@@ -50,6 +50,9 @@ class Log(Protocol):
     def add(self, shell: GroupShell, *, from_beginning: bool) -> None:
         """Bring the events to a group."""
 
+    def check_types(self, types: Iterable[type[DomainEvent]]) -> None:
+        """Raise `EventNotEncodable` for a class whose events could not be kept."""
+
     def resubscribed(self, name: str) -> None:
         """A subscription of a group has come or gone."""
 
@@ -107,6 +110,9 @@ class MemoryLog:
 
     def add(self, shell: GroupShell, *, from_beginning: bool) -> None:
         """A group gets what is published from here on: there is nothing before."""
+
+    def check_types(self, types: Iterable[type[DomainEvent]]) -> None:
+        """Every class will do: nothing is kept."""
 
     def resubscribed(self, name: str) -> None:
         """Let those go on who wait for room in a group that does not want their events any more."""
@@ -222,6 +228,11 @@ class StoredLog:
         """Bring the store's log to a group."""
         feed = self._recorder.add(shell, from_beginning=from_beginning)
         shell.become_durable(feed, self.letters)
+
+    def check_types(self, types: Iterable[type[DomainEvent]]) -> None:
+        """Raise `EventNotEncodable` for a class whose events could not be kept."""
+        for cls in types:
+            self._recorder.store.codec.check_class(cls)
 
     def resubscribed(self, name: str) -> None:
         """A subscription of a group has come or gone."""

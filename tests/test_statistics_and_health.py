@@ -342,7 +342,59 @@ async def test_a_publisher_that_waits_for_room_degrades_the_bus_while_it_waits()
         assert bus.health().status == "healthy"
     assert health.status == "degraded"
     (reason,) = health.reasons
-    assert reason.startswith("group 'default' holds 1 events and its buffer is 1")
+    assert reason == (
+        "task 'triobus._bus.bus.EventBus.publish' waits for room: group 'default' holds 1 event "
+        "and its buffer is 1. Give it a larger buffer or faster handlers"
+    )
+
+
+async def test_two_buses_that_wait_for_each_other_say_who_waits_for_whom():
+    first, second = EventBus(workers=1, buffer=0), EventBus(workers=1, buffer=0)
+
+    @first.subscribe(Noted)
+    async def forth(event):
+        await second.publish(Noted(event.number + 1))
+        await second.publish(Noted(event.number + 1))
+
+    @second.subscribe(Noted)
+    async def back(event):
+        await first.publish(Noted(event.number + 1))
+
+    with trio.CancelScope() as scope:
+        async with first, second:
+            await first.publish(Noted(1))
+            await wait_all_tasks_blocked()
+            reasons = [*first.health().reasons, *second.health().reasons]
+            scope.cancel()
+            await trio.sleep_forever()
+    for reason, handler, name in zip(reasons, ("back", "forth"), (back, forth), strict=True):
+        assert (
+            f"the handler {name.__qualname__!r} in group 'default' of another bus waits" in reason
+        )
+        assert handler in reason
+
+
+async def test_a_full_listener_is_named_with_the_task_that_reads_it_and_those_that_wait():
+    async def read(events):
+        async for _ in events:
+            await trio.sleep_forever()
+
+    async with (
+        EventBus() as bus,
+        bus.listen(buffer=1) as events,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(read, events, name="the reader")
+        await wait_all_tasks_blocked()
+        for number in range(4):
+            nursery.start_soon(bus.publish, Noted(number), name=f"publisher {number}")
+            await wait_all_tasks_blocked()
+        (reason,) = bus.health().reasons
+        nursery.cancel_scope.cancel()
+    assert reason == (
+        "task 'publisher 2' and 1 more publishers wait for room: a listener holds 1 event and its "
+        "buffer is 1, and is read by task 'the reader'. Give it a larger buffer or faster handlers"
+    )
 
 
 async def test_a_dead_letter_is_a_reason_to_look_and_hinders_nothing():

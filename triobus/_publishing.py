@@ -42,6 +42,8 @@ class Batch:
     watch: "OutcomeWatch | None" = None
     task: trio.lowlevel.Task | None = None
     """The publisher that waits for room, if it does."""
+    handler: Subscription | None = None
+    """Whose handler, of another bus, that publisher is."""
     place: Any = None
     """Where it waits: a group's shell or a listener."""
     is_refused: bool = False

@@ -13,7 +13,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from triobus import _checks
 from triobus._bus.life import Drain, GroupOptions, Life, Start, StopReport
-from triobus._bus.routing import describe_full
+from triobus._bus.routing import describe_waiting
 from triobus._errors import (
     BusAlreadyStarted,
     BusClosed,
@@ -444,7 +444,7 @@ class EventBus:
         """Return whether the bus works as it should, and if not, why."""
         life, statistics = self._life, self.statistics()
         hindrances = [] if statistics.running else [str(life.cycle.closed("the bus"))]
-        hindrances += [describe_full(place) for place in life.routing.places if place.waiting]
+        hindrances += [describe_waiting(place) for place in life.routing.places if place.waiting]
         hindrances += life.log.reasons()
         letters = life.log.letters
         notes = []

@@ -131,6 +131,7 @@ class Routing:
         Raises `BusClosed` if the bus stops accepting meanwhile.
         """
         batch.task = trio.lowlevel.current_task()
+        batch.handler = next((carriage.subscription for carriage in carriages()), None)
         self.wait_at(place, batch)
 
         def abort(_: Any) -> trio.lowlevel.Abort:
@@ -293,11 +294,28 @@ class Routing:
 
 def describe_full(place: Place) -> str:
     """Say that a place is full, and what to do about it."""
+    return f"{_full(place)}: wait with publish(), or give it a larger buffer or faster handlers"
+
+
+def describe_waiting(place: Place) -> str:
+    """Say who waits for room at a place, and for whom."""
+    count, first = len(place.waiting), next(iter(place.waiting))
+    assert first.task is not None
+    who = f"task {first.task.name!r}"
+    if first.handler is not None:
+        who = f"the handler {first.handler.name!r} in group {first.handler.group!r} of another bus"
+    publishers = f"{who} waits" if count == 1 else f"{who} and {count - 1} more publishers wait"
+    reader = ""
+    if isinstance(place, Listener) and place.taker is not None:
+        reader = f", and is read by task {place.taker.name!r}"
+    return (
+        f"{publishers} for room: {_full(place)}{reader}. Give it a larger buffer or faster handlers"
+    )
+
+
+def _full(place: Place) -> str:
     if isinstance(place, Listener):
         what, held = "a listener", place.held
     else:
         what, held = f"group {place.group.name!r}", place.lanes.held
-    return (
-        f"{what} holds {held} events and its buffer is {place.buffer:g}: wait with publish(), "
-        "or give it a larger buffer or faster handlers"
-    )
+    return f"{what} holds {held} event{'s' * (held != 1)} and its buffer is {place.buffer:g}"

@@ -77,6 +77,15 @@ async def test_a_loop_may_publish_what_another_task_reads_from_the_same_listener
     assert seen == [0, 1, 2, 3, 4]
 
 
+async def test_a_listener_shows_on_one_line_what_it_hears_and_holds():
+    async with EventBus() as bus:
+        async with bus.listen(Noted, Other) as events:
+            await bus.publish_many([Noted(1), Other(2)])
+            assert repr(events) == "<Listener to Noted, Other, 2 events to be taken>"
+            await anext(events)
+        assert repr(events) == "<Listener to Noted, Other, 1 events to be taken, ended>"
+
+
 async def test_a_listener_hears_its_types_with_their_subclasses_and_no_others():
     async with (
         EventBus() as bus,

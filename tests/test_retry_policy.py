@@ -77,6 +77,22 @@ def test_a_wish_does_not_make_other_errors_worth_a_retry() -> None:
     assert delays(Retry(never_on=RetryAfter), RetryAfter(3)) == [None]
 
 
+def test_an_error_that_was_raised_from_a_wish_asks_for_the_same() -> None:
+    wish = RetryAfter(7)
+    error = ValueError()
+    error.__cause__ = OSError()
+    error.__cause__.__cause__ = wish
+    assert delays(Retry(on=OSError, attempts=2), error) == [7, None]
+    assert delays(Retry(never_on=ValueError), error) == [None]
+    group = ExceptionGroup("", [error, RetryAfter(3)])
+    assert delays(Retry(on=KeyError, attempts=2), group) == [7, None]
+    wish.__cause__ = error  # a circle
+    assert delays(Retry(on=OSError, attempts=2), error) == [7, None]
+    circle = ValueError()
+    circle.__cause__ = circle
+    assert delays(Retry(on=OSError), circle) == [None]
+
+
 def test_a_subclass_may_carry_the_wish() -> None:
     class RateLimited(RetryAfter):
         def __init__(self) -> None:

@@ -15,7 +15,7 @@ from triobus._handlers import Predicate
 E_co = TypeVar("E_co", bound=DomainEvent, covariant=True)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Listener(Generic[E_co]):
     """The events that were published since `listen` was entered. Iterate over it.
 
@@ -42,6 +42,11 @@ class Listener(Generic[E_co]):
     def __attrs_post_init__(self) -> None:
         # Without a limit of its own: handlers may publish beyond `buffer`.
         self._send, self._receive = trio.open_memory_channel[DomainEvent](math.inf)
+
+    def __repr__(self) -> str:
+        types = ", ".join(cls.__qualname__ for cls in self.types)
+        ended = ", ended" if self._is_closed else ""
+        return f"<Listener to {types}, {self.held} events to be taken{ended}>"
 
     def __aiter__(self) -> "Listener[E_co]":
         return self

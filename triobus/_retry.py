@@ -15,11 +15,16 @@ LONGEST_WISH = 366 * 86400.0
 """The longest delay in seconds that a handler may ask for: more would be a mistake."""
 
 
+_CAUSE = BaseException.__dict__["__cause__"].__get__
+"""Asked of the type, for `__cause__` of a user's error may be anything."""
+
+
 class RetryAfter(TriobusError):
     """Raised by a handler to say itself when it is to be tried again.
 
     The next attempt is made after `seconds`, at most a year, whatever delay and `max_delay` the
     subscription's `Retry` has. It is retried whatever `Retry.on` says, unless `never_on` names it.
+    An error that it is the cause of asks for the same: `raise BrokerIsDown() from RetryAfter(60)`.
     In an `ExceptionGroup` the longest of several counts. It is a failed attempt like any other,
     after the last of which the event becomes a dead letter; with `counts=False` it is none of those
     that `Retry.attempts` limits: for what is not the event's fault, such as a broker that is down.
@@ -62,6 +67,7 @@ def wish_in(error: BaseException) -> Wish | None:
 
 
 def _wish(error: BaseException) -> Wish | None:
+    error = _carried(error)
     if not issubclass(type(error), RetryAfter):
         return None
     try:
@@ -69,6 +75,18 @@ def _wish(error: BaseException) -> Wish | None:
         return Wish(number("seconds", seconds, least=0, most=LONGEST_WISH), counts is not False)
     except Exception:  # noqa: BLE001  # a subclass that does not call our __init__, or worse
         return None
+
+
+def _carried(error: BaseException) -> BaseException:
+    """Return the `RetryAfter` that an error was raised from, else the error itself."""
+    found: BaseException | None = error
+    seen = set()
+    while found is not None and id(found) not in seen:
+        if issubclass(type(found), RetryAfter):
+            return found
+        seen.add(id(found))
+        found = _CAUSE(found)
+    return error
 
 
 def _error_types(value: Any) -> Any:
@@ -168,5 +186,8 @@ class Retry:
         found = [type(leaf) for leaf in leaves(error)]
         if any(issubclass(cls, self.never_on) for cls in (type(error), *found)):
             return False
+        if issubclass(type(error), self.on):
+            return True
+        asked = [type(_carried(leaf)) for leaf in leaves(error)]
         wanted = (*self.on, RetryAfter)
-        return issubclass(type(error), wanted) or all(issubclass(cls, wanted) for cls in found)
+        return all(issubclass(cls, wanted) for cls in asked)

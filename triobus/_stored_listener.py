@@ -14,7 +14,7 @@ from triobus.stores._protocol import BATCH, type_names
 from triobus.stores._values import Record
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class StoredListener(Listener[Any]):
     """The events that were published since `listen` was entered. Iterate over it.
 

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from tests.events import Noted
+from tests.events import Noted, Other
 from triobus import (
     BusClosed,
     DeadLetter,
@@ -36,6 +36,10 @@ class Patient:
         self.calls.append(event.number)
         if self.is_ill:
             raise ValueError(f"number {event.number}")
+
+
+async def fail(event: DomainEvent) -> None:
+    raise ValueError
 
 
 def patient_in(place: EventBus | Group, name: str = "patient", **options: Any) -> Patient:
@@ -450,18 +454,65 @@ async def test_a_letter_is_unknown_once_it_is_dealt_with(autojump_clock: MockClo
             assert str(caught.value) == gone(letter.id, 1)
 
 
-async def test_either_ids_or_a_group_are_needed(autojump_clock: MockClock) -> None:
+async def test_without_ids_and_group_all_letters_of_the_bus_are_replayed(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus()
+    patients = patient_in(bus), patient_in(bus.group("further"))
+    async with bus:
+        await publish(bus, Noted(1), Noted(2))
+        for patient in patients:
+            patient.is_ill = False
+        assert await bus.dead_letters.replay() == 4
+        assert await bus.dead_letters.list() == []
+        assert await bus.dead_letters.replay() == 0
+
+
+async def test_ids_and_a_group_together_are_refused(autojump_clock: MockClock) -> None:
     bus = EventBus()
     async with bus:
-        for call in (
-            lambda: bus.dead_letters.replay(),
-            lambda: bus.dead_letters.replay(1, group="default"),
-        ):
-            with pytest.raises(InvalidOption) as caught:
-                await call()
-            assert str(caught.value) == (
-                "give either the ids of dead letters or group=..., and not both"
-            )
+        with pytest.raises(InvalidOption, match="give either, or nothing for all of the bus"):
+            await bus.dead_letters.replay(1, group="default")
+
+
+async def test_a_letter_is_taken_as_its_id(autojump_clock: MockClock) -> None:
+    bus = EventBus()
+    patient = patient_in(bus)
+    async with bus:
+        first, second, third = await three_letters(bus, patient)
+        assert await bus.dead_letters.replay(first) == 1
+        assert await bus.dead_letters.discard([second, third.id]) == 2
+        with pytest.raises(UnknownDeadLetter) as caught:
+            await bus.dead_letters.replay([first])
+        assert str(caught.value) == gone(first.id, 0)
+
+
+@pytest.mark.parametrize("wrong", ["1", 1.0, True, b"1", [None], [[1]], {"a": 1}])
+async def test_what_is_no_dead_letter_is_refused(autojump_clock: MockClock, wrong: Any) -> None:
+    bus = EventBus()
+    patient = patient_in(bus)
+    async with bus:
+        letters = await three_letters(bus, patient)
+        for call in (bus.dead_letters.replay, bus.dead_letters.discard):
+            with pytest.raises(InvalidOption, match="is no dead letter: give what"):
+                await call(wrong)
+        assert await bus.dead_letters.list() == letters
+
+
+async def test_the_dead_letters_of_a_bus_are_one_object_that_shows_its_count_on_one_line(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus()
+    patient_in(bus)
+    found = bus.dead_letters
+    async with bus:
+        await publish(bus, Noted(1))
+        assert repr(found) == "<DeadLetters, 1 of them>"
+    async with bus:
+        assert bus.dead_letters is found
+        assert await found.list() == []
+        await publish(bus, Noted(2))
+        assert numbers(await found.list()) == [2]
 
 
 async def test_a_subscription_that_is_gone_is_named_with_those_that_exist(
@@ -565,6 +616,27 @@ async def test_a_letter_that_is_discarded_before_its_replay_is_not_delivered(
     assert calls == [1, 2, 1]
 
 
+async def test_a_letter_that_is_discarded_while_its_replay_waits_for_a_retry_holds_up_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus()
+    patient = patient_in(bus, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
+    async with bus:
+        await publish(bus, Noted(1, "a"))
+        (letter,) = await bus.dead_letters.list()
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.dead_letters.replay, letter.id)
+            await wait_all_tasks_blocked()
+            patient.is_ill = False
+            await bus.publish(Noted(2, "a"))
+            await bus.dead_letters.discard(letter.id)
+            await bus.wait_idle()
+        assert trio.current_time() == started
+        assert await bus.dead_letters.list() == []
+    assert patient.calls == [1, 1, 1, 2]
+
+
 # The bound
 
 
@@ -580,6 +652,45 @@ async def test_a_thousand_letters_are_kept_and_the_dropped_are_counted(
         assert bus.dead_letters.dropped == 3
         letters = await bus.dead_letters.list(limit=5000)
     assert numbers(letters) == list(range(3, 1003))
+
+
+async def test_a_letter_that_holds_back_its_aggregate_is_not_dropped_for_newer_ones(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(workers=1, buffer=10_000)
+    patient = patient_in(bus, hold=True)
+    async with bus:
+        await publish(bus, Noted(0, "held"), Noted(1, "held"))
+        await publish(bus, *[Noted(n) for n in range(2, 2002)])
+        assert numbers(await bus.dead_letters.list(aggregate_id="held")) == [0]
+        assert bus.dead_letters.dropped == 1001
+        patient.is_ill = False
+        await publish(bus, Noted(2002, "held"))
+        assert numbers(await bus.dead_letters.list(aggregate_id="held")) == [0, 2002]
+        assert await bus.dead_letters.replay() == 1001
+    replayed = patient.calls[-1001:]
+    assert sorted(replayed) == [0, *range(1003, 2003)]
+    assert replayed.index(0) < replayed.index(2002)
+
+
+async def test_a_letter_that_is_being_replayed_is_not_dropped_for_newer_ones(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(workers=2, buffer=10_000)
+    patient = patient_in(bus, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
+    bus.subscribe(Other, fail, retry=ONCE)
+    async with bus:
+        await publish(bus, Noted(1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.dead_letters.replay)
+            await wait_all_tasks_blocked()
+            patient.is_ill = False
+            await bus.publish_many([Other(n) for n in range(1001)])
+            await wait_all_tasks_blocked()
+            assert bus.dead_letters.dropped == 2
+        letters = await bus.dead_letters.list(limit=2000)
+    assert patient.calls == [1, 1, 1, 1]
+    assert len(letters) == 999
 
 
 # hold
@@ -686,6 +797,54 @@ async def test_what_is_published_during_the_replay_comes_after_it(
         left = await bus.dead_letters.list()
     seen = patient.calls + numbers(left)
     assert seen == [1, 2, 3, 4, 5]
+
+
+async def test_what_is_held_back_during_a_long_replay_goes_with_it(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(buffer=10_000)
+    patient = patient_in(bus, hold=True)
+    async with bus:
+        await publish(bus, *[Noted(n, "a") for n in range(250)])
+        patient.calls.clear()
+        patient.is_ill = False
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _publish() -> None:
+                for number in range(250, 300):
+                    await bus.publish(Noted(number, "a"))
+                    for _ in range(10):
+                        await trio.lowlevel.checkpoint()
+
+            count = await bus.dead_letters.replay()
+        await bus.wait_idle()
+        assert await bus.dead_letters.list() == []
+        await publish(bus, Noted(300, "a"))
+    assert count >= 250
+    assert patient.calls == list(range(301))
+
+
+async def test_what_failed_by_itself_during_a_long_replay_does_not_go_with_it(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(buffer=10_000)
+    seen: list[int] = []
+
+    @bus.subscribe(Noted, retry=ONCE)
+    async def handle(event: Noted) -> None:
+        seen.append(event.number)
+        if len(seen) <= 250 or event.number == 999:
+            raise ValueError
+
+    async with bus:
+        await publish(bus, *[Noted(n, "a") for n in range(250)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.publish, Noted(999, "a"))
+            assert await bus.dead_letters.replay() == 250
+        await bus.wait_idle()
+        assert numbers(await bus.dead_letters.list()) == [999]
+    assert seen.count(999) == 1
 
 
 async def test_the_hold_stays_until_the_last_letter_is_dealt_with(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -12,7 +13,12 @@ from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent
 
 KEPT = 1000
-"""How many dead letters a bus without a store keeps; the oldest make room for new ones."""
+"""How many dead letters a bus without a store keeps beside those that hold back their aggregate;
+the oldest make room for new ones."""
+
+
+Lane = tuple[str, str, str | None]
+"""What letters hold back each other in: the names of group and subscription, and an aggregate."""
 
 
 @attrs.frozen(kw_only=True)
@@ -67,6 +73,10 @@ class Letters(Protocol):
     """The ids of the letters that are on their way to their handlers again."""
     dropped: int
     """How many letters had to make room for newer ones."""
+    held_back: set[int]
+    """The ids of letters whose events were not tried, since the bus has started."""
+    last_id: int
+    """The id of the newest letter that ever was."""
 
     def __len__(self) -> int: ...
 
@@ -78,8 +88,11 @@ class Letters(Protocol):
     def in_order(self, ids: Iterable[int]) -> Sequence[int]:
         """Return ids in the order in which their events were published."""
 
-    def owner(self, letter_id: int) -> tuple[str, str]:
-        """Return the names of group and subscription of a letter."""
+    def lane_of(self, letter_id: int) -> Lane:
+        """Return the lane of a letter."""
+
+    def lane(self, lane: Lane) -> Iterable[int]:
+        """Return the ids of the letters of a lane; the oldest first."""
 
     def first_of(self, group: str, subscription: str, aggregate_id: str | None) -> int | None:
         """Return the id of the oldest letter of an aggregate for a subscription, or None."""
@@ -94,8 +107,10 @@ class Letters(Protocol):
         error: Exception,
         now: datetime,
         aggregate_id: str | None,
+        *,
+        hold: bool,
     ) -> int:
-        """Keep a new letter, and return its id."""
+        """Keep a new letter, and return its id; with `hold` it may hold back its aggregate."""
 
     def add_failure(self, letter_id: int, attempts: int, error: Exception, now: datetime) -> None:
         """Note that a replay failed again, unless the letter was removed meanwhile."""
@@ -109,19 +124,59 @@ class Letters(Protocol):
     async def load(self, ids: Sequence[int]) -> Sequence[Undelivered]:
         """Return the letters that are still there of some."""
 
+    async def listed(
+        self, group: str | None, aggregate_id: str | None, limit: int
+    ) -> Sequence[Undelivered]:
+        """Return the oldest letters of a group, an aggregate, both or all."""
+
     async def flush(self) -> None:
         """Wait until what was done to the letters lasts."""
 
 
 @attrs.define(eq=False)
-class DeadLetterBox:
+class LettersByLane:
+    """What all dead letters have in common, wherever they are kept: the order in their lanes."""
+
+    replaying: set[int] = attrs.field(factory=set, init=False)
+    dropped: int = attrs.field(default=0, init=False)
+    held_back: set[int] = attrs.field(factory=set, init=False)
+    last_id: int = attrs.field(default=0, init=False)
+    _by_lane: dict[Lane, dict[int, None]] = attrs.field(factory=dict, init=False)
+
+    def lane(self, lane: Lane) -> Sequence[int]:
+        """Return the ids of the letters of a lane; the oldest first."""
+        return [*self._by_lane.get(lane, ())]
+
+    def first_of(self, group: str, subscription: str, aggregate_id: str | None) -> int | None:
+        """Return the id of the oldest letter of an aggregate for a subscription, or None."""
+        lane = self._by_lane.get((group, subscription, aggregate_id))
+        return next(iter(lane)) if lane else None
+
+    def end_replay(self, letter_id: int) -> None:
+        """A letter is on its way no more, whatever became of it."""
+        self.replaying.discard(letter_id)
+
+    def _enter(self, letter_id: int, lane: Lane) -> None:
+        self.last_id = max(self.last_id, letter_id)
+        self._by_lane.setdefault(lane, {})[letter_id] = None
+
+    def _leave(self, letter_id: int, lane: Lane) -> None:
+        self.held_back.discard(letter_id)
+        entered = self._by_lane[lane]
+        del entered[letter_id]
+        if not entered:
+            del self._by_lane[lane]
+
+
+@attrs.define(eq=False)
+class DeadLetterBox(LettersByLane):
     """The dead letters of a bus without a store; `Letters` says what it does."""
 
-    replaying: set[int] = attrs.field(factory=set)
-    dropped: int = 0
-    _last_id: int = 0
-    _letters: dict[int, DeadLetter] = attrs.field(factory=dict)
-    _by_lane: dict[tuple[str, str, str | None], dict[int, None]] = attrs.field(factory=dict)
+    _letters: dict[int, DeadLetter] = attrs.field(factory=dict, init=False)
+    _droppable: dict[int, None] = attrs.field(factory=dict, init=False)
+    """Those that hold back nothing."""
+    _holding: set[Lane] = attrs.field(factory=set, init=False)
+    """The lanes whose first letter holds back what is behind it."""
 
     def __len__(self) -> int:
         return len(self._letters)
@@ -139,27 +194,23 @@ class DeadLetterBox:
         """Return ids in the order in which their events became dead letters."""
         return sorted(ids)
 
-    def owner(self, letter_id: int) -> tuple[str, str]:
-        """Return the names of group and subscription of a letter."""
-        letter = self._letters[letter_id]
-        return letter.group, letter.subscription
+    def lane_of(self, letter_id: int) -> Lane:
+        """Return the lane of a letter."""
+        return _lane(self._letters[letter_id])
 
     async def load(self, ids: Sequence[int]) -> Sequence[Undelivered]:
         """Return the letters that are still there of some."""
         letters = [self._letters[letter_id] for letter_id in ids if letter_id in self._letters]
         return [Undelivered(letter, letter.event) for letter in letters]
 
+    async def listed(
+        self, group: str | None, aggregate_id: str | None, limit: int
+    ) -> Sequence[Undelivered]:
+        """Return the oldest letters of a group, an aggregate, both or all."""
+        return await self.load([*islice(self.ids(group, aggregate_id), limit)])
+
     async def flush(self) -> None:
         """Nothing: it lasts as long as the bus."""
-
-    def end_replay(self, letter_id: int) -> None:
-        """A letter is on its way no more, whatever became of it."""
-        self.replaying.discard(letter_id)
-
-    def first_of(self, group: str, subscription: str, aggregate_id: str | None) -> int | None:
-        """Return the id of the oldest letter of an aggregate for a subscription, or None."""
-        lane = self._by_lane.get((group, subscription, aggregate_id))
-        return next(iter(lane)) if lane else None
 
     def add(
         self,
@@ -171,14 +222,16 @@ class DeadLetterBox:
         error: Exception,
         now: datetime,
         aggregate_id: str | None,
+        *,
+        hold: bool,
     ) -> int:
-        """Keep a new letter, dropping the oldest when there are too many; return its id."""
-        if len(self._letters) >= KEPT:
-            self.remove(next(iter(self._letters)))
-            self.dropped += 1
-        self._last_id += 1
+        """Keep a new letter, dropping the oldest when there are too many; return its id.
+
+        None is dropped that holds back its aggregate, or is being replayed.
+        """
+        self._make_room()
         letter = DeadLetter(
-            id=self._last_id,
+            id=self.last_id + 1,
             event=event,
             event_id=event.event_id,
             event_type=event.event_type,
@@ -191,14 +244,29 @@ class DeadLetterBox:
             last_failed_at=now,
             **described(error),
         )
+        lane = _lane(letter)
         self._letters[letter.id] = letter
-        self._by_lane.setdefault(_lane(letter), {})[letter.id] = None
+        self._enter(letter.id, lane)
+        if not attempts:
+            self.held_back.add(letter.id)
+        if hold and aggregate_id is not None:
+            self._holding.add(lane)
+        if lane not in self._holding or self.first_of(*lane) != letter.id:
+            self._droppable[letter.id] = None
         return letter.id
+
+    def _make_room(self) -> None:
+        if len(self._droppable) >= KEPT:
+            oldest = next((i for i in self._droppable if i not in self.replaying), None)
+            if oldest is not None:
+                self.remove(oldest)
+                self.dropped += 1
 
     def add_failure(self, letter_id: int, attempts: int, error: Exception, now: datetime) -> None:
         """Note that a replay failed again, unless the letter was removed meanwhile."""
         letter = self._letters.get(letter_id)
         if letter is not None:
+            self.held_back.discard(letter_id)
             self._letters[letter_id] = attrs.evolve(
                 letter,
                 attempts=letter.attempts + attempts,
@@ -210,11 +278,15 @@ class DeadLetterBox:
         """Forget a letter, unless that was done before."""
         letter = self._letters.pop(letter_id, None)
         if letter is not None:
-            lane = self._by_lane[_lane(letter)]
-            del lane[letter_id]
-            if not lane:
-                del self._by_lane[_lane(letter)]
+            lane = _lane(letter)
+            self._leave(letter_id, lane)
+            self._droppable.pop(letter_id, None)
+            first = self.first_of(*lane)
+            if first is None:
+                self._holding.discard(lane)
+            elif lane in self._holding:
+                self._droppable.pop(first, None)
 
 
-def _lane(letter: DeadLetter) -> tuple[str, str, str | None]:
+def _lane(letter: DeadLetter) -> Lane:
     return letter.group, letter.subscription, letter.aggregate_id

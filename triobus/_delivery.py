@@ -19,7 +19,7 @@ tuple, and an aggregate with nothing busy or waiting costs nothing at all.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count, repeat
 from math import inf
@@ -250,12 +250,12 @@ class Lanes:
             _, number, carriage = heappop(self._waiting)
             heappush(self._resumed, (number, carriage))
 
-    def let_go(self, subscription: Subscription) -> None:
-        """Make every delivery ready again that waits for a retry of a subscription."""
+    def let_go(self, is_meant: Callable[[Carriage], bool]) -> None:
+        """Make every delivery ready again that waits for a retry and is meant."""
         kept = []
         for entry in self._waiting:
             _, number, carriage = entry
-            if carriage.subscription is subscription:
+            if is_meant(carriage):
                 heappush(self._resumed, (number, carriage))
             else:
                 kept.append(entry)

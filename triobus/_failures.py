@@ -158,6 +158,7 @@ class Failures:
             error,
             now,
             aggregate_id_of(carriage, self.lanes),
+            hold=subscription.hold,
         )
         is_last = carriage.index + 1 == len(carriage.plan)
         if self.note_attempts is not None and not is_last:

@@ -25,7 +25,7 @@ carriage a worker: 0.06), `Published` as a named tuple 0.12 (now a struct of msg
 import math
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
 from contextvars import Context, ContextVar
 from functools import partial
 from typing import Any, Protocol
@@ -233,7 +233,12 @@ class GroupShell:
 
     def _let_go(self, subscription: Subscription) -> None:
         """Carry on with what waits for a retry of a subscription that has gone."""
-        self.lanes.let_go(subscription)
+        self.lanes.let_go(lambda carriage: carriage.subscription is subscription)
+        self.wake()
+
+    def let_go_of_letters(self, ids: Set[int]) -> None:
+        """Carry on behind replays that wait for a retry, and whose dead letters are gone."""
+        self.lanes.let_go(lambda carriage: carriage.letter_id in ids)
         self.wake()
 
     def become_durable(self, ledger: Ledger, letters: Letters) -> None:

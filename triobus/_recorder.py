@@ -59,7 +59,7 @@ class Recorder:
     """Whether what was collected is on its way."""
 
     def __attrs_post_init__(self) -> None:
-        self.letters = StoredLetters(self.store, self.note_change, self.flush)
+        self.letters = StoredLetters(self.store, self.note_change, self.flush_letters)
 
     # Starting and stopping
 
@@ -97,7 +97,7 @@ class Recorder:
         """
         if not self.is_attached:
             return
-        self.is_attached = False
+        self.is_attached = self.letters.is_current = False
         if self.is_halted:
             self.store.journal.observer = None
             await self.store.vanish()
@@ -190,7 +190,16 @@ class Recorder:
         await trio.lowlevel.checkpoint()
         while self.is_pending:
             await self.store.journal.flush()
-        if self.letters.is_changed:
+
+    async def flush_letters(self) -> None:
+        """Wait until what was done to the dead letters is recorded, whatever is done meanwhile.
+
+        Raises `StoreError`, and `BusClosed` if it never will be.
+        """
+        await trio.lowlevel.checkpoint()
+        if self.is_attached and (self._is_storing or self.letters.is_changed):
+            await self.store.journal.flush()
+        if self.letters.is_changed and not self.is_attached:
             raise BusClosed(
                 "the bus has stopped, and what is done to its dead letters is recorded no more: do "
                 "it again when it runs"

@@ -2,17 +2,17 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
 
 from triobus import _checks
-from triobus._dead_letters import DeadLetter, Letters
+from triobus._dead_letters import DeadLetter, Lane, Letters
 from triobus._errors import BusClosed, InvalidOption, UnknownDeadLetter, UnknownSubscription
 from triobus._group import GroupShell
 from triobus._subscriptions import Subscription
+from triobus._text import shown
 from triobus._unreadable import stand_in
 
 Listed = list[DeadLetter]  # inside the class, `list` is a method
@@ -20,23 +20,42 @@ Listed = list[DeadLetter]  # inside the class, `list` is a method
 _REPLAYED_AT_ONCE = 100
 
 
-@attrs.define(eq=False)
+class Life(Protocol):
+    """What is asked of the life of a bus that has the letters."""
+
+    @property
+    def letters(self) -> Letters:
+        """The dead letters."""
+
+    @property
+    def shells(self) -> Mapping[str, GroupShell]:
+        """The groups by name."""
+
+    @property
+    def watches(self) -> set[Any]:
+        """Who is told when the life ends."""
+
+
+@attrs.define(eq=False, repr=False)
 class DeadLetters:
     """What handlers of a bus have failed for good; `bus.dead_letters`.
 
-    With a store they last; without one they are in memory, the newest 1,000.
+    With a store they last. Without one they are in memory until the bus is started again: the
+    newest 1,000, and beyond these all that hold back their aggregate.
     """
 
-    _letters: Letters
-    _shells: Mapping[str, GroupShell]
-    _watches: set[Any]
-    """Who is told when the bus ends."""
+    _life: Callable[[], Life]
+    """The life of the bus that goes on, or the last one."""
     _check_running: Callable[[str], None]
+
+    def __repr__(self) -> str:
+        count = len(self._life().letters)
+        return f"<DeadLetters, {count} of them>"
 
     @property
     def dropped(self) -> int:
         """How many dead letters had to make room for newer ones, and are lost."""
-        return self._letters.dropped
+        return self._life().letters.dropped
 
     async def list(
         self,
@@ -46,23 +65,30 @@ class DeadLetters:
     ) -> Listed:
         """Return the oldest `limit` dead letters, of one group or aggregate if that is given.
 
-        Raises `StoreError` where they are in a store that cannot be read.
+        Also when the bus does not run; its store is opened for that. Raises `StoreError` where
+        they are in a store that cannot be read.
         """
         _checks.whole_number("limit", limit, least=0)
         await trio.lowlevel.checkpoint()
-        ids = [*islice(self._letters.ids(group, aggregate_id), limit)]
-        return [undelivered.letter for undelivered in await self._letters.load(ids)]
+        found = await self._life().letters.listed(group, aggregate_id, limit)
+        return [undelivered.letter for undelivered in found]
 
     async def replay(
-        self, ids: int | Iterable[int] | None = None, *, group: str | None = None
+        self,
+        ids: int | DeadLetter | Iterable[int | DeadLetter] | None = None,
+        *,
+        group: str | None = None,
     ) -> int:
         """Deliver dead letters again, to the handlers that failed and no others.
 
-        Give their ids, or the group of which all are meant. They go in the order of their events'
-        positions (without a store in which they became dead letters), behind what is queued for
-        their aggregates, and with the full number of attempts. Return, when all are done, how many
-        were handled: those are dead letters no more; one that failed again stays, with its attempts
-        and error brought up to date. Letters that are being replayed already are left alone.
+        Give ids, or letters as `list` returns them, or the group of which all are meant; without
+        either all of the bus are. They go in the order of their events' positions (without a store
+        in which they became dead letters), behind what is queued for their aggregates, and with
+        the full number of attempts. What is held back behind them meanwhile goes with them.
+
+        Return, when all are done, how many were handled: those are dead letters no more; one that
+        failed again stays, with its attempts and error brought up to date. Letters that are being
+        replayed already are left alone.
 
         Cancelled, it stops waiting, and what was begun goes on. Raises `UnknownDeadLetter` or
         `UnknownSubscription` before anything is replayed, `BusClosed` if the bus is not running or
@@ -70,31 +96,138 @@ class DeadLetters:
         """
         self._check_running("dead_letters.replay()")
         await trio.lowlevel.checkpoint_if_cancelled()
-        letters = self._letters
-        chosen = [i for i in self._chosen(ids, group) if i not in letters.replaying]
-        targets = {letter_id: self._target(letter_id) for letter_id in chosen}
-        left = deque(letters.in_order(chosen))
-        letters.replaying.update(left)
-        replay = _Replay(len(left))
-        self._watches.add(replay)
+        life = self._life()
+        replay = _Replay(life.letters, life.shells)
+        replay.take_in(self._chosen(ids, group))
+        life.watches.add(replay)
         try:
-            while left:
-                begun = [left.popleft() for _ in range(min(len(left), _REPLAYED_AT_ONCE))]
-                await self._begin(replay, begun, targets)
-                await replay.wait_until(len(left))
-            await trio.lowlevel.cancel_shielded_checkpoint()
-            return replay.count
+            return await replay.run()
         finally:
-            self._watches.discard(replay)
-            for letter_id in left:
-                letters.end_replay(letter_id)
+            life.watches.discard(replay)
 
-    async def _begin(
-        self,
-        replay: "_Replay",
-        ids: Sequence[int],
-        targets: Mapping[int, tuple[GroupShell, Subscription]],
-    ) -> None:
+    async def discard(self, ids: int | DeadLetter | Iterable[int | DeadLetter]) -> int:
+        """Forget dead letters, by their ids or as `list` returns them; return how many.
+
+        Cancelled while it waits until that is stored, they are forgotten all the same.
+
+        Raises `UnknownDeadLetter` if one is not there, and then none is forgotten, `StoreError` if
+        it could not be stored yet that they are forgotten, and `BusClosed` if the bus has stopped
+        and it never will be.
+        """
+        life = self._life()
+        chosen = self._among(life.letters, ids)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        for letter_id in chosen:
+            life.letters.remove(letter_id)
+        under_way = life.letters.replaying.intersection(chosen)
+        if under_way:
+            for shell in life.shells.values():
+                shell.let_go_of_letters(under_way)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+        await life.letters.flush()
+        return len(chosen)
+
+    def _chosen(
+        self, ids: int | DeadLetter | Iterable[int | DeadLetter] | None, group: str | None
+    ) -> Sequence[int]:
+        life = self._life()
+        if ids is not None:
+            if group is not None:
+                raise InvalidOption(
+                    f"group={group!r} was given beside dead letters: give either, or nothing for "
+                    "all of the bus"
+                )
+            return self._among(life.letters, ids)
+        if group is not None and group not in life.shells:
+            names = ", ".join(map(repr, life.shells))
+            raise InvalidOption(f"group={group!r}: the bus has no such group; it has: {names}")
+        return [*life.letters.ids(group)]
+
+    def _among(
+        self, kept: Letters, ids: int | DeadLetter | Iterable[int | DeadLetter]
+    ) -> Sequence[int]:
+        """Return the ids of letters, which all are there."""
+        chosen = sorted(_ids(ids))
+        for letter_id in chosen:
+            if letter_id not in kept:
+                raise UnknownDeadLetter(
+                    f"there is no dead letter {letter_id}: it never was, or it has been "
+                    "replayed, discarded or dropped; dead_letters.list() shows the "
+                    f"{len(kept)} there are"
+                )
+        return chosen
+
+
+def _ids(given: Any) -> set[int]:
+    """Return the ids of letters that were given in whatever way; raises `InvalidOption`."""
+    is_many = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
+    ids = [getattr(one, "id", one) for one in (given if is_many else [given])]
+    for found in ids:
+        if type(found) is not int:
+            raise InvalidOption(
+                f"{shown(found)} is no dead letter: give what dead_letters.list() returned, or ids"
+            )
+    return set(ids)
+
+
+@attrs.define(eq=False)
+class _Replay:
+    """One call of `replay`, until all its deliveries are finished."""
+
+    _letters: Letters
+    _shells: Mapping[str, GroupShell]
+    _newest: int = attrs.field(init=False)
+    """The id of the newest letter when it began."""
+    _left: deque[int] = attrs.field(factory=deque, init=False)
+    """Letters that have not been put into their lanes, in their order."""
+    _targets: dict[int, tuple[GroupShell, Subscription]] = attrs.field(factory=dict, init=False)
+    _lanes: set[Lane] = attrs.field(factory=set, init=False)
+    pending: int = attrs.field(default=0, init=False)
+    """How many letters have still to be dealt with."""
+    count: int = attrs.field(default=0, init=False)
+    """How many were handled."""
+    _is_cut_off: bool = attrs.field(default=False, init=False)
+    _wanted: int = attrs.field(default=0, init=False)
+    """At how many pending ones `_done` is set."""
+    _done: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._newest = self._letters.last_id
+
+    def take_in(self, ids: Iterable[int]) -> None:
+        """Mean to replay letters too, unless they are on their way; raises, and then none is."""
+        chosen = [i for i in ids if i not in self._letters.replaying]
+        self._targets.update({letter_id: self._target(letter_id) for letter_id in chosen})
+        self._lanes.update(map(self._letters.lane_of, chosen))
+        self._left.extend(self._letters.in_order(chosen))
+        self._letters.replaying.update(chosen)
+        self.pending += len(chosen)
+
+    async def run(self) -> int:
+        """Replay them, and return how many were handled."""
+        try:
+            while self._left:
+                some = min(len(self._left), _REPLAYED_AT_ONCE)
+                await self._begin([self._left.popleft() for _ in range(some)])
+                await self._wait_until(len(self._left))
+                if not self._left:
+                    self.take_in(self._held_back_meanwhile())
+            await trio.lowlevel.cancel_shielded_checkpoint()
+            return self.count
+        finally:
+            for letter_id in self._left:
+                self._letters.end_replay(letter_id)
+
+    def _held_back_meanwhile(self) -> list[int]:
+        """Return the letters that now hold back their aggregates without having been tried."""
+        found: list[int] = []
+        for lane in self._lanes:
+            first = self._letters.first_of(*lane)
+            if first is not None and first > self._newest and first in self._letters.held_back:
+                found += self._letters.lane(lane)
+        return found
+
+    async def _begin(self, ids: Sequence[int]) -> None:
         """Put some letters into their lanes."""
         try:
             found = await self._letters.load(ids)
@@ -103,60 +236,47 @@ class DeadLetters:
                 self._letters.end_replay(letter_id)
             raise
         for letter_id in set(ids) - {undelivered.letter.id for undelivered in found}:
-            _ReplayWatch(replay, self._letters, letter_id).finished()  # discarded meanwhile
+            self.finished(letter_id)  # discarded meanwhile
         for undelivered in found:
             letter, error = undelivered.letter, undelivered.error
-            shell, subscription = targets[letter.id]
+            shell, subscription = self._targets[letter.id]
             if error is not None:
                 subscription = stand_in(subscription, error)
-            watch = _ReplayWatch(replay, self._letters, letter.id)
             shell.lanes.add(
                 undelivered.event,
                 letter.aggregate_id,
                 (subscription,),
-                watch,
+                _ReplayWatch(self, letter.id),
                 letter.id,
                 letter.position,
             )
             shell.wake()
 
-    async def discard(self, ids: int | Iterable[int]) -> int:
-        """Forget dead letters by their ids, and return how many.
+    def finished(self, letter_id: int) -> None:
+        """Let a letter be replayed again, and end the wait for the last one."""
+        self._letters.end_replay(letter_id)
+        self.pending -= 1
+        if self.pending <= self._wanted:
+            self._done.set()
 
-        Cancelled while it waits until that is stored, they are forgotten all the same.
+    def cut_off(self) -> None:
+        """End the wait, for the bus has ended."""
+        self._is_cut_off = True
+        self._done.set()
 
-        Raises `UnknownDeadLetter` if one is not there, and then none is forgotten, `StoreError` if
-        it could not be stored yet that they are forgotten, and `BusClosed` if the bus has stopped
-        and it never will be.
-        """
-        chosen = self._chosen(ids, None)
-        await trio.lowlevel.checkpoint_if_cancelled()
-        for letter_id in chosen:
-            self._letters.remove(letter_id)
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        await self._letters.flush()
-        return len(chosen)
-
-    def _chosen(self, ids: int | Iterable[int] | None, group: str | None) -> Sequence[int]:
-        if (ids is None) == (group is None):
-            raise InvalidOption("give either the ids of dead letters or group=..., and not both")
-        if ids is None:
-            if group not in self._shells:
-                names = ", ".join(map(repr, self._shells))
-                raise InvalidOption(f"group={group!r}: the bus has no such group; it has: {names}")
-            return [*self._letters.ids(group)]
-        chosen = sorted({ids} if isinstance(ids, int) else set(ids))
-        for letter_id in chosen:
-            if letter_id not in self._letters:
-                raise UnknownDeadLetter(
-                    f"there is no dead letter {letter_id!r}: it never was, or it has been "
-                    "replayed, discarded or dropped; dead_letters.list() shows the "
-                    f"{len(self._letters)} there are"
-                )
-        return chosen
+    async def _wait_until(self, left: int) -> None:
+        """Wait until no more than `left` are pending."""
+        while self.pending > left and not self._is_cut_off:
+            self._wanted, self._done = left, trio.Event()
+            await self._done.wait()
+        if self._is_cut_off:
+            raise BusClosed(
+                f"the bus stopped before {self.pending} of the dead letters had been replayed; "
+                "they are kept"
+            )
 
     def _target(self, letter_id: int) -> tuple[GroupShell, Subscription]:
-        group, name = self._letters.owner(letter_id)
+        group, name, _ = self._letters.lane_of(letter_id)
         shell = self._shells.get(group)
         if shell is None:
             names = ", ".join(map(repr, self._shells))
@@ -176,39 +296,10 @@ class DeadLetters:
 
 
 @attrs.define(eq=False)
-class _Replay:
-    """One call of `replay`, until all its deliveries are finished."""
-
-    pending: int
-    count: int = 0
-    is_cut_off: bool = False
-    left: int = 0
-    """At how many pending ones `done` is set."""
-    done: trio.Event = attrs.field(factory=trio.Event, init=False)
-
-    def cut_off(self) -> None:
-        """End the wait, for the bus has ended."""
-        self.is_cut_off = True
-        self.done.set()
-
-    async def wait_until(self, left: int) -> None:
-        """Wait until no more than `left` are pending."""
-        while self.pending > left and not self.is_cut_off:
-            self.left, self.done = left, trio.Event()
-            await self.done.wait()
-        if self.is_cut_off:
-            raise BusClosed(
-                f"the bus stopped before {self.pending} of the dead letters had been replayed; "
-                "they are kept"
-            )
-
-
-@attrs.define(eq=False)
 class _ReplayWatch:
     """Watches the delivery of one dead letter."""
 
     _replay: _Replay
-    _letters: Letters
     _letter_id: int
 
     def handled(self, _subscription: Subscription, _result: object) -> None:
@@ -219,8 +310,5 @@ class _ReplayWatch:
         """Nothing to add: the dead letter has been brought up to date."""
 
     def finished(self) -> None:
-        """Let it be replayed again, and end the wait for the last one."""
-        self._letters.end_replay(self._letter_id)
-        self._replay.pending -= 1
-        if self._replay.pending <= self._replay.left:
-            self._replay.done.set()
+        """The letter has been dealt with, one way or the other."""
+        self._replay.finished(self._letter_id)

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 
-from triobus._dead_letters import DeadLetter, Undelivered
+from triobus._dead_letters import DeadLetter, Lane, LettersByLane, Undelivered
 from triobus._described import described
 from triobus._errors import EventNotDecodable
 from triobus._unreadable import unreadable
@@ -15,7 +15,7 @@ from triobus.stores._values import LetterKey, LetterRecord, Record
 
 
 @attrs.define(eq=False)
-class StoredLetters:
+class StoredLetters(LettersByLane):
     """The dead letters of a store; `Letters` says what it does.
 
     In memory are their ids and whose they are, about 300 bytes a letter, and what is to be stored.
@@ -24,13 +24,11 @@ class StoredLetters:
     _store: EventStore
     _on_change: Callable[[], None]
     _flush: Callable[[], Awaitable[None]]
-    replaying: set[int] = attrs.field(factory=set)
-    dropped: int = 0
-    _last_id: int = 0
-    _keys: dict[int, LetterKey] = attrs.field(factory=dict)
-    _by_lane: dict[tuple[str, str, str | None], dict[int, None]] = attrs.field(factory=dict)
-    _changed: dict[int, LetterRecord | None] = attrs.field(factory=dict)
-    _loaded: dict[int, LetterRecord] = attrs.field(factory=dict)
+    is_current: bool = attrs.field(default=False, init=False)
+    """Whether it is what the store has, or will have: from the start of the bus to its end."""
+    _keys: dict[int, LetterKey] = attrs.field(factory=dict, init=False)
+    _changed: dict[int, LetterRecord | None] = attrs.field(factory=dict, init=False)
+    _loaded: dict[int, LetterRecord] = attrs.field(factory=dict, init=False)
     """Those that are being replayed."""
 
     def __len__(self) -> int:
@@ -43,9 +41,10 @@ class StoredLetters:
 
     def restore(self, keys: Iterable[LetterKey], last_id: int = 0) -> None:
         """Take up what a store has; no id up to `last_id` is used again."""
-        self._last_id = max(self._last_id, last_id)
+        self.last_id = max(self.last_id, last_id)
         for key in keys:
             self._add_key(key)
+        self.is_current = True
 
     @property
     def is_changed(self) -> bool:
@@ -67,25 +66,17 @@ class StoredLetters:
 
     # Being used
 
-    def ids(self, group: str | None = None, aggregate_id: str | None = None) -> Iterable[int]:
-        """Yield the ids of the letters of a group, an aggregate, both or all; the oldest first."""
-        for key in list(self._keys.values()):
-            if group in (None, key.group) and aggregate_id in (None, key.aggregate_id):
-                yield key.id
+    def ids(self, group: str | None = None, aggregate_id: str | None = None) -> Sequence[int]:
+        """Return the ids of the letters of a group, an aggregate, both or all; the oldest first."""
+        return [key.id for key in self._keys.values() if _is_of(key, group, aggregate_id)]
 
     def in_order(self, ids: Iterable[int]) -> Sequence[int]:
         """Return ids in the order of their events' positions."""
         return sorted(ids, key=lambda letter_id: (self._keys[letter_id].position, letter_id))
 
-    def owner(self, letter_id: int) -> tuple[str, str]:
-        """Return the names of group and subscription of a letter."""
-        key = self._keys[letter_id]
-        return key.group, key.subscription
-
-    def first_of(self, group: str, subscription: str, aggregate_id: str | None) -> int | None:
-        """Return the id of the oldest letter of an aggregate for a subscription, or None."""
-        lane = self._by_lane.get((group, subscription, aggregate_id))
-        return next(iter(lane)) if lane else None
+    def lane_of(self, letter_id: int) -> Lane:
+        """Return the lane of a letter."""
+        return _lane(self._keys[letter_id])
 
     def add(
         self,
@@ -97,11 +88,15 @@ class StoredLetters:
         error: Exception,
         now: datetime,
         aggregate_id: str | None,
+        *,
+        hold: bool,  # noqa: ARG002  # none is ever dropped
     ) -> int:
         """Keep a new letter, and return its id."""
         assert position is not None
-        key = LetterKey(self._last_id + 1, position, group, subscription, aggregate_id)
+        key = LetterKey(self.last_id + 1, position, group, subscription, aggregate_id)
         self._add_key(key)
+        if not attempts:
+            self.held_back.add(key.id)
         self._change(
             LetterRecord(
                 **key._asdict(),
@@ -116,6 +111,7 @@ class StoredLetters:
     def add_failure(self, letter_id: int, attempts: int, error: Exception, now: datetime) -> None:
         """Note that a replay failed again, unless the letter was removed meanwhile."""
         if letter_id in self._keys:
+            self.held_back.discard(letter_id)
             record = self._loaded[letter_id]
             attempts += record.attempts
             self._change(
@@ -126,16 +122,13 @@ class StoredLetters:
         """Forget a letter, unless that was done before."""
         key = self._keys.pop(letter_id, None)
         if key is not None:
-            lane = self._by_lane[_lane(key)]
-            del lane[letter_id]
-            if not lane:
-                del self._by_lane[_lane(key)]
+            self._leave(letter_id, _lane(key))
             self._changed[letter_id] = None
             self._on_change()
 
     def end_replay(self, letter_id: int) -> None:
         """A letter is on its way no more, whatever became of it."""
-        self.replaying.discard(letter_id)
+        super().end_replay(letter_id)
         self._loaded.pop(letter_id, None)
 
     async def load(self, ids: Sequence[int]) -> Sequence[Undelivered]:
@@ -148,6 +141,21 @@ class StoredLetters:
                     self._loaded[letter.id] = letter
                 found.append(self._undelivered(letter, record))
         return found
+
+    async def listed(
+        self, group: str | None, aggregate_id: str | None, limit: int
+    ) -> Sequence[Undelivered]:
+        """Return the oldest letters of a group, an aggregate, both or all. Raises `StoreError`.
+
+        While no bus uses the store, it is opened for that.
+        """
+        if self.is_current:
+            return await self.load(self.ids(group, aggregate_id)[:limit])
+        async with self._store.reopened():
+            keys = await self._store.letter_keys()
+            ids = [key.id for key in keys if _is_of(key, group, aggregate_id)]
+            found = await self._store.letters(ids[:limit])
+        return [self._undelivered(letter, record) for letter, record in found]
 
     def _undelivered(self, letter: LetterRecord, record: Record) -> Undelivered:
         event, failure = None, None
@@ -170,10 +178,13 @@ class StoredLetters:
         self._on_change()
 
     def _add_key(self, key: LetterKey) -> None:
-        self._last_id = max(self._last_id, key.id)
         self._keys[key.id] = key
-        self._by_lane.setdefault(_lane(key), {})[key.id] = None
+        self._enter(key.id, _lane(key))
 
 
-def _lane(key: LetterKey) -> tuple[str, str, str | None]:
+def _lane(key: LetterKey) -> Lane:
     return key.group, key.subscription, key.aggregate_id
+
+
+def _is_of(key: LetterKey, group: str | None, aggregate_id: str | None) -> bool:
+    return group in (None, key.group) and aggregate_id in (None, key.aggregate_id)

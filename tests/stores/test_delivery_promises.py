@@ -51,6 +51,10 @@ def subscribed(store, handler, types=Noted, **options):
     return bus
 
 
+async def fails(event):
+    raise OSError
+
+
 async def nothing(event):
     """Succeed."""
 
@@ -956,6 +960,56 @@ async def test_more_letters_than_are_read_at_once_are_replayed_in_order(new_stor
     async with failing_bus(new_store(), set(), handled) as bus:
         assert await bus.dead_letters.replay(group="default") == 250
     assert handled == list(range(250))
+
+
+async def test_dead_letters_can_be_listed_when_the_bus_has_stopped_and_before_it_starts(new_store):
+    bus = subscribed(new_store(), fails, retry=Retry(attempts=1))
+    async with bus:
+        await bus.publish_many([Noted(1, "a"), Noted(2, "b")])
+        await bus.wait_idle()
+        letters = await bus.dead_letters.list()
+    assert [letter.event.number for letter in letters] == [1, 2]
+    assert await bus.dead_letters.list() == letters
+    assert await bus.dead_letters.list(aggregate_id="b") == letters[1:]
+    further = subscribed(new_store(), fails)
+    assert await further.dead_letters.list(limit=1) == letters[:1]
+    async with further:
+        assert await further.dead_letters.list() == letters
+        await further.dead_letters.discard(letters[0])
+    assert await bus.dead_letters.list() == await further.dead_letters.list() == letters[1:]
+
+
+async def test_dead_letters_are_dealt_with_under_load_after_at_most_two_commits(new_store):
+    published = 0
+
+    async def go_on():
+        nonlocal published
+        for number in range(3, 1000):
+            await bus.publish(Noted(number))
+            published += 1
+
+    async def fails_at_first(event):
+        if event.number < 3:
+            raise OSError
+
+    instead_of_thread.set(in_three_turns)
+    bus = subscribed(new_store(), fails_at_first, retry=Retry(attempts=1))
+    async with bus:
+        await bus.publish_many([Noted(1), Noted(2)])
+        await bus.wait_idle()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(go_on)
+            for call in (
+                bus.dead_letters.list,
+                lambda: bus.dead_letters.discard(1),
+                lambda: bus.dead_letters.replay(2),
+            ):
+                while not published:
+                    await trio.lowlevel.checkpoint()
+                published = 0
+                await call()
+                assert published <= 10
+            nursery.cancel_scope.cancel()
 
 
 async def test_discarded_letters_are_gone_for_good(new_store):

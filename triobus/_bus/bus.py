@@ -87,6 +87,7 @@ class EventBus:
         self._witnesses: list[Witness] = []
         self._watcher: Callable[[Any], Witness] | None = None
         self._life = self._new_life(store)
+        self._dead_letters = DeadLetters(lambda: self._life, self._check_answerable)
         self._default = self.group("default", workers=workers, buffer=buffer, start=start)
 
     def __repr__(self) -> str:
@@ -127,8 +128,7 @@ class EventBus:
     @property
     def dead_letters(self) -> DeadLetters:
         """What handlers have failed for good: `list`, `replay` and `discard`."""
-        life = self._life
-        return DeadLetters(life.log.letters, life.shells, life.watches, self._check_answerable)
+        return self._dead_letters
 
     def group(
         self,
@@ -446,7 +446,7 @@ class EventBus:
         hindrances = [] if statistics.running else [str(life.cycle.closed("the bus"))]
         hindrances += [describe_waiting(place) for place in life.routing.places if place.waiting]
         hindrances += life.log.reasons()
-        letters = life.log.letters
+        letters = life.letters
         notes = []
         if len(letters):
             notes.append(f"dead letters wait to be replayed or discarded: {len(letters)}.")

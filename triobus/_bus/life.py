@@ -21,6 +21,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 from triobus._bus.log import Log, MemoryLog, StoredLog
 from triobus._bus.routing import Routing
 from triobus._bus.states import LifeCycle
+from triobus._dead_letters import Letters
 from triobus._delivery import Lanes
 from triobus._errors import BusClosed, StoreError
 from triobus._events import DomainEvent
@@ -113,6 +114,11 @@ class Life:
         """The groups by name."""
         return self.routing.shells
 
+    @property
+    def letters(self) -> Letters:
+        """The dead letters."""
+        return self.log.letters
+
     def add(self, options: GroupOptions) -> None:
         """Run a group too; while the bus runs, its workers come at once."""
         shell = GroupShell(
@@ -122,7 +128,7 @@ class Life:
             workers=options.workers,
             on_failure=self._on_failure,
             log_errors=self._log_errors,
-            letters=self.log.letters,
+            letters=self.letters,
             witnesses=self.witnesses,
             on_room=self.routing.admit,
             idle=self.idle,

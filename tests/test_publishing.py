@@ -482,7 +482,7 @@ async def test_publish_nowait_accepts_exactly_the_buffer_before_a_worker_could_t
         await wait_all_tasks_blocked()
         for number in range(buffer):
             bus.publish_nowait(Noted(number))
-        with pytest.raises(BusFull, match=f"group 'default' holds {buffer} events") as caught:
+        with pytest.raises(BusFull, match=f"group 'default' holds {buffer} event") as caught:
             bus.publish_nowait(Noted(99))
         assert isinstance(caught.value, trio.WouldBlock)
         assert bus.statistics().published == buffer

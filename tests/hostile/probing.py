@@ -296,6 +296,8 @@ def _is_alarming(event: str, arguments: tuple[Any, ...], folder: Path) -> bool:
         return False
     if event == "open":
         is_read = arguments[2] & (os.O_WRONLY | os.O_RDWR) == 0
-        # Source is read to format a traceback, and what the system says of a process.
-        return not ((is_read and path.endswith((".py", ".so"))) or path.startswith("/proc/"))
+        # Source is read to format a traceback, and what the system says of a process. Python parses
+        # a line of it by itself then, whose file it calls "<unknown>" and looks for from 3.13 on.
+        is_source = path.endswith((".py", ".so")) or path == "<unknown>"
+        return not ((is_read and is_source) or path.startswith("/proc/"))
     return path != ":memory:"

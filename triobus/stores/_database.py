@@ -98,8 +98,8 @@ _REFUSALS = (
 """How rows are refused that are there already, or that cannot be."""
 
 _LAST_AND_MORE = (
-    "SELECT min(position, ?2), "
-    "EXISTS (SELECT 1 FROM events WHERE events.position > ?1 AND events.position <= ?2) "
+    "SELECT min(position, :up_to), "
+    "EXISTS (SELECT 1 FROM events WHERE events.position > :after AND events.position <= :up_to) "
     "FROM progress WHERE name = ''"
 )
 _INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -822,7 +822,7 @@ class Database:
                 cursor.close()
             if is_whole and not records:
                 # In one statement, for a writer may have added what has not been seen.
-                bounds = (after, _ENDLESS if up_to is None else up_to)
+                bounds = {"after": after, "up_to": _ENDLESS if up_to is None else up_to}
                 end, has_more = connection.execute(_LAST_AND_MORE, bounds).fetchone()
                 if after < end and not has_more:
                     raise self._corrupt(after + 1, "the event is missing")

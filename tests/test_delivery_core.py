@@ -24,7 +24,7 @@ from hypothesis.stateful import (
 
 from tests.events import Noted, Other, SpecialNoted
 from triobus import DomainEvent, EventBus, Group, Retry, Subscription
-from triobus._delivery import Carriage, Lanes, StoredLanes
+from triobus._delivery import KEPT_AWAKE, Carriage, Lanes, StoredLanes
 
 NO_JITTER = Retry(attempts=3, delay=1.0, factor=2.0, jitter=0)
 
@@ -242,19 +242,21 @@ def test_what_lines_up_behind_busy_and_waiting_deliveries_can_be_given_up() -> N
     busy, waiting, _ = (take(lanes) for _ in range(3))
     lanes.fail(waiting, OSError(), now=0.0)
     assert lanes.ready == 0
-    assert [event.number for _, event, *_ in lanes.spill()] == [1, 3, 4]
-    assert (lanes.held, lanes.waiting, lanes.in_flight, lanes.unsettled) == (1, 1, 2, 3)
+    assert lanes.spill() == [("a", 2, None), ("a", 4, None), ("b", 5, None)]
+    assert (lanes.held, lanes.outside, lanes.waiting, lanes.in_flight) == (0, 4, 1, 2)
+    assert (lanes.added, lanes.unsettled, lanes.queued) == (6, 6, 3)
     lanes.advance(busy)
     assert not lanes.has_lane("a")
     assert lanes.take() is None
-    lanes.add(Noted(1, "a"), "a", (subscription(),))
+    lanes.take_in(Noted(1, "a"), "a", (subscription(),), None, 2)
     assert number_of(lanes.take()) == 1
+    assert (lanes.held, lanes.outside, lanes.in_flight, lanes.added) == (0, 3, 2, 6)
 
 
 def test_a_lane_with_something_that_no_store_has_is_not_given_up() -> None:
     lanes = stored_lanes_with("a", "a")
     busy = take(lanes)
-    lanes.add(Noted(2, "a"), "a", (subscription(),), letter_id=7)
+    lanes.add(Noted(2, "a"), "a", (subscription(),), letter_id=7, position=1, after=2)
     assert lanes.take() is None
     assert lanes.spill() == []
     lanes.advance(busy)
@@ -264,13 +266,13 @@ def test_a_lane_with_something_that_no_store_has_is_not_given_up() -> None:
 def test_a_delivery_that_comes_with_a_time_waits_for_it_with_its_lane() -> None:
     lanes = StoredLanes()
     lanes.add(Noted(0, "a"), "a", (subscription(),), position=1)
-    lanes.postpone(2, 10.0, ("another",))
+    lanes.postpone(1, 2, 10.0, ("another",))
     lanes.add(Noted(1, "a"), "a", (subscription(),), position=2)
     lanes.add(Noted(2, "b"), "b", (subscription(),), position=3)
     assert lanes.next_due() == 10.0
     assert number_of(lanes.take()) == 2
     assert lanes.take() is None
-    assert (lanes.held, lanes.waiting) == (2, 1)
+    assert (lanes.held, lanes.waiting, lanes.outside) == (1, 1, 1)
     lanes.release(9.0)
     assert lanes.take() is None
     lanes.release(10.0)
@@ -285,26 +287,101 @@ def test_a_delivery_that_comes_with_a_time_waits_for_it_with_its_lane() -> None:
 def test_a_time_that_has_come_while_the_delivery_was_queued_is_no_reason_to_wait() -> None:
     lanes = stored_lanes_with("a")
     first = take(lanes)
-    lanes.add(Noted(1, "a"), "a", (subscription(),))
-    lanes.postpone(1, 10.0, ())
+    lanes.add(Noted(1, "a"), "a", (subscription(),), position=2)
+    lanes.postpone(2, 1, 10.0, ())
     assert lanes.take() is None
     lanes.release(10.0)
     lanes.advance(first)
     assert number_of(lanes.take()) == 1
 
 
-def test_what_is_given_up_leaves_its_numbers_unused() -> None:
-    lanes = stored_lanes_with("a", "a", "b")
+def test_what_is_read_back_has_its_old_place_in_the_order() -> None:
+    lanes = stored_lanes_with("a", "a", "b", "a", "b")
     first, third = take(lanes), take(lanes)
-    assert len(lanes.spill()) == 1
-    lanes.add(Noted(3, "c"), "c", (subscription(),), position=4)
-    fourth = take(lanes)
-    for carriage in (first, third, fourth):
-        carriage.attempt = 1
-        lanes.fail(carriage, ValueError(), now=0.0)
+    assert lanes.take() is None
+    assert len(lanes.spill()) == 3
+    for position in (6, 7):
+        lanes.add(
+            Noted(position - 1, str(position)), str(position), (first.plan), position=position
+        )
+    lanes.advance(first)
+    lanes.advance(third)
+    lanes.take_in(Noted(1, "a"), "a", first.plan, None, 2)
+    lanes.take_in(Noted(3, "a"), "a", first.plan, None, 4)
+    order = []
+    while (carriage := lanes.take()) is not None:
+        order.append(number_of(carriage))
+        lanes.advance(carriage)
+    assert order == [1, 3, 5, 6]
+    lanes.take_in(Noted(4, "b"), "b", first.plan, None, 5)
+    assert taken(lanes) == [4]
+
+
+def test_in_total_order_nothing_overtakes_what_has_still_to_be_read_back() -> None:
+    lanes = StoredLanes(is_total=True)
+    plan = (subscription(),)
+    for position, key in enumerate("aabacd", 1):
+        lanes.add(Noted(position, key), key, plan, position=position)
+    first = take(lanes)
+    lanes.fail(first, OSError(), now=0.0)
+    second = take(lanes)
+    assert (first.position, second.position) == (1, 3)
+    lanes.advance(second)
+    assert [place for _, place, _ in lanes.spill()] == [2]  # the fourth has not lined up yet
     lanes.release(1.0)
-    assert [number_of(lanes.take()) for _ in range(3)] == [0, 2, 3]
-    assert (lanes.added, lanes.held, lanes.in_flight) == (3, 0, 3)
+    assert take(lanes) is first
+    lanes.advance(first)
+    lanes.bar(2)
+    assert lanes.take() is None
+    lanes.add(Noted(7, "e"), "e", plan, position=7)
+    lanes.take_in(Noted(2, "a"), "a", plan, None, 2)
+    lanes.bar(None)
+    order = []
+    while (carriage := lanes.take()) is not None:
+        order.append(number_of(carriage))
+        lanes.advance(carriage)
+    assert order == [2, 4, 5, 6, 7]
+
+
+def test_beyond_a_few_only_place_and_time_are_kept_of_what_waits_for_a_retry() -> None:
+    lanes = stored_lanes_with(*map(str, range(KEPT_AWAKE + 2)), "256")
+    carriages = [take(lanes) for _ in range(KEPT_AWAKE + 2)]
+    assert lanes.take() is None
+    for carriage in carriages:
+        carriage.attempt = 1
+        lanes.fail(carriage, OSError(), now=float(carriage.number))
+    count = KEPT_AWAKE + 2
+    assert (lanes.held, lanes.waiting, lanes.in_flight) == (1, count, 0)
+    assert (lanes.added, lanes.unsettled, lanes.queued) == (count + 1, count + 1, 1)
+    last = carriages[-1]
+    lanes.release(lanes.next_due() or 0)
+    assert lanes.take() is carriages[0]
+    lanes.release(last.number + 1.0)
+    assert [*lanes.due] == [count - 1, count]
+    assert len(taken(lanes)) == KEPT_AWAKE - 1
+    asleep = lanes.due[count]
+    lanes.wake(asleep, last.event)
+    woken = take(lanes)
+    assert attrs.asdict(woken, recurse=False) == {
+        **attrs.asdict(last, recurse=False),
+        "is_recorded": True,
+    }
+    assert [*lanes.due] == [count - 1]
+    assert (lanes.waiting, lanes.in_flight, lanes.queued) == (0, KEPT_AWAKE + 1, 2)
+
+
+def test_what_slept_is_read_back_when_its_subscription_is_gone() -> None:
+    lanes = stored_lanes_with(*map(str, range(KEPT_AWAKE + 1)))
+    carriages = [take(lanes) for _ in range(KEPT_AWAKE + 1)]
+    for carriage in carriages:
+        carriage.attempt = 1
+        lanes.fail(carriage, OSError(), now=0.0)
+    gone = carriages[0].subscription
+    lanes.let_go(lambda subscription, _: subscription is not gone)
+    assert (lanes.waiting, [*lanes.due]) == (KEPT_AWAKE + 1, [])
+    lanes.let_go(lambda subscription, _: subscription is gone)
+    assert (lanes.waiting, [*lanes.due]) == (0, [KEPT_AWAKE + 1])
+    assert len(taken(lanes)) == KEPT_AWAKE
 
 
 def test_a_carriage_is_used_again_and_keeps_nothing_of_what_it_carried() -> None:

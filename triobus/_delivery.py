@@ -12,7 +12,9 @@ It knows no Trio, no clock and no disk; the shell in `_group.py` tells it what h
    for good before the next one begins, and a retry goes on with the one that failed.
 5. A delivery that waits for a retry keeps its lane, and is ready again when its time has come; one
    that comes from a store with such a time behind it waits for the rest of it.
-6. What lines up behind a delivery can be given up for the time being, if a store has it.
+6. With a store, what lines up behind a delivery can be given up for the time being, and of what
+   waits for a retry only its place and its time are kept; both are read back when their turn comes,
+   and have their old place in the order then.
 
 Only lanes in use exist, and have a line only when something has lined up: a queued event costs one
 tuple, and an aggregate with nothing busy or waiting costs nothing at all.
@@ -23,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count, repeat
 from math import inf
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import attrs
 
@@ -88,10 +90,12 @@ class Lanes:
     """Whether aggregates have lanes; without, every delivery is on its own."""
     finished: int = 0
     held: int = 0
-    """How many deliveries no worker has: queued, or waiting for a retry."""
+    """How many deliveries take room: queued, or waiting for a retry."""
+    outside: int = 0
+    """How many are known and take none, because a store has them."""
     _is_frozen: bool = False
     _numbered: int = 0
-    """The number of the delivery that was added last."""
+    """How many deliveries were put into the queue or a line."""
     _queue: deque[Queued] = attrs.field(factory=deque)
     _resumed: list[Queued | tuple[int, Carriage]] = attrs.field(factory=list)
     _waiting: list[tuple[float, int, Carriage]] = attrs.field(factory=list)
@@ -111,7 +115,12 @@ class Lanes:
     @property
     def in_flight(self) -> int:
         """How many deliveries workers have."""
-        return self.added - self.finished - self.held
+        return self.unsettled - self.held - self.outside
+
+    @property
+    def queued(self) -> int:
+        """How many deliveries have still to be begun, or gone on with."""
+        return self.held + self.outside - self.waiting
 
     @property
     def waiting(self) -> int:
@@ -168,7 +177,8 @@ class Lanes:
         queued: Any
         if self._is_frozen:
             return None
-        if self._resumed:
+        # What is read back from a store may be younger than what is queued.
+        if self._resumed and not (self._queue and self._queue[0][0] < self._resumed[0][0]):
             queued = heappop(self._resumed)
             if len(queued) == 2:
                 self.held -= 1
@@ -232,8 +242,7 @@ class Lanes:
         if delay is None:
             return None
         due = now + delay
-        self.held += 1
-        heappush(self._waiting, (due, carriage.number, carriage))
+        self._put_aside(carriage, due)
         return due
 
     def freeze(self) -> None:
@@ -247,28 +256,73 @@ class Lanes:
     def release(self, now: float) -> None:
         """Make every delivery whose retry is due ready again."""
         while self._waiting and self._waiting[0][0] <= now:
-            _, number, carriage = heappop(self._waiting)
-            heappush(self._resumed, (number, carriage))
+            self._bring_back(heappop(self._waiting)[2])
 
-    def let_go(self, is_meant: Callable[[Carriage], bool]) -> None:
-        """Make every delivery ready again that waits for a retry and is meant."""
-        kept = []
-        for entry in self._waiting:
-            _, number, carriage = entry
-            if is_meant(carriage):
-                heappush(self._resumed, (number, carriage))
+    def let_go(self, is_meant: Callable[[Subscription, int | None], bool]) -> None:
+        """Make every delivery ready again that waits for a retry and is meant.
+
+        That is asked for the subscription whose turn it is, and for the dead letter if it is one.
+        """
+        waiting, self._waiting = self._waiting, []
+        for entry in waiting:
+            carriage = entry[2]
+            if is_meant(carriage.subscription, carriage.letter_id):
+                self._bring_back(carriage)
             else:
-                kept.append(entry)
-        heapify(kept)
-        self._waiting = kept
+                self._waiting.append(entry)
+        heapify(self._waiting)
+
+    def _put_aside(self, carriage: Carriage, due: float) -> None:
+        self.held += 1
+        heappush(self._waiting, (due, carriage.number, carriage))
+
+    def _bring_back(self, carriage: Carriage) -> None:
+        heappush(self._resumed, (carriage.number, carriage))
+
+
+KEPT_AWAKE = 256
+"""How many deliveries that wait for a retry stay in memory when a store has them."""
+_BETWEEN = 2**32
+"""Numbers between two positions, for the replays that were begun between these."""
+
+
+class Asleep(NamedTuple):
+    """A delivery that waits for a retry, and whose event a store has."""
+
+    due: float
+    position: int
+    key: str | None
+    attempt: int
+    """How many attempts the subscription whose turn it is has had."""
+    plan: tuple[Subscription, ...]
+    turn: int
+    """Which subscription of the plan is next."""
+    done: tuple[str, ...]
 
 
 @attrs.define(eq=False)
 class StoredLanes(Lanes):
-    """The lanes of a group whose events a store has."""
+    """The lanes of a group whose events a store has.
 
-    _spilled: int = 0
-    """How many deliveries were given up."""
+    Deliveries are numbered by their events' positions, so that what is read back has the place in
+    the order that it had. What waits for a retry takes no room.
+    """
+
+    is_total: bool = False
+    """Whether nothing may overtake what has still to be read back, retries aside."""
+    due: dict[int, Asleep] = attrs.field(factory=dict)
+    """What slept until its time has come, and has to be read back; by position."""
+    watches: dict[int, Watch] = attrs.field(factory=dict)
+    """Who wants to know what becomes of events that have to be read back; by position."""
+    _lifted: int = 0
+    """How many deliveries have been put outside more often than they have come back."""
+    _replays: int = 0
+    """How many replays were added."""
+    _barrier: int | None = None
+    """The number that nothing may be taken from, because what is older has to be read back."""
+    _beyond: deque[Queued] = attrs.field(factory=deque)
+    """What is in the queue from there on."""
+    _asleep: list[Asleep] = attrs.field(factory=list)
     _postponed: dict[int, tuple[int, float, tuple[str, ...]]] = attrs.field(factory=dict)
     """What is known of queued deliveries from before they were read back, by their numbers."""
     _announced: list[float] = attrs.field(factory=list)
@@ -277,62 +331,247 @@ class StoredLanes(Lanes):
 
     @property
     def added(self) -> int:
-        """How many deliveries were added, those that were given up aside."""
-        return self._numbered - self._spilled
+        """How many deliveries were added, each once however often it is read back."""
+        return self._numbered - self._lifted + self.outside
 
-    def postpone(self, attempt: int, due: float | None, done: tuple[str, ...]) -> None:
-        """Let the delivery that was added last go on after `attempt`, at `due`."""
-        self._postponed[self._numbered] = attempt, -inf if due is None else due, done
+    @property
+    def waiting(self) -> int:
+        """How many deliveries wait for a retry."""
+        return len(self._waiting) + len(self._asleep)
+
+    # Being added
+
+    def add(
+        self,
+        event: DomainEvent,
+        key: str | None,
+        plan: tuple[Subscription, ...],
+        watch: Watch | None = None,
+        letter_id: int | None = None,
+        position: int | None = None,
+        *,
+        after: int = 0,
+    ) -> None:
+        """Queue a delivery of what comes next in the log, or a replay behind `after` in it."""
+        assert position is not None
+        number = position * _BETWEEN
+        if letter_id is not None:
+            self._replays += 1
+            number = after * _BETWEEN + self._replays
+        elif not self.is_ordered:
+            key = None
+        self._numbered += 1
+        self.held += 1
+        queued = (number, event, key, plan, watch, letter_id, position)
+        (self._queue if self._barrier is None else self._beyond).append(queued)
+
+    def add_many(
+        self,
+        events: Sequence[DomainEvent],
+        keys: Iterable[str | None],
+        plan: tuple[Subscription, ...],
+        watch: Watch | None = None,
+        positions: Iterable[int | None] = _NO_POSITIONS,
+    ) -> None:
+        """Queue a delivery for each of the next events in the log."""
+        if not self.is_ordered:
+            keys = repeat(None)
+        places = zip(events, keys, positions, strict=False)  # of which some have no end
+        target = self._queue if self._barrier is None else self._beyond
+        target.extend(
+            (position * _BETWEEN, event, key, plan, watch, None, position)  # type: ignore[operator]  # it has one
+            for event, key, position in places
+        )
+        self._numbered += len(events)
+        self.held += len(events)
+
+    def add_outside(self) -> None:
+        """Know of a delivery that has to be read back when its turn comes."""
+        self.outside += 1
+
+    def postpone(
+        self, position: int, attempt: int, due: float | None, done: tuple[str, ...]
+    ) -> None:
+        """Let the queued delivery of an event go on after `attempt`, at `due`."""
+        self._postponed[position] = attempt, -inf if due is None else due, done
         if due is not None:
             heappush(self._announced, due)
+
+    # Being read back
+
+    def take_in(
+        self,
+        event: DomainEvent,
+        key: str,
+        plan: tuple[Subscription, ...],
+        watch: Watch | None,
+        position: int,
+    ) -> None:
+        """Put a delivery into its lane that was outside; those of one lane come in their order."""
+        self.outside -= 1
+        self._numbered += 1
+        self.held += 1
+        queued = (position * _BETWEEN, event, key, plan, watch, None, position)
+        if key not in self._lanes:
+            self._lanes[key] = None
+            heappush(self._resumed, queued)
+            return
+        line = self._lanes[key]
+        if line is None:
+            self._lanes[key] = deque((queued,))
+        else:
+            line.append(queued)
+
+    def drop(self) -> None:
+        """Know that a delivery which was outside is finished: nobody wants it any more."""
+        self.outside -= 1
+        self._lifted -= 1
+        self.finished += 1
+
+    def wake(
+        self, asleep: Asleep, event: DomainEvent, plan: tuple[Subscription, ...] | None = None
+    ) -> None:
+        """Go on with a delivery whose time has come, with another plan for what is damaged."""
+        carriage = Carriage(
+            number=asleep.position * _BETWEEN,
+            event=event,
+            key=asleep.key,
+            plan=asleep.plan if plan is None else plan,
+            watch=self.watches.pop(asleep.position, None),
+            position=asleep.position,
+            index=asleep.turn,
+            attempt=asleep.attempt,
+            done=asleep.done,
+            is_recorded=True,
+        )
+        del self.due[asleep.position]
+        self._bring_back(carriage)
+
+    # The order
 
     def take(self, spare: Carriage | None = None) -> Carriage | None:  # noqa: ARG002  # see below
         """Return the oldest delivery that is ready, now in flight, or None.
 
         It never comes in `spare`: what a commit costs is a hundred times what that would save.
         """
-        while (carriage := super().take()) is not None:
-            known = self._postponed.pop(carriage.number, None)
+        while not self._is_barred and (carriage := super().take()) is not None:
+            known = None
+            if carriage.letter_id is None and carriage.position is not None:
+                known = self._postponed.pop(carriage.position, None)
             if known is None:
-                break
+                return carriage
             carriage.attempt, due, carriage.done = known
             carriage.is_recorded = True
             if due <= self._now or not carriage.subscription.is_active:
-                break
-            self.held += 1
-            heappush(self._waiting, (due, carriage.number, carriage))
-        return carriage
+                return carriage
+            self._put_aside(carriage, due)
+        return None
+
+    @property
+    def _is_barred(self) -> bool:
+        """Whether all that is ready is behind the barrier."""
+        return (
+            self._barrier is not None
+            and not self._queue
+            and bool(self._resumed)
+            and self._resumed[0][0] >= self._barrier
+        )
+
+    def bar(self, position: int | None) -> None:
+        """Let nothing overtake an event that has to be read back; None when there is none."""
+        if not self.is_total:
+            return
+        self._queue.extend(self._beyond)
+        self._beyond.clear()
+        self._barrier = None if position is None else position * _BETWEEN
+        while self._barrier is not None and self._queue and self._queue[-1][0] >= self._barrier:
+            self._beyond.appendleft(self._queue.pop())
+
+    @property
+    def is_barred(self) -> bool:
+        """Whether something waits for what has to be read back."""
+        return self._barrier is not None
+
+    # Retries
 
     def next_due(self) -> float | None:
         """Return when the next retry is due, or None."""
-        dues = [*self._announced[:1], *(due for due, _, _ in self._waiting[:1])]
+        dues = [
+            *self._announced[:1],
+            *(due for due, _, _ in self._waiting[:1]),
+            *(asleep.due for asleep in self._asleep[:1]),
+        ]
         return min(dues, default=None)
 
     def release(self, now: float) -> None:
-        """Make every delivery whose retry is due ready again."""
+        """Make every delivery whose retry is due ready again, or know that it is to be read."""
         self._now = now
         while self._announced and self._announced[0] <= now:
             heappop(self._announced)
         super().release(now)
+        while self._asleep and self._asleep[0].due <= now:
+            asleep = heappop(self._asleep)
+            self.due[asleep.position] = asleep
 
-    def spill(self) -> list[Queued]:
-        """Give up what lines up behind busy and waiting deliveries, and return it.
+    def let_go(self, is_meant: Callable[[Subscription, int | None], bool]) -> None:
+        """Make every delivery ready again that waits for a retry and is meant."""
+        super().let_go(is_meant)
+        kept = []
+        for asleep in self._asleep:
+            if is_meant(asleep.plan[asleep.turn], None):
+                self.due[asleep.position] = asleep
+            else:
+                kept.append(asleep)
+        heapify(kept)
+        self._asleep = kept
+
+    def _put_aside(self, carriage: Carriage, due: float) -> None:
+        self.outside += 1
+        self._lifted += 1
+        if carriage.letter_id is not None or len(self._waiting) < KEPT_AWAKE:
+            heappush(self._waiting, (due, carriage.number, carriage))
+            return
+        assert carriage.position is not None
+        if carriage.watch is not None:
+            self.watches[carriage.position] = carriage.watch
+        asleep = Asleep(
+            due,
+            carriage.position,
+            carriage.key,
+            carriage.attempt,
+            carriage.plan,
+            carriage.index,
+            carriage.done,
+        )
+        heappush(self._asleep, asleep)
+
+    def _bring_back(self, carriage: Carriage) -> None:
+        self.outside -= 1
+        self._lifted -= 1
+        self.held += 1
+        super()._bring_back(carriage)
+
+    # Room
+
+    def spill(self) -> list[tuple[str, int, Watch | None]]:
+        """Give up what lines up behind busy and waiting deliveries, and say what that was.
 
         Nothing is ready. Lanes with something in line that a store does not have, a replay or an
         attempt, are left alone.
         """
-        spilled: list[Queued] = []
+        spilled: list[tuple[str, int, Watch | None]] = []
         for key, line in self._lanes.items():
             if line and all(self._can_be_read_again(queued) for queued in line):
                 self._lanes[key] = None
-                spilled.extend(line)
-        self._spilled += len(spilled)
+                spilled.extend((key, queued[6], queued[4]) for queued in line)  # type: ignore[misc]  # what a store has has a position
+        self._lifted += len(spilled)
+        self.outside += len(spilled)
         self.held -= len(spilled)
         return spilled
 
     def _can_be_read_again(self, queued: Queued) -> bool:
-        number, _, _, _, _, letter_id, _ = queued
-        return letter_id is None and number not in self._postponed
+        _, _, _, _, _, letter_id, position = queued
+        return letter_id is None and position not in self._postponed
 
     def has_lane(self, key: str | None) -> bool:
         """Whether a delivery of an aggregate has been taken and is not finished."""

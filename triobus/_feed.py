@@ -5,12 +5,19 @@ batches, as there is room, until it has caught up; both happen in plain synchron
 where the other ended, so that the change leaves no gap and repeats nothing.
 
 When the room is full of events that line up behind aggregates which are busy or wait for a retry,
-and workers have nothing to do, these events are given up and read again when their turn comes.
+and workers have nothing to do, these events are given up and read again when their turn comes. What
+waits for a retry takes no room, and beyond a few its event is given up too.
+
+Reading on in the log, bringing on aggregates whose lane has become free, and reading back retries
+that are due take turns, so that neither a hot aggregate nor the rest can starve the other.
 """
 
 import itertools
+import logging
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import attrs
@@ -19,9 +26,9 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._alarm import Alarm
 from triobus._delivery import Carriage, StoredLanes, Watch
-from triobus._errors import EventNotDecodable
+from triobus._errors import EventNotDecodable, StoreError, StoreIOError
 from triobus._events import DomainEvent
-from triobus._group import GroupShell
+from triobus._group import GroupShell, Replayed
 from triobus._progress import Progress
 from triobus._publishing import runs
 from triobus._retry import LONGEST_WISH
@@ -32,8 +39,15 @@ from triobus.stores import EventStore
 from triobus.stores._protocol import BATCH
 from triobus.stores._values import Attempts, GroupChange, GroupRecord, Record
 
+logger = logging.getLogger("triobus")
+
 _REFILL = 32
 """How many events of one aggregate are read at a time: few, for they would only line up again."""
+_NEAR = 8
+"""How far from each other retries may be in the log to be read back together with what is between
+them."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 1, 30
+"""Seconds after which a read that failed is made again, at the latest."""
 
 
 @attrs.define(eq=False)
@@ -53,32 +67,41 @@ class Feed:
     progress: Progress = attrs.field(factory=Progress)
     is_active: bool = False
     """Whether the group takes part: from its first subscription on."""
-    _is_known: bool = False
-    """Whether the store knows how far the group is."""
+    is_recorded: bool = False
+    """Whether the store knows of the group. Before, it gets nothing: after a crash it would begin
+    behind that."""
+    failure: StoreError | None = None
+    """Why the log could not be read the last time, if it could not."""
     read_to: int = 0
     """Everything up to it is in the lanes, finished or skipped."""
     _changed: dict[int, Attempts | None] = attrs.field(factory=dict)
     _recovered: dict[int, Attempts] = attrs.field(factory=dict)
-    _watched: dict[int, Watch] = attrs.field(factory=dict)
     _asked: dict[int, list[Watch]] = attrs.field(factory=dict)
     """Who waits for the end of deliveries that others have published."""
     _skipped: dict[str, int] = attrs.field(factory=dict)
     """Aggregates that have a delivery in their lane and more behind it on disk, from a position."""
     _refills: dict[str, None] = attrs.field(factory=dict)
     """Those of them whose lane has become free."""
+    _behind: dict[str, deque[tuple[int, Replayed]]] = attrs.field(factory=dict)
+    """Replays of such aggregates, behind what has to be read back up to a position."""
+    _steps: list[Callable[[], Coroutine[Any, Any, None]]] = attrs.field(init=False)
+    """What takes turns; the one that was done last is at the end."""
     _plans: dict[type | str, tuple[Subscription, ...]] = attrs.field(factory=dict)
     _alarm: Alarm = attrs.field(factory=Alarm)
     """Rings when there may be something to read, and room for it."""
 
     def __attrs_post_init__(self) -> None:
-        self.lanes = StoredLanes(is_ordered=self.shell.lanes.is_ordered)
+        self.lanes = StoredLanes(
+            is_ordered=self.shell.lanes.is_ordered, is_total=self.shell.is_total
+        )
+        self._steps = [self._read_on, self._refill, self._wake]
 
     # Where it stands
 
     @property
     def unread(self) -> int:
-        """How many events of the log it has not looked at; those it skipped are counted as one."""
-        return (self.last - self.read_to + bool(self._skipped)) if self.is_active else 0
+        """How many events of the log it has not looked at."""
+        return self.last - self.read_to if self.is_active else 0
 
     @property
     def lag(self) -> int:
@@ -95,13 +118,13 @@ class Feed:
         self.progress = Progress.stored(record.offset, record.ranges)
         self._recovered = {row.position: row for row in record.attempts}
         self.read_to = record.offset
-        self._is_known = True
+        self.is_recorded = True
 
     def activate(self) -> None:
         """Give the group its place in the log, if it has got its first subscription."""
         if not self.is_active and self.shell.group.subscriptions:
             self.is_active = True
-            if not self._is_known:
+            if not self.is_recorded:
                 self.read_to = 0 if self._from_beginning else self.last
                 self.progress = Progress(self.read_to, is_changed=True)
                 self._on_change()
@@ -133,6 +156,7 @@ class Feed:
         if self._skipped and key in self._skipped and not self.lanes.has_lane(key):
             assert key is not None
             self._refills[key] = None
+            self._bar()
             self._alarm.ring()
         if carriage.letter_id is None:
             assert carriage.position is not None
@@ -157,6 +181,12 @@ class Feed:
         )
         self._on_change()
 
+    def note_recorded(self) -> None:
+        """Know that the store has what was taken, and so the group."""
+        if not self.is_recorded or self.failure is not None:
+            self.is_recorded = True
+            self._alarm.ring()
+
     def take_change(self) -> GroupChange:
         """Return what has changed since the last time."""
         changed, self._changed = self._changed, {}
@@ -178,7 +208,7 @@ class Feed:
     ) -> None:
         """Take events that now are in the log, from position `first`, as far as there is room."""
         for run, run_keys in runs(events, keys):
-            if self.read_to != first - 1 or self._skipped:
+            if self.read_to != first - 1 or not self.is_recorded:
                 break
             plan = self._plan_for(type(run[0]))
             count = len(run)
@@ -187,9 +217,7 @@ class Feed:
             else:
                 count = int(min(count, self._room()))
                 if count:
-                    self.lanes.add_many(
-                        run[:count], run_keys[:count], plan, watch, itertools.count(first)
-                    )
+                    self._add(run[:count], run_keys[:count], plan, watch, first)
                     watch = None
             self.read_to += count
             first += count
@@ -197,10 +225,30 @@ class Feed:
                 break  # what comes behind has its place behind the rest of this
         if self.read_to < self.last:
             if watch is not None and self._plan_for(type(events[0])):
-                self._watched[first] = watch
+                self.lanes.watches[first] = watch
             self._alarm.ring()
         self.shell.wake()
         self.shell.notice_quiet()
+
+    def _add(
+        self,
+        events: Sequence[DomainEvent],
+        keys: Sequence[str | None],
+        plan: tuple[Subscription, ...],
+        watch: Watch | None,
+        first: int,
+    ) -> None:
+        """Put events into their lanes, except for those that have others before them on disk."""
+        if not self._skipped:
+            self.lanes.add_many(events, keys, plan, watch, itertools.count(first))
+            return
+        for event, key, position in zip(events, keys, itertools.count(first), strict=False):
+            if key not in self._skipped:
+                self.lanes.add(event, key, plan, watch, position=position)
+                continue
+            self.lanes.add_outside()
+            if watch is not None:
+                self.lanes.watches[position] = watch
 
     def _plan_for(self, cls: type[DomainEvent]) -> tuple[Subscription, ...]:
         plan = self._plans.get(cls)
@@ -217,22 +265,56 @@ class Feed:
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Read what the group is behind, whenever it is and there is room."""
+        """Read what the group is behind, whenever it is and there is room.
+
+        A read that failed is made again when something was stored, or after some time.
+        """
         with scope:
             task_status.started()
+            pause = _FIRST_PAUSE
             while True:
-                is_wanted = bool(self._refills) or (self.is_active and self.read_to < self.last)
-                if not (is_wanted and self._has_room()):
+                step = self._next_step()
+                if step is None:
                     await self._alarm.sleep()
-                elif self._refills:
-                    await self._refill(next(iter(self._refills)))
-                else:
-                    await self._read_on()
+                    continue
+                try:
+                    await step()
+                    self.failure, pause = None, _FIRST_PAUSE
+                except StoreIOError as error:
+                    self.failure = error
+                    name = self.shell.group.name
+                    logger.warning("group %r could not read on, and tries again: %s", name, error)
+                    with trio.move_on_after(pause):
+                        await self._alarm.sleep()
+                    pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _next_step(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
+        """Return what is to be read next, if something is and there is room for it."""
+        wanted = {
+            self._read_on: self.is_active and self.is_recorded and self.read_to < self.last,
+            self._refill: bool(self._refills),
+            self._wake: bool(self.lanes.due),
+        }
+        if not any(wanted.values()):
+            return None
+        if self.lanes.is_barred:
+            return self._refill  # room or not: nothing else is handled before
+        if not self._has_room():
+            return None
+        step = next(step for step in self._steps if wanted[step])
+        self._steps.remove(step)
+        self._steps.append(step)
+        return step
 
     def notice_room(self) -> None:
         """There is the room that the feed waits for."""
         self.shell.admits_at = -1
         self._alarm.ring()
+
+    def notice_due(self) -> None:
+        """There may be retries whose events are to be read back."""
+        if self.lanes.due:
+            self._alarm.ring()
 
     def notice_idle(self) -> None:
         """A worker finds nothing ready; if that is for want of room, make some."""
@@ -247,87 +329,156 @@ class Feed:
         shell = self.shell
         enough = shell.buffer / 2 if shell.buffer < float("inf") else shell.buffer
         if self.lanes.held > enough and not self.lanes.ready and shell.is_idle:
-            for _, _, key, _, watch, _, position in self.lanes.spill():
-                assert key is not None
-                assert position is not None
+            for key, position, watch in self.lanes.spill():
                 self._skipped[key] = min(self._skipped.get(key, position), position)
                 if watch is not None:
-                    self._watched[position] = watch
+                    self.lanes.watches[position] = watch
         has_room = self.lanes.held <= enough
         shell.admits_at = -1 if has_room else enough
         return has_room
 
     async def _read_on(self) -> None:
+        """Read what comes next in the log."""
         limit = int(min(self._room(), BATCH))
-        records = await self._store.fetch(self.read_to, limit, self.last)
-        for record in records:
-            key = record.aggregate_id
+        for record in await self._store.fetch(self.read_to, limit, self.last):
             if not self.progress.is_finished(record.position):
-                self._load(record, is_skipped=key is not None and key in self._skipped)
-        self.read_to = records[-1].position
+                plan, row = self._wanted_by(record)
+                if not plan:
+                    self._pass_over_unwanted(record.position, row)
+                elif record.aggregate_id in self._skipped:
+                    self.lanes.add_outside()
+                else:
+                    event, plan = self._decoded(record, plan)
+                    watch = self.lanes.watches.pop(record.position, None)
+                    self.lanes.add(
+                        event, record.aggregate_id, plan, watch, position=record.position
+                    )
+                    self._postpone(record.position, plan, row)
+            self.read_to = record.position
         self.shell.wake()
         self.shell.notice_quiet()
 
-    async def _refill(self, key: str) -> None:
+    async def _refill(self) -> None:
         """Read on for an aggregate whose lane has become free."""
-        limit = int(min(self._room(), _REFILL))
+        key = next(iter(self._refills))
+        limit = _REFILL if self.lanes.is_barred else int(min(self._room(), _REFILL))
         up_to = self.read_to
         records = await self._store.fetch(self._skipped[key] - 1, limit, up_to, aggregate_id=key)
-        added = self.lanes.added
+        was_added = False
         for record in records:
             if not self.progress.is_finished(record.position):
-                self._load(record, is_skipped=False)
+                plan, row = self._wanted_by(record)
+                if not plan:
+                    self.lanes.drop()
+                    self._pass_over_unwanted(record.position, row)
+                    continue
+                event, plan = self._decoded(record, plan)
+                watch = self.lanes.watches.pop(record.position, None)
+                self.lanes.take_in(event, key, plan, watch, record.position)
+                self._postpone(record.position, plan, row)
+                was_added = True
         if records:
             self._skipped[key] = records[-1].position + 1
+        elif up_to < self.read_to:
+            self._skipped[key] = up_to + 1  # for something may have come meanwhile
         else:
             del self._skipped[key]
-        if not records or added != self.lanes.added:
+        if was_added or key not in self._skipped:
             # Otherwise no delivery is there whose end would bring it on.
             del self._refills[key]
+        self._replay_behind(key)
+        self._bar()
         self.shell.wake()
         self.shell.notice_quiet()
 
-    def _load(self, record: Record, *, is_skipped: bool) -> None:
-        """Put an event into its lane, or pass it over."""
-        position = record.position
+    def _bar(self) -> None:
+        self.lanes.bar(min((self._skipped[key] for key in self._refills), default=None))
+
+    async def _wake(self) -> None:
+        """Read retries back whose time has come: some that are near to each other in the log."""
+        due = self.lanes.due
+        some = itertools.islice(due, max(int(min(self._room(), BATCH)), 1))
+        first = last = next(some)
+        for position in some:
+            if not last < position <= last + _NEAR:
+                break
+            last = position
+        for record in await self._store.fetch(first - 1, last - first + 1, last):
+            asleep = due.get(record.position)
+            if asleep is not None:
+                event, plan = self._decoded(record, asleep.plan)
+                self.lanes.wake(asleep, event, plan)
+        self.shell.wake()
+        self.shell.notice_quiet()
+
+    # Replays
+
+    def replay(self, given: Replayed) -> None:
+        """Put a replay into its lane, behind what has to be read back of it."""
+        key = given[1]
+        if key is None or key not in self._skipped:
+            self.lanes.add(*given, after=self.read_to)
+            return
+        self.lanes.add_outside()
+        self._behind.setdefault(key, deque()).append((self.read_to, given))
+
+    def _replay_behind(self, key: str) -> None:
+        """Put those replays into their lane that have nothing before them on disk any more."""
+        behind = self._behind.get(key)
+        while behind and self._skipped.get(key, math.inf) > behind[0][0]:
+            _, given = behind.popleft()
+            self.lanes.outside -= 1
+            self.lanes.add(*given, after=self.read_to)
+        if not behind:
+            self._behind.pop(key, None)
+
+    # What is wanted of it
+
+    def _wanted_by(self, record: Record) -> tuple[tuple[Subscription, ...], Attempts | None]:
+        """Return who still wants an event, and what is known from before it was read back."""
         plan = self._plan(record)
-        row = self._recovered.get(position)
-        done = () if row is None else row.done
-        if done:
-            plan = tuple(s for s in plan if s.name not in done)
-        if row is not None and (row.attempts or row.delay):
-            # Its retry goes on, though somebody with a higher priority may have subscribed since.
-            plan = tuple(sorted(plan, key=lambda s: s.name != row.subscription))
-        if not plan:
-            self._recovered.pop(position, None)
-            if row is not None:
-                self._changed[position] = None
-            watch = self._watched.pop(position, None)
-            if watch is not None:
-                watch.finished()
-            self._pass_over(position, position)
-            self._answer(position)
-            return
-        if is_skipped:
-            return
-        event: Any
-        try:
-            event = self._store.decode(record)
-        except EventNotDecodable as error:
-            event = unreadable(record)
-            plan = tuple(stand_in(subscription, error) for subscription in plan)
-        watch = self._watched.pop(position, None)
-        self.lanes.add(event, record.aggregate_id, plan, watch, position=position)
+        row = self._recovered.get(record.position)
+        if row is not None:
+            plan = tuple(s for s in plan if s.name not in row.done)
+            if row.attempts or row.delay:
+                # Its retry goes on, though somebody with a higher priority may have come since.
+                plan = tuple(sorted(plan, key=lambda s: s.name != row.subscription))
+        return plan, row
+
+    def _pass_over_unwanted(self, position: int, row: Attempts | None) -> None:
         if row is not None:
             del self._recovered[position]
-            is_same = plan[0].name == row.subscription
-            # Whatever a damaged store says: its handler may have asked for a delay itself.
-            longest = min(row.delay, max(plan[0].retry.longest_delay, LONGEST_WISH))
-            wait = min(row.due_at - _wall_time(), longest) if is_same else 0
-            due = trio.current_time() + wait if wait > 0 else None
-            self.lanes.postpone(row.attempts if is_same else 0, due, done)
-            if due is not None:
-                self.shell.expect(due)
+            self._changed[position] = None
+        watch = self.lanes.watches.pop(position, None)
+        if watch is not None:
+            watch.finished()
+        self._pass_over(position, position)
+        self._answer(position)
+
+    def _decoded(
+        self, record: Record, plan: tuple[Subscription, ...]
+    ) -> tuple[Any, tuple[Subscription, ...]]:
+        """Return an event and who gets it; or what stands for one that cannot be read."""
+        try:
+            return self._store.decode(record), plan
+        except EventNotDecodable as error:
+            return unreadable(record), tuple(stand_in(s, error) for s in plan)
+
+    def _postpone(
+        self, position: int, plan: tuple[Subscription, ...], row: Attempts | None
+    ) -> None:
+        """Let the delivery that was added last wait for the rest of its delay, if it had one."""
+        if row is None:
+            return
+        del self._recovered[position]
+        is_same = plan[0].name == row.subscription
+        # Whatever a damaged store says: its handler may have asked for a delay itself.
+        longest = min(row.delay, max(plan[0].retry.longest_delay, LONGEST_WISH))
+        wait = min(row.due_at - _wall_time(), longest) if is_same else 0
+        due = trio.current_time() + wait if wait > 0 else None
+        self.lanes.postpone(position, row.attempts if is_same else 0, due, row.done)
+        if due is not None:
+            self.shell.expect(due)
 
     def _plan(self, record: Record) -> tuple[Subscription, ...]:
         """Return who wants an event, as far as its type tells."""

@@ -36,8 +36,8 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._checks import truth
 from triobus._contexts import CleanContext
-from triobus._dead_letters import Letters
-from triobus._delivery import Carriage, Lanes, StoredLanes
+from triobus._dead_letters import DeadLetter, Letters
+from triobus._delivery import Carriage, Lanes, StoredLanes, Watch
 from triobus._errors import HeldBack, NoDelivery
 from triobus._events import DomainEvent
 from triobus._failures import Failures, LogErrors, OnFailure, aggregate_id_of
@@ -47,6 +47,9 @@ from triobus._statistics import GroupStatistics, percentile
 from triobus._subscriptions import Group, Subscription
 from triobus._threads import is_virtual
 from triobus._witness import Witness
+
+Replayed = tuple[DomainEvent, str | None, tuple[Subscription, ...], Watch, int, int | None]
+"""What `Lanes.add` takes for a replay."""
 
 
 class Ledger(Protocol):
@@ -75,6 +78,12 @@ class Ledger(Protocol):
 
     def notice_room(self) -> None:
         """There is as much room as was waited for."""
+
+    def notice_due(self) -> None:
+        """The time of something may have come that has to be read back."""
+
+    def replay(self, given: Replayed, /) -> None:
+        """Put a replay into its lane, behind what has to be read back of it."""
 
     async def run(
         self,
@@ -233,12 +242,26 @@ class GroupShell:
 
     def _let_go(self, subscription: Subscription) -> None:
         """Carry on with what waits for a retry of a subscription that has gone."""
-        self.lanes.let_go(lambda carriage: carriage.subscription is subscription)
-        self.wake()
+        self._release(lambda owner, _: owner is subscription)
 
     def let_go_of_letters(self, ids: Set[int]) -> None:
         """Carry on behind replays that wait for a retry, and whose dead letters are gone."""
-        self.lanes.let_go(lambda carriage: carriage.letter_id in ids)
+        self._release(lambda _, letter_id: letter_id in ids)
+
+    def _release(self, is_meant: Callable[[Subscription, int | None], bool]) -> None:
+        self.lanes.let_go(is_meant)
+        self._notice_due()
+        self.wake()
+
+    def replay(
+        self, letter: DeadLetter, event: Any, subscription: Subscription, watch: Any
+    ) -> None:
+        """Deliver a dead letter again, behind what there is of its aggregate."""
+        given = (event, letter.aggregate_id, (subscription,), watch, letter.id, letter.position)
+        if self.ledger is None:
+            self.lanes.add(*given)
+        else:
+            self.ledger.replay(given)
         self.wake()
 
     def become_durable(self, ledger: Ledger, letters: Letters) -> None:
@@ -333,7 +356,7 @@ class GroupShell:
             failed_attempts=self._failures.attempts,
             retries=self._retries + self._failures.first_again,
             dead_lettered=self._failures.dead_lettered,
-            queued=lanes.held - lanes.waiting,
+            queued=lanes.queued,
             in_flight=lanes.in_flight,
             waiting_for_retry=lanes.waiting,
             worker_count=self.worker_count,
@@ -358,12 +381,21 @@ class GroupShell:
         """Look for what is due at that time, and not later."""
         self._timer.deadline = min(self._timer.deadline, due)
 
+    def _notice_due(self) -> None:
+        if self.ledger is not None:
+            self.ledger.notice_due()
+
     def notice_quiet(self) -> None:
         """Tell whoever waits for it that nothing is left to do, or to run, if that is so."""
         if self.idle.is_wanted and not (
             self.worker_count and self.unsettled and not (self._is_frozen and self.is_at_rest)
         ):
             self.idle.notice()
+
+    @property
+    def is_total(self) -> bool:
+        """Whether one worker alone handles everything in its order."""
+        return self._workers == 1
 
     @property
     def _limit(self) -> float:
@@ -408,6 +440,7 @@ class GroupShell:
                 with self._timer:
                     await trio.sleep_forever()
                 self.lanes.release(trio.current_time())
+                self._notice_due()
                 due = self.lanes.next_due()
                 self._timer = trio.CancelScope(deadline=math.inf if due is None else due)
                 self.wake()

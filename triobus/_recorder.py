@@ -226,6 +226,7 @@ class Recorder:
         self._is_storing = False
         for name, change in changes.groups.items():
             self.feeds[name].progress.note_stored(change.progress)
+            self.feeds[name].note_recorded()
             for witness in self._witnesses:
                 witness.recorded(name, change.progress)
 

@@ -242,15 +242,8 @@ class _Replay:
             shell, subscription = self._targets[letter.id]
             if error is not None:
                 subscription = stand_in(subscription, error)
-            shell.lanes.add(
-                undelivered.event,
-                letter.aggregate_id,
-                (subscription,),
-                _ReplayWatch(self, letter.id),
-                letter.id,
-                letter.position,
-            )
-            shell.wake()
+            watch = _ReplayWatch(self, letter.id)
+            shell.replay(letter, undelivered.event, subscription, watch)
 
     def finished(self, letter_id: int) -> None:
         """Let a letter be replayed again, and end the wait for the last one."""

@@ -289,6 +289,9 @@ class StoredLog:
         """Tell of commits that failed, and of what the store itself warns of."""
         if self._recorder.failure is not None:
             yield f"the last commit failed: {self._recorder.failure}."
+        for name, feed in self._recorder.feeds.items():
+            if feed.failure is not None:
+                yield f"group {name!r} could not read on, and tries again: {feed.failure}."
         warning = self._recorder.store.warning
         if warning is not None:
             yield warning

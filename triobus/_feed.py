@@ -362,7 +362,8 @@ class Feed:
         """Read on for an aggregate whose lane has become free."""
         key = next(iter(self._refills))
         limit = _REFILL if self.lanes.is_barred else int(min(self._room(), _REFILL))
-        up_to = self.read_to
+        behind = self._behind.get(key)
+        up_to = behind[0][0] if behind else self.read_to
         records = await self._store.fetch(self._skipped[key] - 1, limit, up_to, aggregate_id=key)
         was_added = False
         for record in records:
@@ -383,10 +384,10 @@ class Feed:
             self._skipped[key] = up_to + 1  # for something may have come meanwhile
         else:
             del self._skipped[key]
+        was_added |= self._replay_behind(key)
         if was_added or key not in self._skipped:
             # Otherwise no delivery is there whose end would bring it on.
             del self._refills[key]
-        self._replay_behind(key)
         self._bar()
         self.shell.wake()
         self.shell.notice_quiet()
@@ -422,15 +423,20 @@ class Feed:
         self.lanes.add_outside()
         self._behind.setdefault(key, deque()).append((self.read_to, given))
 
-    def _replay_behind(self, key: str) -> None:
-        """Put those replays into their lane that have nothing before them on disk any more."""
+    def _replay_behind(self, key: str) -> bool:
+        """Put those replays into their lane that have nothing before them on disk any more.
+
+        Return whether there were any.
+        """
         behind = self._behind.get(key)
+        before = self.lanes.outside
         while behind and self._skipped.get(key, math.inf) > behind[0][0]:
             _, given = behind.popleft()
             self.lanes.outside -= 1
             self.lanes.add(*given, after=self.read_to)
         if not behind:
             self._behind.pop(key, None)
+        return self.lanes.outside < before
 
     # What is wanted of it
 
@@ -439,21 +445,27 @@ class Feed:
         plan = self._plan(record)
         row = self._recovered.get(record.position)
         if row is not None:
-            plan = tuple(s for s in plan if s.name not in row.done)
-            if row.attempts or row.delay:
+            if row.done:
+                plan = tuple(s for s in plan if s.name not in row.done)
+            if (row.attempts or row.delay) and plan and plan[0].name != row.subscription:
                 # Its retry goes on, though somebody with a higher priority may have come since.
                 plan = tuple(sorted(plan, key=lambda s: s.name != row.subscription))
         return plan, row
 
     def _pass_over_unwanted(self, position: int, row: Attempts | None) -> None:
         if row is not None:
-            del self._recovered[position]
+            self._forget_recovered(position)
             self._changed[position] = None
         watch = self.lanes.watches.pop(position, None)
         if watch is not None:
             watch.finished()
         self._pass_over(position, position)
         self._answer(position)
+
+    def _forget_recovered(self, position: int) -> None:
+        del self._recovered[position]
+        if not self._recovered:
+            self._recovered = {}  # a dictionary keeps the room that it once needed
 
     def _decoded(
         self, record: Record, plan: tuple[Subscription, ...]
@@ -470,7 +482,7 @@ class Feed:
         """Let the delivery that was added last wait for the rest of its delay, if it had one."""
         if row is None:
             return
-        del self._recovered[position]
+        self._forget_recovered(position)
         is_same = plan[0].name == row.subscription
         # Whatever a damaged store says: its handler may have asked for a delay itself.
         longest = min(row.delay, max(plan[0].retry.longest_delay, LONGEST_WISH))

@@ -131,7 +131,7 @@ class Recorder:
 
     def _take_up(self, feed: Feed) -> None:
         feed.last = self._reach
-        record = self._stored.get(feed.shell.group.name)
+        record = self._stored.pop(feed.shell.group.name, None)
         if record is not None:
             feed.restore(record)
         self.notice_subscriptions(feed)

@@ -9,7 +9,7 @@ from tests.model.facts import Broken
 from tests.model.play import Tally
 from triobus import EventBus
 from triobus._bus import routing
-from triobus._delivery import Lanes
+from triobus._delivery import Lanes, StoredLanes
 from triobus._failures import Failures
 from triobus._feed import Feed
 from triobus._group import GroupShell
@@ -81,14 +81,17 @@ def _acknowledgement_too_early(monkeypatch):
 
 
 def _swapped_events(monkeypatch):
-    add = Lanes.add_many
+    for lanes in (Lanes, StoredLanes):
+        monkeypatch.setattr(lanes, "add_many", _add_swapped(lanes.add_many))
 
+
+def _add_swapped(add):
     def add_swapped(self, *args):
         add(self, *args)
         if len(self._queue) > 1:
             self._queue[-1], self._queue[-2] = self._queue[-2], self._queue[-1]
 
-    monkeypatch.setattr(Lanes, "add_many", add_swapped)
+    return add_swapped
 
 
 def _forgotten_retry(monkeypatch):

@@ -315,7 +315,9 @@ def describe_waiting(place: Place) -> str:
 
 def _full(place: Place) -> str:
     if isinstance(place, Listener):
-        what, held = "a listener", place.held
+        what, held, waiting = "a listener", place.held, 0
     else:
-        what, held = f"group {place.group.name!r}", place.lanes.held
-    return f"{what} holds {held} event{'s' * (held != 1)} and its buffer is {place.buffer:g}"
+        what, held, waiting = f"group {place.group.name!r}", place.lanes.held, place.lanes.waiting
+    events = f"{held} event" if held == 1 else f"{held} events"
+    retries = f", {waiting} of which wait for a retry," if waiting else ""
+    return f"{what} holds {events}{retries} and its buffer is {place.buffer:g}"

@@ -1166,7 +1166,7 @@ def _write_changes(connection: sqlite3.Connection, changes: Changes, seals: Seal
             for row in group.attempts.values()
             if row is not None
         ]
-        seal = seals.written(name, group.progress, gone, rows)
+        seal = seals.written(connection, name, group.progress, gone, rows)
         _write_progress(connection, name, group.progress, seal)
         if gone:
             connection.executemany(

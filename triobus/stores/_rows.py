@@ -6,6 +6,7 @@ database makes a `StoreCorrupt`.
 """
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -92,11 +93,11 @@ def attempts(row: Sequence[Any], last: int) -> Attempts:
     position, subscription, count, due_at, delay, done = row
     return Attempts(
         whole(position, most=last),
-        text(subscription),
+        sys.intern(text(subscription)),  # there may be many of the same
         whole(count, least=0),
         _seconds(due_at),
         max(_seconds(delay), 0.0),
-        tuple(msgspec.json.decode(text(done), type=list[str])),
+        () if done == b"[]" else tuple(msgspec.json.decode(text(done), type=list[str])),
     )
 
 

@@ -1,15 +1,16 @@
 """A checksum of each group's progress: a number that was changed would let it leave out events.
 
 1. The seal of a group is the sum of the checksums of all its rows in `progress`, `finished` and
-   `attempts`, so that a commit has to know only those that it writes. (The exclusive or would not
-   do: the same change in two rows changes the crc32 of both by the same bits.)
+   `attempts`, so that a commit has to look only at those that it writes. (The exclusive or would
+   not do: the same change in two rows changes the crc32 of both by the same bits.)
 2. What a commit makes of it counts only once the commit has succeeded.
 3. A group of a store from before there were seals has none until its next commit.
 """
 
 import sqlite3
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import attrs
@@ -24,12 +25,10 @@ AttemptsRow = tuple[str, int, str, int, float, float, str]
 class Seals:
     """The seals of all groups of a store that is open for writing."""
 
-    _rows: dict[tuple[bytes, bytes, int], int] = attrs.field(factory=dict)
-    """The checksums of rows by table, group and position."""
     _sums: dict[bytes, int] = attrs.field(factory=dict)
-    """What those of a group come to."""
-    _written: dict[tuple[bytes, bytes, int], int] = attrs.field(factory=dict)
-    """The rows of the commit that is being made; 0 for one that is deleted."""
+    """What the checksums of a group's rows come to, its offset's aside."""
+    _written: dict[bytes, int] = attrs.field(factory=dict)
+    """The same after the commit that is being made."""
 
     @classmethod
     def read(cls, connection: sqlite3.Connection) -> tuple["Seals", list[bytes]]:
@@ -38,10 +37,10 @@ class Seals:
         Raises `TypeError` for a row that has something else than numbers where they belong.
         """
         seals = cls()
-        for name, first, last in connection.execute("SELECT * FROM finished").fetchall():
-            seals._note((b"finished", name, first), _of_range(name, first, last))
-        for name, position, *rest in connection.execute("SELECT * FROM attempts").fetchall():
-            seals._note((b"attempts", name, position), _of_attempts(name, position, rest))
+        for name, first, last in _rows_of(connection, "SELECT * FROM finished"):
+            seals._sums[name] = seals._sum(name, _of_range(name, first, last))
+        for name, position, *rest in _rows_of(connection, "SELECT * FROM attempts"):
+            seals._sums[name] = seals._sum(name, _of_attempts(name, position, rest))
         groups = connection.execute(
             "SELECT name, position, checksum FROM progress WHERE name > ''"
         ).fetchall()
@@ -58,40 +57,56 @@ class Seals:
 
     def written(
         self,
+        connection: sqlite3.Connection,
         group: str,
         progress: ProgressChange,
-        gone: Iterable[tuple[str, int]],
-        attempts: Iterable[AttemptsRow],
+        gone: Sequence[tuple[str, int]],
+        attempts: Sequence[AttemptsRow],
     ) -> int:
-        """Return the seal that a group has after what a commit writes of it."""
+        """Return the seal that a group has after what a commit is about to write of it."""
         name = group.encode()
-        rows = {
-            (b"finished", name, first): 0 if last is None else _of_range(name, first, last)
-            for first, last in progress.ranges
-        }
-        rows.update(((b"attempts", name, position), 0) for _, position in gone)
-        rows.update(
-            ((b"attempts", name, position), _of_attempts(name, position, rest))
-            for _, position, *rest in attempts
-        )
-        change = sum(rows.values()) - sum(self._rows.get(key, 0) for key in rows)
-        self._written.update(rows)
-        return self._sum(name, _of_offset(name, progress.offset) + change)
+        change = 0
+        for first, last in progress.ranges:
+            change -= _of_range_before(connection, name, first)
+            change += 0 if last is None else _of_range(name, first, last)
+        for _, position in gone:
+            change -= _of_attempts_before(connection, name, position)
+        for _, position, *rest in attempts:
+            change -= _of_attempts_before(connection, name, position)
+            change += _of_attempts(name, position, rest)
+        self._written[name] = self._sum(name, change)
+        return self._sum(name, change + _of_offset(name, progress.offset))
 
     def commit(self) -> None:
         """What was written is on disk."""
-        for key, checksum in self._written.items():
-            self._note(key, checksum)
+        self._sums.update(self._written)
         self._written.clear()
-
-    def _note(self, key: tuple[bytes, bytes, int], checksum: int) -> None:
-        before = self._rows.pop(key, 0)
-        if checksum:
-            self._rows[key] = checksum
-        self._sums[key[1]] = self._sum(key[1], checksum - before)
 
     def _sum(self, group: bytes, more: int) -> int:
         return (self._sums.get(group, 0) + more) & 0xFFFFFFFF
+
+
+def _of_range_before(connection: sqlite3.Connection, name: bytes, first: int) -> int:
+    row = connection.execute(
+        "SELECT last_position FROM finished WHERE group_name = ? AND first_position = ?",
+        (name.decode(), first),
+    ).fetchone()
+    return 0 if row is None else _of_range(name, first, row[0])
+
+
+def _of_attempts_before(connection: sqlite3.Connection, name: bytes, position: int) -> int:
+    row = connection.execute(
+        "SELECT subscription, attempts, due_at, delay, done FROM attempts "
+        "WHERE group_name = ? AND position = ?",
+        (name.decode(), position),
+    ).fetchone()
+    return 0 if row is None else _of_attempts(name, position, row)
+
+
+def _rows_of(connection: sqlite3.Connection, query: str) -> Iterator[Any]:
+    """Yield rows one by one, for there may be many."""
+    with closing(connection.execute(query)) as cursor:
+        yield from cursor
 
 
 def _of_offset(name: bytes, offset: int) -> int:

@@ -169,8 +169,7 @@ async def test_hot_aggregates_do_not_starve_one_that_comes_behind_their_backlog(
         async with bus:
             while "cold" not in order:
                 await trio.lowlevel.checkpoint()
-            # What is read at a time of one aggregate, for what is read on at a time in the log.
-            assert order.index("cold") <= 3000 / 25 * 32
+            assert order.index("cold") < 1000
         assert len(order) == 3001
 
 

@@ -36,7 +36,9 @@ def litequeue(path: Path, count: int, *, is_synced: bool = False) -> None:
     for _ in range(count):
         message = queue.pop()
         _handle(json.loads(message.data))
-        queue.done(message.message_id)
+        # From 0.14 on, which needs Python 3.12, whoever is done has to show the claim.
+        claim = {"claim_id": message.claim_id} if hasattr(message, "claim_id") else {}
+        queue.done(message.message_id, **claim)
 
 
 def persist_queue(path: Path, count: int) -> None:

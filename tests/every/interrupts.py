@@ -21,8 +21,11 @@ import triobus
 PACKAGE = Path(triobus.__file__).parent
 RESUME = dis.opmap["RESUME"]
 LETS_SIGNALS_IN = {
-    number for name, number in dis.opmap.items() if "CALL" in name or "JUMP_BACKWARD" in name
-} - {dis.opmap["JUMP_BACKWARD_NO_INTERRUPT"]}
+    number
+    for name, number in dis.opmap.items()
+    if "CALL" in name or "JUMP_BACKWARD" in name
+    if "INTRINSIC" not in name and "NO_INTERRUPT" not in name
+}
 """The bytecodes after which CPython runs signal handlers, beside the first one of a function."""
 
 
@@ -44,6 +47,8 @@ class Interrupter:
 
     def start(self) -> None:
         self._is_on = True
+        # Python 3.12 asks when it begins to trace whether anybody wants to see bytecodes.
+        sys._getframe().f_trace_opcodes = True
         sys.settrace(self._enter)
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:  # settrace sees new calls only, and some frames wait already

@@ -271,6 +271,7 @@ def without(name: str) -> bytes:
         (without("occurred_at"), "occurred_at"),
         (b'{"anything": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", "deeply"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "row",  # rows have ids and times
 )
 def test_a_hostile_row_is_an_error_that_says_where(data: bytes, said: str) -> None:
     with pytest.raises(EventNotDecodable) as caught:

@@ -181,7 +181,7 @@ async def test_a_group_made_by_the_last_line_of_the_block_is_drained_too():
 
 async def test_a_group_made_just_before_an_idle_bus_stops_ends_with_it():
     bus = EventBus()
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with bus:
             await wait_all_tasks_blocked()
             bus.group("mail")
@@ -198,7 +198,7 @@ async def test_a_group_made_by_a_handler_that_is_being_cancelled_does_not_keep_t
         finally:
             bus.group("late")
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(bus.run)
             await bus.publish(Noted(1))
@@ -535,7 +535,7 @@ async def test_stop_drains_and_reports_what_was_settled_by_group():
 
 async def test_run_returns_once_the_bus_was_stopped():
     bus = EventBus()
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(bus.run)
             await bus.stop()
@@ -819,7 +819,7 @@ async def test_a_handler_may_have_another_task_stop_the_bus():
     async def stop():
         reports.append(await bus.stop())
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
 
             @bus.subscribe(Noted)
@@ -834,7 +834,7 @@ async def test_a_handler_may_have_another_task_stop_the_bus():
 async def test_a_block_whose_bus_was_stopped_inside_leaves_at_once():
     bus = EventBus()
     seen = noting(bus)
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with bus:
             await bus.publish(Noted(1))
             await bus.stop()

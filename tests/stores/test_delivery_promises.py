@@ -263,7 +263,7 @@ async def test_a_start_that_is_cancelled_while_it_waits_for_its_turn_lets_others
                     nursery.start_soon(cancel)
                     async with EventBus(store):
                         await trio.sleep_forever()
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await store.append([Noted(3)])
 
 
@@ -1337,7 +1337,7 @@ async def test_a_predicate_that_leaves_the_program_leaves_every_publisher_to_go_
 
     instead_of_thread.set(in_three_turns)
     async with EventBus(new_store()) as bus:
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(wait)
                 await trio.testing.wait_all_tasks_blocked()
@@ -1349,7 +1349,7 @@ async def test_a_predicate_that_leaves_the_program_leaves_every_publisher_to_go_
 async def test_wait_for_gets_an_event_from_the_store_too(new_store):
     async with EventBus(new_store()) as bus, trio.open_nursery() as nursery:
         nursery.start_soon(bus.publish, Noted(3))
-        with trio.fail_after(5):
+        with trio.fail_after(60):
             assert (await bus.wait_for(Noted)).number == 3
 
 

@@ -40,7 +40,7 @@ async def be_a_child(bus):
     ]
     for number, call in enumerate(calls):
         try:
-            with trio.fail_after(5):
+            with trio.fail_after(60):
                 await call()
         except StoreForked as error:
             if str(os.getpid()) in str(error):

@@ -9,6 +9,7 @@ import inspect
 import math
 import tempfile
 import threading
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -39,6 +40,10 @@ Scenario = Callable[..., Awaitable[object]]
 _PATIENCE = 1e7
 """Virtual seconds after which nothing is left that could wake a program."""
 _MOST_IDLE = 1000
+_WAIT = 0.001
+"""Real seconds between two looks whether a thread has ended."""
+_MOST_WAITS = 60_000
+"""So often at least; a thread that has not ended by then never will."""
 _THREADS = (
     "Every task waited while a thread of the program's own was at work (trio.to_thread, or one "
     "that calls trio.from_thread). Time is virtual here and does not wait for it: do that inside "
@@ -239,12 +244,17 @@ class _Steps(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002  # time is virtual
         """Give up when there was nothing to do again and again, although patience has ended.
 
-        What is shielded from its end is told with force; otherwise the run would go on for ever.
+        What is shielded from its end is told with force; otherwise the run would go on for ever. A
+        task that waits for a thread of Trio's must be woken by that alone, so it is given real time
+        to end: a busy machine may not have let it run yet.
         """
         self._idle += 1
         if threading.active_count() > 1 and not is_clock_held() and self._is_a_thread_at_work():
             self._on_thread()
         if self._idle > _MOST_IDLE and self.main is not None:
+            if _threads_of_trio() and self._idle < _MOST_IDLE + _MOST_WAITS:
+                time.sleep(_WAIT)
+                return
             for task in _leaves(self.main):
                 trio.lowlevel.reschedule(task, outcome.Error(_hangs()))
 
@@ -252,7 +262,7 @@ class _Steps(trio.abc.Instrument):
         """Whether every task waits, and a thread that the program has started does not."""
         if trio.lowlevel.current_statistics().tasks_runnable:
             return False
-        if trio.to_thread.current_default_thread_limiter().borrowed_tokens:
+        if _threads_of_trio():
             return True
         others = set(threading.enumerate()) - self._threads
         return any(not thread.name.startswith("Trio thread") for thread in others)
@@ -260,6 +270,11 @@ class _Steps(trio.abc.Instrument):
     def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # which does not matter
         self._idle = 0
         self._tell()
+
+
+def _threads_of_trio() -> int:
+    """Return how many threads work for tasks that wait for them."""
+    return trio.to_thread.current_default_thread_limiter().borrowed_tokens
 
 
 def _leaves(task: trio.lowlevel.Task) -> list[trio.lowlevel.Task]:

@@ -41,7 +41,7 @@ DOCUMENTS = {
 }
 README = DOCUMENTS["README.md"]
 LINES = README.splitlines()
-EVERYTHING = "\n".join(DOCUMENTS.values())
+EVERYTHING = "\n".join([*DOCUMENTS.values(), str(triobus.__doc__)])
 
 BLOCKS = [
     (match[1], match[2], match[3])

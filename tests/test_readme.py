@@ -491,6 +491,7 @@ FAULTS = {
     "another program has locked the file": (
         "test_a_file_that_another_program_has_locked_is_told_and_the_bus_goes_on"
     ),
+    "one read of the log fails": ("test_a_read_that_fails_is_made_again_and_health_says_so"),
     "a reader never ends, and the `-wal` grows": (
         "test_a_reader_that_never_ends_is_told_until_it_ends"
     ),

@@ -15,7 +15,7 @@ import attrs
 from benchmarks import peers
 from benchmarks.measuring import Figure, Report
 
-BEGIN = "<!-- What follows is written by: python -m benchmarks --readme README.md -->"
+BEGIN = "<!-- What follows is written by: python -m benchmarks --readme benchmarks/README.md -->"
 END = "<!-- end of what the benchmarks write -->"
 
 

@@ -775,3 +775,41 @@ def test_a_line_without_an_end_takes_little_more_memory_than_it_may_have() -> No
         tracemalloc.stop()
     assert found == [Line(1, None)]
     assert most < 2.5 * LONGEST_LINE
+
+
+PATIENT = """
+import logging
+from typing import ClassVar
+import attrs
+import trio
+import triobus
+
+@attrs.frozen
+class Sold(triobus.DomainEvent):
+    event_type: ClassVar[str] = "patient.sold"
+
+bus = triobus.EventBus()
+said = trio.Event()
+
+def notice(record):
+    said.set()
+    return True
+
+logging.getLogger("triobus").addFilter(notice)
+
+@bus.subscribe(Sold, name="sell")
+async def sell(event):
+    await said.wait()  # until the bus has said that it waits for this
+"""
+
+
+def test_a_drain_that_takes_long_says_what_it_waits_for(tmp_path: Path) -> None:
+    (tmp_path / "patient.py").write_text(PATIENT)
+    code, stdout, stderr = run(
+        tmp_path, "run", "patient:bus", "--json", stdin='{"type": "patient.sold", "data": {}}\n'
+    )
+    (line,) = [line for line in stderr.splitlines() if "waits for" in line]
+    assert line.startswith("triobus: the bus is stopping and waits for ")
+    assert "sell" in line
+    assert "default" in line
+    assert (code, json.loads(stdout)["groups"]["default"]["succeeded"]) == (0, 1)

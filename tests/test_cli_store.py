@@ -295,3 +295,49 @@ def test_lines_that_the_store_has_already_are_counted(tmp_path: Path) -> None:
         (3, 0),
         (3, 1),
     ]
+
+
+IDS = [f"00000000-0000-4000-8000-00000000000{digit}" for digit in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "handled", "said"),
+    [
+        ([], 2, [0, 1], "stopped at line 3, the rest is unread; --skip-bad goes on"),
+        (["--skip-bad"], 1, [0, 1, 3], None),
+    ],
+    ids=["without --skip-bad", "with it"],
+)
+def test_an_event_that_the_store_refuses_is_a_bad_line_and_those_beside_it_are_accepted(
+    tmp_path: Path, options: list[str], code: int, handled: list[int], said: str | None
+) -> None:
+    events = [(IDS[0], 0), (IDS[1], 1), (IDS[0], 2), (IDS[3], 3)]
+    lines = [
+        json.dumps({"type": "cli.sold", "data": {"event_id": event_id, "number": number}})
+        for event_id, number in events
+    ]
+    (tmp_path / "shop.py").write_text(SHOP)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "triobus", "run", "shop:bus"),
+            *("--store", "shop.db", "--json", *options),
+        ],
+        input="\n".join([*lines, "no event"]),
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(Path(__file__).parent.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    summary = json.loads(done.stdout)
+    assert [row["handled"] for row in summary["report"]] == [handled]
+    assert summary["read"] == len(handled)
+    refused, *others = done.stderr.splitlines()[1:]
+    assert refused.startswith("triobus: line 3 of standard input: ")
+    assert IDS[0] in refused
+    if said is None:
+        (other,) = others
+        assert other.startswith("triobus: line 5 of standard input: ")
+    else:
+        assert others == [f"triobus: {said}"]

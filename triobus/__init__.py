@@ -1,4 +1,100 @@
-"""triobus: a domain-event bus that lives inside a Trio program."""
+"""triobus: a domain-event bus that lives inside a Trio program. This is what it promises.
+
+Without a store everything is in memory, and a process that ends takes it with it. What a store adds
+is said in "With a store".
+
+Publishing
+
+- `bus.publish()` returns when the event is accepted. If it raises, cancellation included, the event
+  was not accepted and no handler sees it.
+- `bus.publish_many()` is all or nothing. It waits until the whole list fits; a list that is longer
+  than the buffer is let in when the group holds nothing else.
+- Memory is bounded. A group holds `buffer` events (1,000 unless you say otherwise) beyond those
+  that its workers have. Then publishers wait for room, and `bus.publish_nowait()` raises `BusFull`.
+- A handler may publish to its own bus under any load. Its events do not wait for room and may
+  exceed `buffer`; publishers outside then wait until the group is below it again.
+- An event that a handler publishes has the handled event as cause: its `causation_id` is that
+  event's `event_id`. It inherits the `correlation_id`, too; where the first event of a chain has
+  none, its `event_id` is taken.
+- An event that nobody wants is accepted, and counted by its type: `bus.statistics()` has
+  `unhandled`.
+
+Order
+
+- In a group, the events of one aggregate are handled one at a time, in the order in which they were
+  published, retries included. What `event.aggregate_id` returns is the aggregate; None, which it is
+  unless your class says otherwise, means that the event needs no order: four workers may handle 0,
+  1, 2 as 2, 1, 0.
+- Different aggregates run at the same time on the group's workers. One that is slow or fails holds
+  up no other. One that waits for a retry occupies no worker.
+- `workers=1` gives total order, in which only a retry is overtaken: while an aggregate waits for
+  one, the events of others go past. `ordering="none"` drops the order of aggregates.
+- Inside a delivery the handlers run one after the other, by `priority`, higher first, then as they
+  were subscribed. Groups do not wait for each other's handlers.
+- Every attempt, handler and group gets the same event. A list inside it that a handler changes is
+  changed for those that come after: keep tuples in events.
+
+Failure
+
+- A handler that raises, or exceeds its `timeout`, is called again as its `Retry` says, on Trio's
+  clock: four attempts unless you say otherwise, after 0.1, 0.2 and 0.4 seconds. Delays grow up to
+  30 seconds, or to `max_delay`. A handler that knows better raises `RetryAfter`: `RetryAfter(60)`
+  asks for a minute, and with `counts=False` it is none of the limited attempts. After the last
+  attempt the event becomes a `DeadLetter` of that handler, with type, message and traceback of the
+  error, and the next handler has its turn.
+- A plain `def` handler runs in a thread, which nobody can interrupt: it notices its `timeout` only
+  where it calls `trio.from_thread.check_cancelled()`.
+- With `hold=True` the later events of an aggregate follow its dead letter, in order and untried,
+  until that is replayed or discarded. They are dead letters, too, with the error `HeldBack`.
+- Without a store dead letters are in memory, the newest 1,000 of them and those that hold others
+  back. `bus.dead_letters.dropped` counts the rest.
+- With `on_failure="raise"` the error ends the bus and leaves its block as it would leave a nursery.
+- Cancellation is never a failure. KeyboardInterrupt and SystemExit are never swallowed.
+
+With a store
+
+- `bus.publish()` returns when the event is on disk, with its position in the log. Events that are
+  published at the same time share a commit. If the commit fails, exactly its publishers get the
+  error, and none of its events is delivered. The one exception is `OutcomeUnknown`.
+- Publishing is idempotent: an event that is published again is accepted once, and keeps its first
+  position; `Published.is_new` tells the two apart. Another event under the same `event_id` is
+  refused with `EventIdConflict`; the event's own fields count, its time, causes and metadata do
+  not.
+- Delivery is at least once. What was accepted is handled by every group, whatever kills the
+  process. On start a group goes on where it was; handled again is only what had not finished, or
+  whose record was in the commit under way. Leaving the block in peace repeats nothing.
+- Attempts, retries and dead letters outlive a restart, and so do `hold=True` and the order of each
+  aggregate. A retry that was due in an hour is still due in an hour.
+- Publishers never wait for a slow group. It reads its backlog from disk, and never has more than
+  `buffer` events in memory. What waits for a retry takes no room: of it only its place and its time
+  are kept, so a broker that is down for fifty thousand aggregates holds up none of the others.
+- A new group begins with what comes after its first subscription, or with the whole log if it was
+  made with `start="beginning"`. The names of groups and subscriptions carry their progress.
+- What an event holds comes back equal and of the same type, or publishing it is refused with
+  `EventNotEncodable`, which names the field and the way out. A class that cannot be kept at all is
+  refused when it is subscribed to or when the bus starts.
+- An event that cannot be made from its JSON, because its class is gone for example, becomes a dead
+  letter with the reason.
+- One bus at a time has a store. Another one gets `StoreInUse` with the process id of the first.
+  Everybody may read.
+
+Start and stop
+
+- When the body of `async with bus:` begins, or `await nursery.start(bus.run)` returns, every worker
+  is running, and `bus.statistics()` says so.
+- Leaving the block drains: it waits for what is queued, running or waiting for a retry, and after a
+  second logs what it waits for. With `drain="running"` it waits for the handlers that run, and
+  leaves everything else to the store and the next start. Leaving it by an exception drains, too;
+  by cancellation or KeyboardInterrupt it does not: the handlers are cancelled, and what was left is
+  counted and logged.
+- The exception of your block leaves it as itself, not wrapped in a group, unless the bus fails,
+  too.
+- A bus is a description. When it has stopped it can be started again: groups and subscriptions
+  stay, queues and statistics begin anew. While it runs a second start is `BusAlreadyStarted`.
+- It does not poll: with nothing to do it causes no wake-up.
+- Inside a handler `bus.stop()`, `bus.wait_idle()`, `bus.publish_and_wait()` and
+  `bus.dead_letters.replay()` raise `WouldDeadlock`, for they would wait for that handler.
+"""
 
 from triobus._bus import EventBus, StopReport
 from triobus._dead_letters import DeadLetter

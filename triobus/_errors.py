@@ -45,7 +45,7 @@ class BusClosed(TriobusError, trio.ClosedResourceError):
 
 
 class BusAlreadyStarted(TriobusError, trio.BusyResourceError):
-    """The bus has been started before; a bus runs once."""
+    """The bus runs already; it can be started again when it has stopped."""
 
 
 class NotInTrio(TriobusError, RuntimeError):
@@ -72,7 +72,7 @@ class HeldBack(TriobusError):
 
 
 class WouldDeadlock(TriobusError, RuntimeError):
-    """A handler asked its own bus for something that waits for that same handler."""
+    """Something was waited for that waits for the one who asks: a handler, a listener, a thread."""
 
 
 class NoDelivery(TriobusError, LookupError):

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import attrs
 import trio
@@ -16,12 +17,13 @@ from triobus._cli._progress import Progress, State, progress
 from triobus._cli._streams import ReaderGone
 from triobus._errors import (
     BusAlreadyStarted,
+    EventIdConflict,
     EventNotDecodable,
     EventNotEncodable,
     InvalidEvent,
     StoreError,
 )
-from triobus._events import DomainEvent, EventDecoder, check_aggregate_id, key_of
+from triobus._events import DomainEvent, EventDecoder, Published, check_aggregate_id, key_of
 from triobus._statistics import BusStatistics
 from triobus._text import escaped
 from triobus.stores import EventStore, SqliteEventStore
@@ -30,11 +32,21 @@ Restore = Callable[[EventStore], Awaitable[None]]
 
 _BATCH = 100
 """How many events are published at a time: few, so that a small buffer is kept to."""
+_REFUSALS = (EventIdConflict, EventNotEncodable, InvalidEvent)
+"""What a bus says about one event, and by which all that is published with it is refused."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _Interrupted(Exception):
     """A signal came before there was anything to sum up."""
+
+
+class _Ready(NamedTuple):
+    """An event that is to be published."""
+
+    line: Line
+    """Where it was read."""
+    event: DomainEvent
 
 
 @attrs.frozen(kw_only=True)
@@ -198,28 +210,44 @@ class _Feed:
 
     async def _publish(self, lines: Iterable[Line]) -> None:
         """Publish the events of lines: all up to the first bad one, or all the good ones."""
-        events: list[DomainEvent] = []
+        ready: list[_Ready] = []
         for line in lines:
             try:
-                events.append(self._decode(line))
+                ready.append(_Ready(line, self._decode(line)))
             except (EventNotDecodable, EventNotEncodable) as error:
-                self._report_bad(line, error)
-                if self.is_input_bad:
-                    break
-            if len(events) == _BATCH:
-                await self._accept(events)
-                events = []
-        await self._accept(events)
-        if self.is_input_bad:
-            say(f"triobus: stopped at line {line.number}, the rest is unread; --skip-bad goes on")
+                await self._accept(ready)
+                ready = []
+                if not self.is_input_bad:
+                    self._report_bad(line, error)
+            if self.is_input_bad:
+                return
+            if len(ready) == _BATCH:
+                await self._accept(ready)
+                ready = []
+        await self._accept(ready)
 
     def _report_bad(self, line: Line, error: Exception) -> None:
         say(escaped(f"triobus: line {line.number} of {self.source.name}: {error}"))
         self.bad_lines += 1
-        self.is_input_bad = not self.skip_bad
+        if not self.skip_bad:
+            self.is_input_bad = True
+            say(f"triobus: stopped at line {line.number}, the rest is unread; --skip-bad goes on")
 
-    async def _accept(self, events: list[DomainEvent]) -> None:
-        for published in await self.bus.publish_many(events):
+    async def _accept(self, ready: list[_Ready]) -> None:
+        """Publish events together; one by one if one of them is refused, which refuses them all."""
+        try:
+            self._count(await self.bus.publish_many([each.event for each in ready]))
+        except _REFUSALS:
+            for each in ready:
+                try:
+                    self._count([await self.bus.publish(each.event)])
+                except _REFUSALS as error:
+                    self._report_bad(each.line, error)
+                    if self.is_input_bad:
+                        return
+
+    def _count(self, accepted: Iterable[Published]) -> None:
+        for published in accepted:
             self.read += 1
             self.known += not published.is_new
 

@@ -254,7 +254,7 @@ def _listen(*, is_slow: bool = False, most: float = float("inf")) -> "Make":
                     return
                 if is_slow:
                     await trio.sleep(1)
-            heard.is_whole = True
+            heard.ended = stage.ledger.now()
 
     return listen
 

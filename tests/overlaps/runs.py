@@ -72,7 +72,8 @@ class _Steps(trio.abc.Instrument):
         self._idle += 1
         if self._idle > _MOST_IDLE and self.main is not None:
             for task in _last_of(self.main):
-                trio.lowlevel.reschedule(task, outcome.Error(Hangs()))
+                if task._next_send_fn is None:  # whoever is about to run is told the next time
+                    trio.lowlevel.reschedule(task, outcome.Error(Hangs()))
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         """Do what is planned before this step."""
@@ -127,7 +128,7 @@ class Run:
         try:
             with _directory() as directory, scheduled_by(self.case.seed):
                 trio.run(self._main, directory, clock=clock, instruments=[self.steps])
-        except Hangs:
+        except (Hangs, trio.TrioInternalError):  # the latter of being told with force
             self.problems.append("the run hangs, and could not be cancelled")
         except BaseExceptionGroup as error:
             self.problems.append(f"the run ended with {error!r}")

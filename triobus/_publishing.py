@@ -18,7 +18,8 @@ from triobus._subscriptions import Subscription
 class Outcome:
     """What every handler made of one event, by the name of its subscription.
 
-    Those are told of that were subscribed when it was accepted, and not who has come since. Where two groups have a subscription of the same name, the later group's is "group/name".
+    Those are told of that were subscribed when it was accepted, and not who has come since. Where
+    two groups have a subscription of the same name, the later group's is "group/name".
     """
 
     event_id: UUID

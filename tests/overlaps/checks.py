@@ -138,16 +138,18 @@ def check_handled(stage: Stage, left: dict[str, int] | None, dead: set[int]) -> 
             yield f"{sub} never handled {missing}"
 
 
-def check_order(ledger: Ledger) -> Iterator[str]:
+def check_order(stage: Stage) -> Iterator[str]:
     """Yield aggregates whose events were handled in another order than they were accepted in."""
+    ledger = stage.ledger
     first: dict[tuple[Sub, str, int], dict[int, None]] = defaultdict(dict)
     for found in ledger.finished:
         key = ledger.keys[found.number]
         positions = ledger.accepted.get(found.number, [None])
         if key is None or found.number in ledger.replayed or len(positions) > 1:
             continue
-        # Without positions only what one task published has an order that is known.
-        family = found.number // 100 if positions[0] is None else -1
+        # Without positions, or with those of another log in each life, only what one task published
+        # has an order that is known.
+        family = -1 if stage.is_durable else found.number // 100
         first[found.sub, key, family].setdefault(found.number)
     for (sub, key, family), found_numbers in first.items():
         numbers = list(found_numbers)

@@ -299,7 +299,7 @@ class Run:
             if len(stage.hosts) > 1:
                 left = dict.fromkeys(left, 1000)  # several lives: only the last one's are known
         problems.extend(check_handled(stage, left, dead))
-        problems.extend(check_order(stage.ledger))
+        problems.extend(check_order(stage))
         if can_restart() and stage.hosts:
             problems.extend(await self._start_again(stage))
         return problems

@@ -122,6 +122,87 @@ async def test_a_bus_that_has_stopped_starts_again_with_a_life_of_its_own(autoju
     assert seen == [1, 2]
 
 
+async def test_a_bus_that_was_stopped_inside_its_block_starts_again_there():
+    bus = EventBus()
+    seen = noting(bus)
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.stop()
+        async with bus:
+            await bus.publish(Noted(2))
+        assert bus.health().status == "stopped"
+        async with bus:
+            await bus.publish(Noted(3))
+    assert seen == [1, 2, 3]
+    assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
+
+
+async def test_a_block_that_is_left_ends_its_own_life_and_not_that_of_another_task():
+    bus = EventBus()
+    seen = noting(bus)
+    left = trio.Event()
+
+    async def second_life():
+        async with bus:
+            await left.wait()
+            await bus.publish(Noted(2))
+
+    async with trio.open_nursery() as nursery:
+        async with bus:
+            await bus.publish(Noted(1))
+            await bus.stop()
+            nursery.start_soon(second_life)
+            await wait_all_tasks_blocked()
+        assert bus.statistics().running
+        left.set()
+    assert seen == [1, 2]
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_bus_is_run_again_as_soon_as_its_stop_has_returned(steps):
+    bus = EventBus()
+    seen = noting(bus)
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            for number in range(3):
+                await nursery.start(bus.run)
+                await bus.publish(Noted(number))
+                await bus.stop()
+                for _ in range(steps):
+                    await trio.lowlevel.checkpoint()
+    assert seen == [0, 1, 2]
+
+
+def test_a_bus_that_is_left_and_cancelled_at_any_step_while_another_task_starts_it_again():
+    async def live(record, scope):
+        bus, _ = record
+
+        async def second_life():
+            async with bus:
+                await bus.publish(Noted(2))
+                await bus.wait_idle()
+
+        async with trio.open_nursery() as nursery:
+            with scope:
+                async with bus:
+                    await bus.publish(Noted(1))
+                    await bus.stop()
+                    nursery.start_soon(second_life)
+                    await trio.lowlevel.checkpoint()
+
+    def make():
+        bus = EventBus()
+        return bus, noting(bus)
+
+    def check(record):
+        bus, seen = record
+        assert seen in ([1, 2], [1], [])
+        assert bus.health().status == "stopped"
+        assert bus.statistics().worker_count == 0
+
+    assert at_every_step(make, live, check) > 10
+
+
 def test_a_bus_starts_again_in_another_run_of_trio():
     bus = EventBus()
     seen = noting(bus)

@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.events import Noted, Other
-from triobus import BusStatistics, EventBus, GroupStatistics, Health, Retry
+from triobus import BusStatistics, EventBus, GroupStatistics, Health, MemoryEventStore, Retry
 from triobus._statistics import percentile
 
 
@@ -471,3 +471,32 @@ async def test_health_cannot_be_changed():
     health = EventBus().health()
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         health.status = "healthy"
+
+
+@pytest.mark.parametrize("make_store", [lambda: None, MemoryEventStore], ids=["none", "memory"])
+@pytest.mark.parametrize("workers", [1, 2, 4])
+async def test_what_a_stop_has_cancelled_is_left_and_in_nobodys_hands(
+    make_store, workers, autojump_clock
+):
+    bus = EventBus(make_store(), workers=workers)
+
+    async def handle(event):
+        await trio.sleep(100)
+
+    bus.subscribe(Noted, handle)
+    async with bus:
+        await bus.publish_many([Noted(number) for number in range(3)])
+        await trio.sleep(1)
+        running = min(workers, 3)
+        before = bus.statistics().groups["default"]
+        assert (before.in_flight, before.busy_workers, before.queued) == (
+            running,
+            running,
+            3 - running,
+        )
+        report = await bus.stop(drain=False)
+        for found in (bus.statistics(), bus.statistics().groups["default"]):
+            assert (found.in_flight, found.queued, found.waiting_for_retry) == (0, 3, 0)
+            assert (found.handled, found.worker_count) == (0, 0)
+        assert bus.statistics().groups["default"].busy_workers == 0
+    assert (report.settled, report.left) == ({"default": 0}, {"default": 3})

@@ -350,17 +350,19 @@ class GroupShell:
     def statistics(self) -> GroupStatistics:
         """Return the counters as they are now."""
         lanes = self.lanes
+        # What a worker had that was cancelled is in nobody's hands: it is left.
+        in_flight = min(lanes.in_flight, self.worker_count)
         return GroupStatistics(
             published=lanes.added,
             handled=lanes.finished,
             failed_attempts=self._failures.attempts,
             retries=self._retries + self._failures.first_again,
             dead_lettered=self._failures.dead_lettered,
-            queued=lanes.queued,
-            in_flight=lanes.in_flight,
+            queued=lanes.queued + lanes.in_flight - in_flight,
+            in_flight=in_flight,
             waiting_for_retry=lanes.waiting,
             worker_count=self.worker_count,
-            busy_workers=lanes.in_flight if self.worker_count else 0,
+            busy_workers=in_flight,
             subscription_count=len(self.group.subscriptions),
             lag=lanes.unsettled if self.ledger is None else self.ledger.lag,
             p50=percentile(self._durations, 0.5),

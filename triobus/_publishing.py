@@ -18,7 +18,8 @@ from triobus._subscriptions import Subscription
 class Outcome:
     """What every handler made of one event, by the name of its subscription.
 
-    Where two groups have a subscription of the same name, the later group's is "group/name".
+    Those are told of that were subscribed when it was accepted, and not who has come since. Where
+    two groups have a subscription of the same name, the later group's is "group/name".
     """
 
     event_id: UUID
@@ -93,7 +94,8 @@ class OutcomeWatch:
 
     _event: DomainEvent
     _pending: int = 0
-    _names: dict[tuple[str, str], str] = attrs.field(factory=dict)
+    _names: dict[Subscription, str] = attrs.field(factory=dict)
+    """What the outcome calls those that were there when the event was accepted."""
     _results: dict[str, Any] = attrs.field(factory=dict)
     _errors: dict[str, Exception] = attrs.field(factory=dict)
     _done: trio.Event = attrs.field(factory=trio.Event)
@@ -105,20 +107,18 @@ class OutcomeWatch:
         for subscription in (subscription for plan in plans for subscription in plan):
             name = subscription.name
             is_taken = name in self._names.values()
-            key = subscription.group, name
-            self._names[key] = "/".join(key) if is_taken else name
+            self._names[subscription] = f"{subscription.group}/{name}" if is_taken else name
 
     def handled(self, subscription: Subscription, result: object) -> None:
         """Note a result."""
-        self._results[self._name(subscription)] = result
+        # An event that is read back goes to those who are there then.
+        if (name := self._names.get(subscription)) is not None:
+            self._results[name] = result
 
     def failed(self, subscription: Subscription, error: Exception) -> None:
         """Note an error."""
-        self._errors[self._name(subscription)] = error
-
-    def _name(self, subscription: Subscription) -> str:
-        # An event that is read back goes to those who are there then.
-        return self._names.get((subscription.group, subscription.name), subscription.name)
+        if (name := self._names.get(subscription)) is not None:
+            self._errors[name] = error
 
     def finished(self) -> None:
         """Count a finished delivery."""

@@ -84,6 +84,8 @@ class Recorder:
         """Go on from what is in the store."""
         self.store.journal.observer = self
         self.is_attached = True
+        if self.is_halted:
+            self.store.journal.halt()
         self.last = self._reach = snapshot.last
         self.letters.restore(snapshot.letters, snapshot.last_letter)
         self._stored = {record.name: record for record in snapshot.groups}
@@ -119,7 +121,8 @@ class Recorder:
     def halt(self) -> None:
         """Store nothing from here on, and leave what is stored as a killed process would."""
         self.is_halted = True
-        self.store.journal.halt()
+        if self.is_attached:  # before that it may be another bus's
+            self.store.journal.halt()
 
     def add(self, shell: GroupShell, *, from_beginning: bool) -> Feed:
         """Bring the store's log to a group."""

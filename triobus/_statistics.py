@@ -21,7 +21,7 @@ class GroupStatistics:
     dead_lettered: int
     """Dead letters made so far, whatever became of them."""
     queued: int
-    """Deliveries that no worker has begun and that do not wait for a retry."""
+    """Deliveries that no worker has, begun and cancelled or not, and that wait for no retry."""
     in_flight: int
     """Deliveries that a worker is carrying through the handlers."""
     waiting_for_retry: int

@@ -1,6 +1,7 @@
 """`crash`: a bus ends as in a killed process, and a new one on the same file recovers."""
 
 import os
+from contextlib import suppress
 
 import pytest
 import trio
@@ -85,6 +86,45 @@ async def test_a_crash_ends_the_run_of_a_bus_with_several_groups_and_nothing_to_
             await nursery.start(bus.run)
             await crash(bus)
             assert bus.health().status == "stopped"
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+@pytest.mark.parametrize("make_store", [lambda: None, MemoryEventStore], ids=["none", "memory"])
+@pytest.mark.parametrize("steps", range(16))
+async def test_a_crash_at_any_step_of_the_start_ends_it_and_the_next_start_works(
+    autojump_clock, make_store, steps, is_cancelled
+):
+    bus = EventBus(make_store(), workers=2)
+    bus.group("mail", workers=2)
+    handler = SlowHandler(1)
+    bus.subscribe(Ordered, handler)
+
+    async def crash_it():
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        with suppress(BusClosed):
+            await crash(bus)
+        assert bus.statistics().worker_count == 0
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(crash_it)
+            with trio.CancelScope() as scope, suppress(BusClosed):
+                if is_cancelled:
+                    nursery.start_soon(cancel_soon, steps, scope)
+                async with bus:
+                    await trio.lowlevel.checkpoint()
+        assert bus.health().status == "stopped"
+        async with bus:
+            assert bus.statistics().worker_count == 4
+            await bus.publish(Ordered("Ada", 1))
+    assert [event.number for event in handler.events] == [1]
+
+
+async def cancel_soon(steps, scope):
+    for _ in range(steps + 1):
+        await trio.lowlevel.checkpoint()
+    scope.cancel()
 
 
 @pytest.mark.parametrize("steps", range(12))

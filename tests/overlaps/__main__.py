@@ -1,6 +1,7 @@
 """Let every public call overlap with every other, at every step of the scheduler.
 
 python -m tests.overlaps                        a sample of all pairs
+python -m tests.overlaps --turn 0 --count 1     what the test suite plays of it
 python -m tests.overlaps --all                  every step of all pairs, undisturbed and cancelled
 python -m tests.overlaps --all publish stop     every step of one pair
 
@@ -17,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tests.overlaps.calls import CALLS
-from tests.overlaps.cases import Case, every, pairs, sample, situations
+from tests.overlaps.cases import TURNS, Case, every, pairs, sample, situations, turn_of
 from tests.overlaps.runs import Violation, length, play, scaled
 from tests.overlaps.situations import ALL, SITUATIONS
 
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("second", nargs="?", metavar="B", help="the same, beginning during A")
     parser.add_argument("--all", action="store_true", help="every step")
     parser.add_argument("--count", type=int, default=2, help="how many cases of each pair (2)")
+    parser.add_argument("--turn", type=int, choices=range(TURNS), help="an eighth of all pairs")
     parser.add_argument("--kind", choices=ALL, help="one kind of bus")
     parser.add_argument("--situation", choices=SITUATIONS, help="what is there before")
     parser.add_argument("--step", type=int, help="the step of A before which B begins")
@@ -50,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _chosen(options: argparse.Namespace) -> Iterator[Case]:
-    for kind, first, second in pairs():
+    for kind, first, second in pairs() if options.turn is None else turn_of(options.turn):
         if options.kind not in (None, kind):
             continue
         if options.first not in (None, first) or options.second not in (None, second):

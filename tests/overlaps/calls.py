@@ -12,6 +12,7 @@ from tests.overlaps.situations import ALL
 from tests.overlaps.stage import BodyFailed, Kind, Stage
 from triobus import (
     BusAlreadyStarted,
+    BusClosed,
     BusFull,
     EventStore,
     StoreInUse,
@@ -98,9 +99,12 @@ async def _publish_and_stop(stage: Stage, role: Role) -> None:
 
 
 async def _crash(stage: Stage, role: Role) -> None:
-    if stage.bus.health().status != "stopped":
-        stage.ledger.is_crashed = True
-    await crash(stage.bus)
+    was_crashed, stage.ledger.is_crashed = stage.ledger.is_crashed, True
+    try:
+        await crash(stage.bus)
+    except BusClosed:
+        stage.ledger.is_crashed = was_crashed
+        raise
 
 
 async def _restart(stage: Stage, role: Role) -> None:
@@ -254,7 +258,7 @@ def _listen(*, is_slow: bool = False, most: float = float("inf")) -> "Make":
                     return
                 if is_slow:
                     await trio.sleep(1)
-            heard.is_whole = True
+            heard.ended = stage.ledger.now()
 
     return listen
 

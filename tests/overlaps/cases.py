@@ -61,6 +61,18 @@ def pairs() -> Iterator[tuple[Kind, str, str]]:
                 yield kind, first, second
 
 
+TURNS = 8
+
+
+def turn_of(turn: int) -> Iterator[tuple[Kind, str, str]]:
+    """Yield an eighth of all pairs; in `TURNS` of them each comes once on every kind of bus."""
+    numbers = {name: number for number, name in enumerate(CALLS)}
+    for kind, first, second in pairs():
+        share = 3 * numbers[first] + numbers[second] + 5 * ALL.index(kind)
+        if (share - turn) % TURNS == 0:
+            yield kind, first, second
+
+
 def sample(kind: Kind, first: str, second: str, count: int, salt: int = 0) -> Iterator[Case]:
     """Yield some cases of a pair, the same ones each time; `step` is a share of 1000."""
     random = Random(f"{kind} {first} {second} {salt}")

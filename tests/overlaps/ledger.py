@@ -40,8 +40,8 @@ class Heard:
     entered: int
     """The moment when it was listening."""
     numbers: list[int] = attrs.field(factory=list)
-    is_whole: bool = False
-    """Whether its iteration went on until it ended by itself."""
+    ended: int | None = None
+    """The moment when its iteration ended by itself, if it went on until then."""
 
 
 @attrs.define(eq=False)

@@ -72,7 +72,8 @@ class _Steps(trio.abc.Instrument):
         self._idle += 1
         if self._idle > _MOST_IDLE and self.main is not None:
             for task in _last_of(self.main):
-                trio.lowlevel.reschedule(task, outcome.Error(Hangs()))
+                if task._next_send_fn is None:  # whoever is about to run is told the next time
+                    trio.lowlevel.reschedule(task, outcome.Error(Hangs()))
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
         """Do what is planned before this step."""
@@ -127,7 +128,7 @@ class Run:
         try:
             with _directory() as directory, scheduled_by(self.case.seed):
                 trio.run(self._main, directory, clock=clock, instruments=[self.steps])
-        except Hangs:
+        except (Hangs, trio.TrioInternalError):  # the latter of being told with force
             self.problems.append("the run hangs, and could not be cancelled")
         except BaseExceptionGroup as error:
             self.problems.append(f"the run ended with {error!r}")
@@ -298,7 +299,7 @@ class Run:
             if len(stage.hosts) > 1:
                 left = dict.fromkeys(left, 1000)  # several lives: only the last one's are known
         problems.extend(check_handled(stage, left, dead))
-        problems.extend(check_order(stage.ledger))
+        problems.extend(check_order(stage))
         if can_restart() and stage.hosts:
             problems.extend(await self._start_again(stage))
         return problems

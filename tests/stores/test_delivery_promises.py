@@ -378,6 +378,70 @@ async def test_who_waits_for_an_event_is_not_told_by_a_group_that_nobody_is_in(
         assert (dict(outcome.results), trio.current_time()) == ({"mail": 3}, 4)
 
 
+def answering(answer, gate=None):
+    """Return a handler that has an answer, or fails with it, once the gate is open."""
+
+    async def answers(event):
+        if gate is not None:
+            await gate.wait()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return answers
+
+
+@pytest.mark.parametrize("answer", ["new", OSError("new")], ids=["result", "error"])
+@pytest.mark.parametrize("place", ["another group", "the same group"])
+async def test_who_publishes_and_waits_is_told_of_those_that_were_there_when_it_was_accepted(
+    new_store, place, answer, autojump_clock
+):
+    gate, outcomes = trio.Event(), []
+    bus = EventBus(new_store())
+    first = bus.subscribe(Noted, answering("old"), name="audit")
+    other = bus.group("other", workers=1, buffer=1)
+    other.subscribe(Noted, answering("other", gate), name="other")
+
+    async def publish():
+        outcomes.append(await bus.publish_and_wait(Noted(9)))
+
+    async with bus, trio.open_nursery() as nursery:
+        await bus.publish_many([Noted(number) for number in range(5)])
+        nursery.start_soon(publish)
+        await trio.sleep(1)
+        if place == "the same group":
+            first.unsubscribe()
+            bus.subscribe(Noted, answering(answer), name="audit", retry=Retry(attempts=1))
+        late = answering(answer)
+        other.subscribe(Noted, late, name="audit", priority=1, retry=Retry(attempts=1))
+        gate.set()
+    (outcome,) = outcomes
+    assert (outcome.results, outcome.errors) == ({"audit": "old", "other": "other"}, {})
+
+
+@pytest.mark.parametrize("answer", ["new", OSError("new")], ids=["result", "error"])
+async def test_a_subscription_that_went_and_came_back_has_no_part_in_an_older_outcome(
+    new_store, answer, autojump_clock
+):
+    gate, outcomes = trio.Event(), []
+    bus = EventBus(new_store(), workers=1, buffer=1)
+    first = bus.subscribe(Noted, answering("old", gate), name="audit")
+    bus.subscribe(Noted, answering("steady"), name="steady")
+
+    async def publish():
+        outcomes.append(await bus.publish_and_wait(Noted(9)))
+
+    async with bus, trio.open_nursery() as nursery:
+        await bus.publish_many([Noted(number) for number in range(5)])
+        nursery.start_soon(publish)
+        await trio.sleep(1)
+        first.unsubscribe()
+        bus.subscribe(Noted, answering(answer), name="audit", retry=Retry(attempts=1))
+        gate.set()
+    (outcome,) = outcomes
+    assert (outcome.results, outcome.errors) == ({"steady": "steady"}, {})
+
+
 async def test_publishing_with_a_wrong_expected_sequence_delivers_nothing(new_store):
     handled = Handled()
     async with subscribed(new_store(), handled) as bus:

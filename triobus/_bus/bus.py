@@ -87,6 +87,7 @@ class EventBus:
         self._witnesses: list[Witness] = []
         self._watcher: Callable[[Any], Witness] | None = None
         self._life = self._new_life(store)
+        self._blocks: list[Life] = []
         self._dead_letters = DeadLetters(lambda: self._life, self._check_answerable)
         self._default = self.group("default", workers=workers, buffer=buffer, start=start)
 
@@ -218,7 +219,9 @@ class EventBus:
         if cycle.state == "stopped":
             self._life = self._new_life(self._life.store)
         self._watch_as_run_says()
-        await self._life.start()
+        life = self._life
+        await life.start()
+        self._blocks.append(life)
         return self
 
     @enable_ki_protection
@@ -229,7 +232,10 @@ class EventBus:
         traceback: TracebackType | None,
     ) -> None:
         """Drain, then stop. Cancelled, or left by KeyboardInterrupt, it cancels the handlers."""
-        await self._life.leave(exc)
+        # A bus that was stopped inside may have been started again, there or by another task.
+        life = next(filter(Life.is_own, reversed(self._blocks)))
+        self._blocks.remove(life)
+        await life.leave(exc)
 
     @enable_ki_protection
     async def run(
@@ -241,8 +247,9 @@ class EventBus:
         left is counted and logged. Raises `BusAlreadyStarted`.
         """
         async with self:
+            life = self._life
             task_status.started(self)
-            await self._life.asked_to_stop.wait()
+            await life.asked_to_stop.wait()
 
     @enable_ki_protection
     async def stop(self, *, drain: Drain = True, timeout: float | None = None) -> StopReport:
@@ -383,8 +390,9 @@ class EventBus:
         of the same bus, and `StoreError` if what is finished could not be recorded yet.
         """
         self._check_waitable("wait_idle()")
+        life = self._life
         await trio.lowlevel.checkpoint()
-        await self._life.until_idle()
+        await life.until_idle()
 
     @asynccontextmanager
     async def _listen(

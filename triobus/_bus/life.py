@@ -95,6 +95,8 @@ class Life:
     _recording: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _was_drained: bool = attrs.field(default=False, init=False)
     _is_crashed: bool = attrs.field(default=False, init=False)
+    _is_starting: bool = attrs.field(default=False, init=False)
+    """Whether workers are still coming, who have to be waited for should it end meanwhile."""
     _context: contextvars.Context = attrs.field(init=False)
     """That of whoever started the bus."""
     _manager: AbstractAsyncContextManager[trio.Nursery] = attrs.field(init=False)
@@ -179,7 +181,10 @@ class Life:
                     self.log.check_types(subscription.types)
             await self.log.open()
         except BaseException:
-            self.cycle.state = "new"  # nothing has begun, and whoever listens may go on
+            if self._is_crashed:
+                self._finish()
+            else:
+                self.cycle.state = "new"  # nothing has begun, and whoever listens may go on
             raise
         self._clock = trio.lowlevel.current_clock()
         self._started_at = self._clock.current_time()
@@ -188,20 +193,34 @@ class Life:
         self._context = contextvars.copy_context()
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
+        self._is_starting = True
         self._nursery.start_soon(self._conduct)
         self._nursery.start_soon(self._record)
         try:
-            # One more group may come in each of these steps.
-            while (shell := next(self._not_started(), None)) is not None:
-                await shell.start(self._nursery)
+            await self._start_groups()
         except BaseException as error:
             self.cancel()
             await self.leave(error)
             raise
         self.cycle.become("running")
 
+    async def _start_groups(self) -> None:
+        """Start all groups, unless the bus crashes meanwhile."""
+        try:
+            # One more group may come in each of these steps.
+            while shell := next(self._not_started(), None):
+                await shell.start(self._nursery)
+        finally:
+            self._is_starting = False
+            self.idle.notice()
+
     def _not_started(self) -> Iterator[GroupShell]:
-        return (shell for shell in self.shells.values() if not shell.is_started)
+        if self.cycle.state == "starting":
+            yield from (shell for shell in self.shells.values() if not shell.is_started)
+
+    def is_own(self) -> bool:
+        """Whether the block around this life is the calling task's."""
+        return self._nursery.parent_task is trio.lowlevel.current_task()
 
     async def _record(self) -> None:
         with self._recording:
@@ -259,7 +278,7 @@ class Life:
             with trio.CancelScope(shield=True):
                 self._end_handlers()
                 try:
-                    await self.idle.wait_until(lambda: not self._tasks)
+                    await self.idle.wait_until(self._is_over)
                     await self.log.close()
                 except StoreError as error:
                     self.unrecorded = error
@@ -290,9 +309,8 @@ class Life:
     def _is_at_rest(self) -> bool:
         return all(shell.is_at_rest for shell in self.shells.values())
 
-    @property
-    def _tasks(self) -> int:
-        return sum(shell.task_count for shell in self.shells.values())
+    def _is_over(self) -> bool:
+        return not self._is_starting and not any(shell.task_count for shell in self.shells.values())
 
     def _end_handlers(self) -> None:
         """Cancel the handlers, and accept nothing from anybody any more."""

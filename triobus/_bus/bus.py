@@ -233,7 +233,7 @@ class EventBus:
     ) -> None:
         """Drain, then stop. Cancelled, or left by KeyboardInterrupt, it cancels the handlers."""
         # A bus that was stopped inside may have been started again, there or by another task.
-        life = next(filter(Life.is_own, reversed(self._blocks)))
+        life = next(filter(Life.is_own, reversed(self._blocks)), self._blocks[-1])
         self._blocks.remove(life)
         await life.leave(exc)
 

@@ -87,6 +87,10 @@ class UnknownSubscription(TriobusError, LookupError):
     """A dead letter's subscription is gone, so the letter cannot be replayed."""
 
 
+class ProcessDied(TriobusError):
+    """The process died at every attempt to handle an event, which is a dead letter for it."""
+
+
 class StoreError(TriobusError):
     """The root of everything that a store raises; the message names the store and what to do."""
 

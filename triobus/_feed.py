@@ -33,6 +33,7 @@ from triobus._progress import Progress
 from triobus._publishing import runs
 from triobus._retry import LONGEST_WISH
 from triobus._subscriptions import Subscription
+from triobus._suspects import Suspects
 from triobus._threads import is_virtual
 from triobus._unreadable import stand_in, unreadable
 from triobus.stores import EventStore
@@ -70,6 +71,7 @@ class Feed:
     is_recorded: bool = False
     """Whether the store knows of the group. Before, it gets nothing: after a crash it would begin
     behind that."""
+    _suspects: Suspects | None = None
     failure: StoreError | None = None
     """Why the log could not be read the last time, if it could not."""
     read_to: int = 0
@@ -113,8 +115,9 @@ class Feed:
         """Whether there is something to be recorded."""
         return self.progress.is_changed or bool(self._changed)
 
-    def restore(self, record: GroupRecord) -> None:
-        """Take up the progress that a store has of the group."""
+    def restore(self, record: GroupRecord, suspects: Suspects | None) -> None:
+        """Take up the progress that a store has of the group; `suspects` after an unclean end."""
+        self._suspects = suspects
         self.progress = Progress.stored(record.offset, record.ranges)
         self._recovered = {row.position: row for row in record.attempts}
         self.read_to = record.offset
@@ -348,7 +351,7 @@ class Feed:
                 elif record.aggregate_id in self._skipped:
                     self.lanes.add_outside()
                 else:
-                    event, plan = self._decoded(record, plan)
+                    event, plan = self._decoded(record, plan, row)
                     watch = self.lanes.watches.pop(record.position, None)
                     self.lanes.add(
                         event, record.aggregate_id, plan, watch, position=record.position
@@ -373,7 +376,7 @@ class Feed:
                     self.lanes.drop()
                     self._pass_over_unwanted(record.position, row)
                     continue
-                event, plan = self._decoded(record, plan)
+                event, plan = self._decoded(record, plan, row)
                 watch = self.lanes.watches.pop(record.position, None)
                 self.lanes.take_in(event, key, plan, watch, record.position)
                 self._postpone(record.position, plan, row)
@@ -468,11 +471,14 @@ class Feed:
             self._recovered = {}  # a dictionary keeps the room that it once needed
 
     def _decoded(
-        self, record: Record, plan: tuple[Subscription, ...]
+        self, record: Record, plan: tuple[Subscription, ...], row: Attempts | None = None
     ) -> tuple[Any, tuple[Subscription, ...]]:
         """Return an event and who gets it; or what stands for one that cannot be read."""
         try:
-            return self._store.decode(record), plan
+            event = self._store.decode(record)
+            if self._suspects is not None:
+                plan = self._suspects.plan(record.position, record.aggregate_id, plan, row)
+            return event, plan
         except EventNotDecodable as error:
             return unreadable(record), tuple(stand_in(s, error) for s in plan)
 

@@ -242,7 +242,8 @@ class GroupShell:
 
     def _let_go(self, subscription: Subscription) -> None:
         """Carry on with what waits for a retry of a subscription that has gone."""
-        self._release(lambda owner, _: owner is subscription)
+        # By the name, for what is damaged or suspect has somebody who stands in for it.
+        self._release(lambda owner, _: owner.name == subscription.name)
 
     def let_go_of_letters(self, ids: Set[int]) -> None:
         """Carry on behind replays that wait for a retry, and whose dead letters are gone."""
@@ -393,6 +394,11 @@ class GroupShell:
             self.worker_count and self.unsettled and not (self._is_frozen and self.is_at_rest)
         ):
             self.idle.notice()
+
+    @property
+    def most_workers(self) -> int:
+        """How many workers the group has when it runs."""
+        return self._workers
 
     @property
     def is_total(self) -> bool:

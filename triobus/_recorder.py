@@ -21,6 +21,7 @@ from triobus._feed import Feed
 from triobus._group import GroupShell
 from triobus._publishing import OutcomeWatch
 from triobus._stored_letters import StoredLetters
+from triobus._suspects import Suspects
 from triobus._witness import Witness
 from triobus.stores import EventStore
 from triobus.stores._journal import Entry
@@ -53,6 +54,12 @@ class Recorder:
     is_attached: bool = attrs.field(default=False, init=False)
     is_halted: bool = attrs.field(default=False, init=False)
     _stored: dict[str, GroupRecord] = attrs.field(factory=dict, init=False)
+    _is_suspicious: bool = attrs.field(default=False, init=False)
+    """Whether the last bus that used the store had no clean end."""
+    _last_before: int = attrs.field(default=0, init=False)
+    """The position of the last event at the start."""
+    _alone: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+    """Who has it is handled alone among those in which the process died."""
     _alarm: Alarm = attrs.field(factory=Alarm, init=False)
     _is_wanted: bool = attrs.field(default=False, init=False)
     _is_storing: bool = attrs.field(default=False, init=False)
@@ -89,6 +96,8 @@ class Recorder:
         self.last = self._reach = snapshot.last
         self.letters.restore(snapshot.letters, snapshot.last_letter)
         self._stored = {record.name: record for record in snapshot.groups}
+        self._is_suspicious = snapshot.is_unclean
+        self._last_before = snapshot.last
         for feed in self.feeds.values():
             self._take_up(feed)
 
@@ -136,8 +145,14 @@ class Recorder:
         feed.last = self._reach
         record = self._stored.pop(feed.shell.group.name, None)
         if record is not None:
-            feed.restore(record)
+            feed.restore(record, self._suspects_of(feed) if self._is_suspicious else None)
         self.notice_subscriptions(feed)
+
+    def _suspects_of(self, feed: Feed) -> Suspects:
+        workers = feed.shell.most_workers
+        return Suspects.of_group(
+            self._last_before, workers, self._alone, feed.note_attempts, self.flush_now
+        )
 
     def notice_subscriptions(self, feed: Feed) -> None:
         """Somebody has come or gone in a group."""
@@ -193,6 +208,14 @@ class Recorder:
         await trio.lowlevel.checkpoint()
         while self.is_pending:
             await self.store.journal.flush()
+
+    async def flush_now(self) -> None:
+        """Wait until what was noted so far is recorded, whatever is noted meanwhile.
+
+        Raises `StoreError`, and `BusClosed` when the bus is crashed.
+        """
+        await trio.lowlevel.checkpoint()
+        await self.store.journal.flush()
 
     async def flush_letters(self) -> None:
         """Wait until what was done to the dead letters is recorded, whatever is done meanwhile.

@@ -1,0 +1,123 @@
+"""Events in which the process may have died: what is recorded before their handlers are called.
+
+After an unclean end nobody knows in which events handlers were: their attempts were not recorded,
+for that would cost a commit each. So at the next start the first events that are not finished, one
+of each aggregate, are *suspects*: that their handlers are called is recorded before. If the process
+dies again, those of which that is recorded were in hands, and are *blamed*: they are handled one
+at a time, each attempt is recorded before it is made, and after the last one that the policy grants
+the event becomes a dead letter without another call.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from triobus._delivery import Carriage
+from triobus._errors import ProcessDied, StoreError
+from triobus._group import carried
+from triobus._handlers import PASSED_OVER
+from triobus._retry import RetryAfter
+from triobus._subscriptions import Subscription
+from triobus.stores._values import Attempts
+
+_BESIDE_WORKERS = 100
+"""How many suspects there may be beside those that workers had: finished ones may not have been
+recorded, and come before those."""
+
+
+class Noting(Protocol):
+    """Notes how far a delivery has come, as `Feed.note_attempts` does."""
+
+    def __call__(
+        self, carriage: Carriage, index: int, attempts: int, delay: float, /
+    ) -> None: ...
+
+
+@attrs.define(eq=False)
+class Suspects:
+    """The suspects of one group, from a start after an unclean end on."""
+
+    _last: int
+    """The position of the log's last event at the start: none behind it is one."""
+    _left: int
+    _alone: trio.Lock
+    """Whoever is blamed has it, of whichever group of the bus."""
+    _note: Noting
+    _flush: Callable[[], Awaitable[None]]
+    """Waits until what was noted is recorded. Raises `StoreError`."""
+    _seen: set[str] = attrs.field(factory=set, init=False)
+    """Aggregates of which an earlier event is not finished, which is the one that counts."""
+
+    @classmethod
+    def of_group(
+        cls,
+        last: int,
+        workers: int,
+        alone: trio.Lock,
+        note: Noting,
+        flush: Callable[[], Awaitable[None]],
+    ) -> "Suspects":
+        """Return those of a group with so many workers."""
+        return cls(last, workers + _BESIDE_WORKERS, alone, note, flush)
+
+    def plan(
+        self,
+        position: int,
+        key: str | None,
+        plan: tuple[Subscription, ...],
+        row: Attempts | None,
+    ) -> tuple[Subscription, ...]:
+        """Return who gets an event, with what has to be done before if it is a suspect."""
+        if position > self._last:
+            return plan
+        if row is not None and not row.delay:
+            return tuple(self._blamed(subscription) for subscription in plan)
+        if row is not None or key in self._seen or not self._left:
+            return plan
+        self._left -= 1
+        if key is not None:
+            self._seen.add(key)
+        return tuple(self._suspected(subscription) for subscription in plan)
+
+    def _suspected(self, subscription: Subscription) -> Subscription:
+        async def handle(event: object) -> object:
+            await self._record(_carriage(), made=0)
+            return await _handle(subscription, event)
+
+        return attrs.evolve(subscription, invoke=handle)
+
+    def _blamed(self, subscription: Subscription) -> Subscription:
+        async def handle(event: object) -> object:
+            carriage = _carriage()
+            if carriage.attempt > subscription.retry.attempts:
+                carriage.attempt -= 1  # this one is not made
+                raise ProcessDied(
+                    f"the process died in it at each of {carriage.attempt} attempts, and it is "
+                    "not tried again: see what its handler does to the process, then replay it"
+                )
+            async with self._alone:
+                await self._record(carriage, made=1)
+                return await _handle(subscription, event)
+
+        return attrs.evolve(subscription, invoke=handle)
+
+    async def _record(self, carriage: Carriage, made: int) -> None:
+        """Record the attempt that is about to be made, or with `made=0` only that it is."""
+        self._note(carriage, carriage.index, carriage.attempt - 1 + made, 0)
+        try:
+            await self._flush()
+        except StoreError as error:
+            raise RetryAfter(1, counts=False) from error
+
+
+def _carriage() -> Carriage:
+    found = carried()
+    assert found is not None
+    return found
+
+
+async def _handle(subscription: Subscription, event: object) -> object:
+    # It may have been unsubscribed while that was recorded.
+    return await subscription.invoke(event) if subscription.is_active else PASSED_OVER

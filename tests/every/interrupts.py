@@ -40,6 +40,8 @@ class Interrupter:
     where: str = ""
     """The place in the code at which it came."""
     _lets_in: dict[object, bool] = attrs.field(factory=dict)
+    _bytecodes: dict[object, bytes] = attrs.field(factory=dict)
+    """Of each frame, for asking a code object makes a copy and is told to every audit hook."""
     _is_on: bool = False
 
     @property
@@ -62,6 +64,7 @@ class Interrupter:
             self._is_on = False
             sys.settrace(None)
             self._lets_in.clear()
+            self._bytecodes.clear()
 
     def _watch(self, frame: FrameType) -> None:
         if _is_of_a_program(frame.f_code.co_filename):
@@ -75,7 +78,9 @@ class Interrupter:
 
     def _step(self, frame: FrameType, what: str, argument: Any) -> Any:
         if what == "opcode":
-            bytecode, number = frame.f_code.co_code[frame.f_lasti :][:2]
+            if (bytecodes := self._bytecodes.get(frame)) is None:
+                bytecodes = self._bytecodes[frame] = frame.f_code.co_code
+            bytecode, number = bytecodes[frame.f_lasti : frame.f_lasti + 2]
             is_start = bytecode == RESUME and number & 3 == 0
             can_come = self._lets_in.get(frame, False)
             self._lets_in[frame] = is_start or bytecode in LETS_SIGNALS_IN

@@ -38,7 +38,7 @@ from triobus._threads import is_virtual
 from triobus._unreadable import stand_in, unreadable
 from triobus.stores import EventStore
 from triobus.stores._protocol import BATCH
-from triobus.stores._values import Attempts, GroupChange, GroupRecord, Record
+from triobus.stores._values import NOT_COUNTED, Attempts, GroupChange, GroupRecord, Record
 
 logger = logging.getLogger("triobus")
 
@@ -172,13 +172,23 @@ class Feed:
 
     def note_attempts(self, carriage: Carriage, index: int, attempts: int, delay: float) -> None:
         """Know how far a delivery has come that is not finished."""
+        self._note(carriage, index, attempts, _wall_time() + delay, delay)
+
+    def note_begun(self, carriage: Carriage, *, is_counted: bool) -> None:
+        """Know that an attempt is about to be made, counted as if it had been made or not."""
+        attempts = carriage.attempt if is_counted else carriage.attempt - 1
+        self._note(carriage, carriage.index, attempts, _wall_time() if is_counted else NOT_COUNTED)
+
+    def _note(
+        self, carriage: Carriage, index: int, attempts: int, due_at: float, delay: float = 0
+    ) -> None:
         assert carriage.position is not None
         carriage.is_recorded = True
         self._changed[carriage.position] = Attempts(
             carriage.position,
             carriage.plan[index].name,
             attempts,
-            _wall_time() + delay,
+            due_at,
             delay,
             (*carriage.done, *(subscription.name for subscription in carriage.plan[:index])),
         )

@@ -21,7 +21,7 @@ from triobus._feed import Feed
 from triobus._group import GroupShell
 from triobus._publishing import OutcomeWatch
 from triobus._stored_letters import StoredLetters
-from triobus._suspects import Suspects
+from triobus._suspects import Suspects, blamed_alone
 from triobus._witness import Witness
 from triobus.stores import EventStore
 from triobus.stores._journal import Entry
@@ -95,7 +95,8 @@ class Recorder:
             self.store.journal.halt()
         self.last = self._reach = snapshot.last
         self.letters.restore(snapshot.letters, snapshot.last_letter)
-        self._stored = {record.name: record for record in snapshot.groups}
+        groups = blamed_alone(snapshot.groups) if snapshot.is_unclean else snapshot.groups
+        self._stored = {record.name: record for record in groups}
         self._is_suspicious = snapshot.is_unclean
         self._last_before = snapshot.last
         for feed in self.feeds.values():
@@ -151,7 +152,7 @@ class Recorder:
     def _suspects_of(self, feed: Feed) -> Suspects:
         workers = feed.shell.most_workers
         return Suspects.of_group(
-            self._last_before, workers, self._alone, feed.note_attempts, self.flush_now
+            self._last_before, workers, self._alone, feed.note_begun, self.flush_now
         )
 
     def notice_subscriptions(self, feed: Feed) -> None:

@@ -5,10 +5,11 @@ for that would cost a commit each. So at the next start the first events that ar
 of each aggregate, are *suspects*: that their handlers are called is recorded before. If the process
 dies again, those of which that is recorded were in hands, and are *blamed*: they are handled one
 at a time, each attempt is recorded before it is made, and after the last one that the policy grants
-the event becomes a dead letter without another call.
+the event becomes a dead letter without another call. A suspect's attempt counts only if no other
+was in hands.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import attrs
@@ -20,7 +21,7 @@ from triobus._group import carried
 from triobus._handlers import PASSED_OVER
 from triobus._retry import RetryAfter
 from triobus._subscriptions import Subscription
-from triobus.stores._values import Attempts
+from triobus.stores._values import NOT_COUNTED, Attempts, GroupRecord
 
 _BESIDE_WORKERS = 100
 """How many suspects there may be beside those that workers had: finished ones may not have been
@@ -28,11 +29,9 @@ recorded, and come before those."""
 
 
 class Noting(Protocol):
-    """Notes how far a delivery has come, as `Feed.note_attempts` does."""
+    """Notes that a handler is about to be called, as `Feed.note_begun` does."""
 
-    def __call__(
-        self, carriage: Carriage, index: int, attempts: int, delay: float, /
-    ) -> None: ...
+    def __call__(self, carriage: Carriage, *, is_counted: bool) -> None: ...
 
 
 @attrs.define(eq=False)
@@ -83,7 +82,7 @@ class Suspects:
 
     def _suspected(self, subscription: Subscription) -> Subscription:
         async def handle(event: object) -> object:
-            await self._record(_carriage(), made=0)
+            await self._record(_carriage(), is_counted=False)
             return await _handle(subscription, event)
 
         return attrs.evolve(subscription, invoke=handle)
@@ -98,18 +97,32 @@ class Suspects:
                     "not tried again: see what its handler does to the process, then replay it"
                 )
             async with self._alone:
-                await self._record(carriage, made=1)
+                await self._record(carriage, is_counted=True)
                 return await _handle(subscription, event)
 
         return attrs.evolve(subscription, invoke=handle)
 
-    async def _record(self, carriage: Carriage, made: int) -> None:
-        """Record the attempt that is about to be made, or with `made=0` only that it is."""
-        self._note(carriage, carriage.index, carriage.attempt - 1 + made, 0)
+    async def _record(self, carriage: Carriage, *, is_counted: bool) -> None:
+        """Record the attempt that is about to be made, counted as if it had been or not."""
+        self._note(carriage, is_counted=is_counted)
         try:
             await self._flush()
         except StoreError as error:
             raise RetryAfter(1, counts=False) from error
+
+
+def blamed_alone(groups: Sequence[GroupRecord]) -> Sequence[GroupRecord]:
+    """Count the attempt in which the process died, if one event alone was in hands."""
+    rows = [row for group in groups for row in group.attempts if not row.delay]
+    if len(rows) != 1 or rows[0].due_at != NOT_COUNTED:
+        return groups
+    counted = rows[0]._replace(attempts=rows[0].attempts + 1)
+    return [
+        attrs.evolve(
+            group, attempts=tuple(counted if row is rows[0] else row for row in group.attempts)
+        )
+        for group in groups
+    ]
 
 
 def _carriage() -> Carriage:

@@ -72,6 +72,10 @@ class Append(NamedTuple):
     """Which of them are known to be what their ids stand for, though the JSON is different."""
 
 
+NOT_COUNTED = 0.0
+"""The time of an attempt of which it is recorded that it is made, and which does not count yet."""
+
+
 class Attempts(NamedTuple):
     """How far an event has come in a group that has not finished it."""
 

@@ -101,6 +101,37 @@ class Recorder:
         self._last_before = snapshot.last
         for feed in self.feeds.values():
             self._take_up(feed)
+        self._tell_of_groups(snapshot)
+
+    def _tell_of_groups(self, snapshot: Snapshot) -> None:
+        """Log where groups go on, and what the store has for handlers that are not there."""
+        known = {
+            name: {s.name for s in f.shell.group.subscriptions} for name, f in self.feeds.items()
+        }
+        used = {(record.name, None) for record in snapshot.groups}
+        used |= {(r.name, row.subscription) for r in snapshot.groups for row in r.attempts}
+        used |= {(key.group, key.subscription) for key in snapshot.letters}
+        gone = sorted({f"group {group!r}" for group, _ in used if group not in known})
+        gone += sorted(
+            f"subscription {name!r} of group {group!r}"
+            for group, name in used
+            if name is not None and group in known and name not in known[group]
+        )
+        if gone:
+            logger.warning(
+                "the store has progress or dead letters of what the program has not, or not yet: "
+                "%s. What is theirs is kept, and goes on when they are there again",
+                ", ".join(gone),
+            )
+        for record in snapshot.groups:
+            if record.name in known:
+                logger.info(
+                    "group %r goes on behind position %d of %d; a subscription that is new in it "
+                    "gets nothing before, for which a new group is there",
+                    record.name,
+                    record.offset,
+                    snapshot.last,
+                )
 
     async def detach(self) -> None:
         """Record what is finished, and close the store. Not to be cancelled; raises `StoreError`.

@@ -55,7 +55,7 @@ class Place:
                 await wait_all_tasks_blocked()
             if state != "starting" and self.store is not None:
                 self.store.gate.set()
-                await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             if state in ("draining", "ending"):
                 await self.bus.publish(Noted(1))
                 await wait_all_tasks_blocked()
@@ -63,8 +63,8 @@ class Place:
                 await wait_all_tasks_blocked()
             elif state == "stopped":
                 await self.bus.stop()
-            assert state_of(self.bus) == state
             try:
+                assert state_of(self.bus) == state
                 yield
             finally:
                 self.gate.set()
@@ -79,7 +79,7 @@ class Place:
 
 def state_of(bus):
     """Return the state that a bus says it is in."""
-    return repr(bus).split(", ")[1]
+    return repr(bus).rpartition(", groups: ")[0].rpartition(", ")[2]
 
 
 async def started(place):

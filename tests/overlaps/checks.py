@@ -149,7 +149,8 @@ def check_order(stage: Stage) -> Iterator[str]:
             continue
         # Without positions, or with those of another log in each life, only what one task published
         # has an order that is known.
-        family = -1 if stage.is_durable else found.number // 100
+        is_placed = stage.is_durable and positions[0] is not None
+        family = -1 if is_placed else found.number // 100
         first[found.sub, key, family].setdefault(found.number)
     for (sub, key, family), found_numbers in first.items():
         numbers = list(found_numbers)

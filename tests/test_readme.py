@@ -469,6 +469,9 @@ FAULTS = {
     "the process is killed": (
         "test_nothing_is_lost_or_reordered_when_programs_are_killed_whatever_they_are_doing"
     ),
+    "it is killed in the same event again and again": (
+        "test_a_killed_process_that_starts_again_and_again_comes_to_an_end"
+    ),
     "the process forks": (
         "test_a_forked_child_is_refused_and_its_exit_drops_nothing_of_the_parents"
     ),

@@ -105,18 +105,18 @@ class Recorder:
 
     def _tell_of_groups(self, snapshot: Snapshot) -> None:
         """Log where groups go on, and what the store has for handlers that are not there."""
-        known = {
-            name: {s.name for s in f.shell.group.subscriptions} for name, f in self.feeds.items()
-        }
-        used = {(record.name, None) for record in snapshot.groups}
-        used |= {(r.name, row.subscription) for r in snapshot.groups for row in r.attempts}
-        used |= {(key.group, key.subscription) for key in snapshot.letters}
-        gone = sorted({f"group {group!r}" for group, _ in used if group not in known})
-        gone += sorted(
+        feeds = self.feeds.items()
+        known = {name: {s.name for s in feed.shell.group.subscriptions} for name, feed in feeds}
+        used = {(key.group, key.subscription) for key in snapshot.letters}
+        for record in snapshot.groups:
+            used |= {(record.name, row.subscription) for row in record.attempts}
+        groups = {record.name for record in snapshot.groups} | {group for group, _ in used}
+        gone = [f"group {group!r}" for group in sorted(groups - known.keys())]
+        gone += [
             f"subscription {name!r} of group {group!r}"
-            for group, name in used
-            if name is not None and group in known and name not in known[group]
-        )
+            for group, name in sorted(used)
+            if group in known and name not in known[group]
+        ]
         if gone:
             logger.warning(
                 "the store has progress or dead letters of what the program has not, or not yet: "

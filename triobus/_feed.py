@@ -71,9 +71,10 @@ class Feed:
     is_recorded: bool = False
     """Whether the store knows of the group. Before, it gets nothing: after a crash it would begin
     behind that."""
-    _suspects: Suspects | None = None
     failure: StoreError | None = None
     """Why the log could not be read the last time, if it could not."""
+    _suspects: Suspects | None = None
+    """What may have been in hands when the process died, if it did."""
     read_to: int = 0
     """Everything up to it is in the lanes, finished or skipped."""
     _changed: dict[int, Attempts | None] = attrs.field(factory=dict)
@@ -487,7 +488,9 @@ class Feed:
         try:
             event = self._store.decode(record)
             if self._suspects is not None:
-                plan = self._suspects.plan(record.position, record.aggregate_id, plan, row)
+                plan = self._suspects.plan(
+                    record.position, record.aggregate_id, plan, row, _wall_time()
+                )
             return event, plan
         except EventNotDecodable as error:
             return unreadable(record), tuple(stand_in(s, error) for s in plan)

@@ -67,13 +67,18 @@ class Suspects:
         key: str | None,
         plan: tuple[Subscription, ...],
         row: Attempts | None,
+        now: float,
     ) -> tuple[Subscription, ...]:
-        """Return who gets an event, with what has to be done before if it is a suspect."""
+        """Return who gets an event, with what has to be done before if it is a suspect.
+
+        `now` is in seconds since 1970, as the times of attempts are.
+        """
         if position > self._last:
             return plan
         if row is not None and not row.delay:
             return tuple(self._blamed(subscription) for subscription in plan)
-        if row is not None or key in self._seen or not self._left:
+        was_waiting = row is not None and row.due_at > now
+        if was_waiting or key in self._seen or not self._left:
             return plan
         self._left -= 1
         if key is not None:

@@ -158,6 +158,25 @@ async def test_a_suspect_that_fails_is_retried_as_ever(new_store, autojump_clock
     assert (letter.attempts, letter.error_type) == (3, "OSError")
 
 
+async def test_an_event_in_which_the_process_dies_at_a_retry_becomes_a_dead_letter_too(
+    new_store, autojump_clock
+):
+    class DeadlyLater(Deadly):
+        async def __call__(self, event):
+            if event.number == 1 and not self.calls:
+                self.calls.append((1, 1))
+                raise OSError
+            await super().__call__(event)
+
+    handler = DeadlyLater(1)
+    retry = Retry(attempts=3, delay=1, jitter=0)
+    options = {"retry": retry, "workers": 1}
+    deaths, (letter,) = await lives_until_the_end(new_store, handler, [Noted(1)], **options)
+    assert (letter.attempts, letter.error_type) == (3, "ProcessDied")
+    assert [attempt for _, attempt in handler.calls] == [1, 2, 2, 3]
+    assert deaths == 3
+
+
 async def test_a_suspect_whose_subscription_has_gone_is_not_handled(new_store):
     deadly, calls = Deadly(0), []
     assert await live(new_store(), deadly, [Noted(0), Noted(1)], workers=1) is None

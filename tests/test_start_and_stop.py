@@ -1033,13 +1033,25 @@ async def run_a_bus() -> None:
     await EventBus().run()
 
 
-@pytest.mark.parametrize("main", [use_a_bus, run_a_bus])
-def test_a_bus_in_an_asyncio_program_says_that_it_needs_trio(
-    main: Callable[[], Coroutine[None, None, None]],
+async def use_a_store() -> None:
+    async with MemoryEventStore():
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("main", "what"),
+    [
+        (use_a_bus, "async with bus"),
+        (run_a_bus, "async with bus"),
+        (use_a_store, "async with store"),
+    ],
+)
+def test_a_bus_or_a_store_in_an_asyncio_program_says_that_it_needs_trio(
+    main: Callable[[], Coroutine[None, None, None]], what: str
 ) -> None:
     with pytest.raises(NotInTrio) as caught:
         asyncio.run(main())
     assert str(caught.value) == (
-        "async with bus needs Trio, and no Trio task is running here: triobus lives inside a Trio "
+        f"{what} needs Trio, and no Trio task is running here: triobus lives inside a Trio "
         "program, so start it with trio.run(main), not with asyncio.run(main)"
     )

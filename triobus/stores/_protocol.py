@@ -170,7 +170,8 @@ class EventStore(ABC):
     # What everybody does with it
 
     async def __aenter__(self) -> Self:
-        """Open the store, unless it is open. Raises `StoreError`."""
+        """Open the store, unless it is open. Raises `StoreError`, and `NotInTrio` elsewhere."""
+        _checks.inside_trio("async with store")
         async with self._opening:
             if not self._users:
                 await self.open()

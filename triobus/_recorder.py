@@ -182,9 +182,7 @@ class Recorder:
 
     def _suspects_of(self, feed: Feed) -> Suspects:
         workers = feed.shell.most_workers
-        return Suspects.of_group(
-            self._last_before, workers, self._alone, feed.note_begun, self.flush_now
-        )
+        return Suspects(self._last_before, workers, self._alone, feed.note_begun, self.flush_now)
 
     def notice_subscriptions(self, feed: Feed) -> None:
         """Somebody has come or gone in a group."""

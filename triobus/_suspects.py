@@ -40,26 +40,20 @@ class Suspects:
 
     _last: int
     """The position of the log's last event at the start: none behind it is one."""
-    _left: int
+    _workers: int
+    """How many the group has."""
     _alone: trio.Lock
     """Whoever is blamed has it, of whichever group of the bus."""
     _note: Noting
     _flush: Callable[[], Awaitable[None]]
     """Waits until what was noted is recorded. Raises `StoreError`."""
+    _left: int = attrs.field(init=False)
+    """How many more there may be."""
     _seen: set[str] = attrs.field(factory=set, init=False)
     """Aggregates of which an earlier event is not finished, which is the one that counts."""
 
-    @classmethod
-    def of_group(
-        cls,
-        last: int,
-        workers: int,
-        alone: trio.Lock,
-        note: Noting,
-        flush: Callable[[], Awaitable[None]],
-    ) -> "Suspects":
-        """Return those of a group with so many workers."""
-        return cls(last, workers + _BESIDE_WORKERS, alone, note, flush)
+    def __attrs_post_init__(self) -> None:
+        self._left = self._workers + _BESIDE_WORKERS
 
     def plan(
         self,

@@ -129,8 +129,8 @@ def test_an_offset_that_goes_back_is_found(monkeypatch):
 def test_a_recovery_that_skips_an_event_is_found(monkeypatch):
     restore = Feed.restore
 
-    def skip_one(self, record):
-        restore(self, record)
+    def skip_one(self, record, suspects):
+        restore(self, record, suspects)
         self.read_to += 1
 
     monkeypatch.setattr(Feed, "restore", skip_one)

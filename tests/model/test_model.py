@@ -138,16 +138,18 @@ def _delivered_twice(monkeypatch):
 
 def _forgotten_attempts(monkeypatch):
     restore = Feed.restore
-    monkeypatch.setattr(
-        Feed, "restore", lambda self, record: restore(self, attrs.evolve(record, attempts=()))
-    )
+
+    def forget(self, record, suspects):
+        restore(self, attrs.evolve(record, attempts=()), suspects)
+
+    monkeypatch.setattr(Feed, "restore", forget)
 
 
 def _skipped_event(monkeypatch):
     restore = Feed.restore
 
-    def skip_one(self, record):
-        restore(self, record)
+    def skip_one(self, record, suspects):
+        restore(self, record, suspects)
         if self.read_to < self.last:
             self.read_to += 1
 

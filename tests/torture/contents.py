@@ -20,6 +20,8 @@ class Contents:
     settled: set[tuple[str, int]] = attrs.field(factory=set)
     """Groups with the numbers that they have settled."""
     attempts: dict[tuple[str, int], int] = attrs.field(factory=dict)
+    begun: set[tuple[str, int]] = attrs.field(factory=set)
+    """Those of which it is recorded that an attempt was about to be made."""
     letters: set[tuple[str, int]] = attrs.field(factory=set)
 
 
@@ -54,6 +56,8 @@ async def _contents(path: Path) -> Contents:
                 found.settled.update((group.name, found.numbers[at]) for at in settled)
             for row in group.attempts:
                 found.attempts[group.name, found.numbers[row.position]] = row.attempts
+                if not row.delay:
+                    found.begun.add((group.name, found.numbers[row.position]))
         for key in await store.letter_keys():
             found.letters.add((key.group, found.numbers[key.position]))
     return found

@@ -18,7 +18,7 @@ commit that was good had begun by then.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import attrs
@@ -161,13 +161,14 @@ class History:
         letters = {number for name, number in after.letters if name == group}
         letters_before = {number for name, number in before.letters if name == group}
         who = f"group {group!r}"
+        died = self._died_in(group)
         _none(
             (certain.handled | certain.given_up) - settled,
             f"{who} finished {{}}, and a later commit left that out",
             "repeated",
         )
         _none(
-            settled - settled_before - possible.handled - possible.given_up,
+            settled - settled_before - possible.handled - possible.given_up - died,
             f"{who} has {{}} as settled and never finished it",
             "lost",
         )
@@ -178,7 +179,7 @@ class History:
             "lost",
         )
         _none(
-            letters - letters_before - possible.given_up,
+            letters - letters_before - possible.given_up - died,
             f"{who} has dead letters {{}} that it never gave up",
             "other",
         )
@@ -200,6 +201,7 @@ class History:
                 if number % AGGREGATES == lane and (group, number) not in self._before.settled
             ]
             tried = list(dict.fromkeys(number for _, number, _ in taken))
+            due = [n for n in due if n in tried or n not in self._died_in(group)]
             again = [number for number in tried if (group, number) in self._before.settled]
             if again:
                 raise Violation(
@@ -207,26 +209,46 @@ class History:
                 )
             if set(tried) - set(due):
                 raise Violation(f"group {group!r} tried {tried} of {due}: never stored", "lost")
-            wanted = list(self._expected(group, due[: len(tried)]))
+            first = {
+                number: attempt for kind, number, attempt in reversed(taken) if kind == "attempt"
+            }
+            wanted = list(self._expected(group, due[: len(tried)], first))
             if taken != wanted[: len(taken)]:
                 raise Violation(
                     f"group {group!r} went through aggregate {lane} as {taken}, not {wanted}",
                     "reordered",
                 )
 
-    def _expected(self, group: str, due: Iterable[int]) -> Iterable[tuple[str, int, int]]:
-        """Yield what a life does with events of one aggregate."""
+    def _expected(
+        self, group: str, due: Iterable[int], first: Mapping[int, int]
+    ) -> Iterable[tuple[str, int, int]]:
+        """Yield what a life does with events of one aggregate, of which it has seen some attempts.
+
+        The attempt in which the program was killed counts, if it is known which it was.
+        """
         for number in due:
-            for attempt in range(self._before.attempts.get((group, number), 0) + 1, ATTEMPTS + 1):
+            made = self._before.attempts.get((group, number), 0)
+            if (group, number) in self._before.begun and first.get(number) == made + 2:
+                made += 1
+            for attempt in range(made + 1, ATTEMPTS + 1):
                 yield "attempt", number, attempt
                 if not fails(number, attempt):
                     yield "handled", number, 0
                     break
                 yield "failed", number, attempt
 
+    def _died_in(self, group: str) -> set[int]:
+        """Return what may be a dead letter untried, for the program was killed in all attempts."""
+        made = self._before.attempts.items()
+        begun = self._before.begun
+        return {
+            key[1] for key, count in made if key[0] == group and count + (key in begun) >= ATTEMPTS
+        }
+
     def _check_replays(self, group: str, steps: Iterable[Step], after: Contents) -> None:
         positions = {number: position for position, number in after.numbers.items()}
         there = {number for name, number in self._before.letters if name == group}
+        there |= self._died_in(group)
         lanes = defaultdict(list)
         for kind, _, number, attempt in steps:
             if kind == "failed" and attempt == ATTEMPTS:

@@ -303,6 +303,11 @@ class Asleep(NamedTuple):
     done: tuple[str, ...]
 
 
+def place_of(queued: Queued) -> int:
+    """Return the position of a queued event, or of the one that a queued replay is behind."""
+    return queued[0] // _BETWEEN
+
+
 @attrs.define(eq=False)
 class StoredLanes(Lanes):
     """The lanes of a group whose events a store has.
@@ -544,25 +549,22 @@ class StoredLanes(Lanes):
 
     # Room
 
-    def spill(self) -> list[tuple[str, int, Watch | None]]:
-        """Give up what lines up behind busy and waiting deliveries, and say what that was.
+    def spill(self) -> list[tuple[str, deque[Queued]]]:
+        """Give up what lines up behind busy and waiting deliveries, and return the lines.
 
-        Nothing is ready. Lanes with something in line that a store does not have, a replay or an
-        attempt, are left alone.
+        Nothing is ready. Lines with an event of whose attempts a store has been told are left
+        alone.
         """
-        spilled: list[tuple[str, int, Watch | None]] = []
+        spilled: list[tuple[str, deque[Queued]]] = []
         for key, line in self._lanes.items():
-            if line and all(self._can_be_read_again(queued) for queued in line):
+            if line and not (self._postponed and any(q[6] in self._postponed for q in line)):
                 self._lanes[key] = None
-                spilled.extend((key, queued[6], queued[4]) for queued in line)  # type: ignore[misc]  # what a store has has a position
-        self._lifted += len(spilled)
-        self.outside += len(spilled)
-        self.held -= len(spilled)
+                spilled.append((key, line))
+        count = sum(len(line) for _, line in spilled)
+        self._lifted += count
+        self.outside += count
+        self.held -= count
         return spilled
-
-    def _can_be_read_again(self, queued: Queued) -> bool:
-        _, _, _, _, _, letter_id, position = queued
-        return letter_id is None and position not in self._postponed
 
     def has_lane(self, key: str | None) -> bool:
         """Whether a delivery of an aggregate has been taken and is not finished."""

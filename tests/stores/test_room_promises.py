@@ -6,7 +6,7 @@ import trio
 import trio.testing
 
 from tests.events import Noted, Other
-from triobus import EventBus, Retry, StoreIOError, current_delivery
+from triobus import EventBus, Retry, StoreIOError
 from triobus._delivery import KEPT_AWAKE
 from triobus._threads import instead_of_thread
 

@@ -5,6 +5,7 @@ linked lists and heaps, and has to come to the same decisions.
 """
 
 import math
+from collections.abc import Iterable
 from itertools import count
 from typing import Literal
 from uuid import UUID
@@ -24,7 +25,7 @@ from hypothesis.stateful import (
 
 from tests.events import Noted, Other, SpecialNoted
 from triobus import DomainEvent, EventBus, Group, Retry, Subscription
-from triobus._delivery import KEPT_AWAKE, Carriage, Lanes, StoredLanes
+from triobus._delivery import KEPT_AWAKE, Carriage, Lanes, Queued, StoredLanes, place_of
 
 NO_JITTER = Retry(attempts=3, delay=1.0, factor=2.0, jitter=0)
 
@@ -237,12 +238,16 @@ def test_a_replay_keeps_its_place_in_its_aggregate_though_lanes_are_not_ordered(
     assert taken(lanes) == [1]
 
 
+def places(spilled: Iterable[tuple[str, Iterable[Queued]]]) -> list[tuple[str, list[int]]]:
+    return [(key, [place_of(queued) for queued in line]) for key, line in spilled]
+
+
 def test_what_lines_up_behind_busy_and_waiting_deliveries_can_be_given_up() -> None:
     lanes = stored_lanes_with("a", "a", "b", "a", "b", "c")
     busy, waiting, _ = (take(lanes) for _ in range(3))
     lanes.fail(waiting, OSError(), now=0.0)
     assert lanes.ready == 0
-    assert lanes.spill() == [("a", 2, None), ("a", 4, None), ("b", 5, None)]
+    assert places(lanes.spill()) == [("a", [2, 4]), ("b", [5])]
     assert (lanes.held, lanes.outside, lanes.waiting, lanes.in_flight) == (0, 4, 1, 2)
     assert (lanes.added, lanes.unsettled, lanes.queued) == (6, 6, 3)
     lanes.advance(busy)
@@ -253,14 +258,29 @@ def test_what_lines_up_behind_busy_and_waiting_deliveries_can_be_given_up() -> N
     assert (lanes.held, lanes.outside, lanes.in_flight, lanes.added) == (0, 3, 2, 6)
 
 
-def test_a_lane_with_something_that_no_store_has_is_not_given_up() -> None:
+def test_a_replay_that_lines_up_is_given_up_and_keeps_its_place() -> None:
+    lanes = stored_lanes_with("a", "a", "a")
+    take(lanes)
+    lanes.add(Noted(9, "a"), "a", (subscription(),), letter_id=7, position=1, after=3)
+    lanes.add(Noted(4, "a"), "a", (subscription(),), position=4)
+    assert lanes.take() is None
+    ((key, line),) = lanes.spill()
+    assert (key, [(place_of(queued), queued[5]) for queued in line]) == (
+        "a",
+        [(2, None), (3, None), (3, 7), (4, None)],
+    )
+    assert (lanes.held, lanes.outside, lanes.added, lanes.in_flight) == (0, 4, 5, 1)
+
+
+def test_a_line_with_an_event_of_whose_attempts_a_store_knows_is_not_given_up() -> None:
     lanes = stored_lanes_with("a", "a")
     busy = take(lanes)
-    lanes.add(Noted(2, "a"), "a", (subscription(),), letter_id=7, position=1, after=2)
+    lanes.postpone(2, 1, None, ())
     assert lanes.take() is None
     assert lanes.spill() == []
     lanes.advance(busy)
-    assert number_of(lanes.take()) == 1
+    again = take(lanes)
+    assert (number_of(again), again.attempt) == (1, 1)
 
 
 def test_a_delivery_that_comes_with_a_time_waits_for_it_with_its_lane() -> None:
@@ -299,7 +319,7 @@ def test_what_is_read_back_has_its_old_place_in_the_order() -> None:
     lanes = stored_lanes_with("a", "a", "b", "a", "b")
     first, third = take(lanes), take(lanes)
     assert lanes.take() is None
-    assert len(lanes.spill()) == 3
+    assert places(lanes.spill()) == [("a", [2, 4]), ("b", [5])]
     for position in (6, 7):
         lanes.add(
             Noted(position - 1, str(position)), str(position), (first.plan), position=position
@@ -317,6 +337,19 @@ def test_what_is_read_back_has_its_old_place_in_the_order() -> None:
     assert taken(lanes) == [4]
 
 
+def test_what_lines_up_does_not_hide_what_is_read_back_and_younger() -> None:
+    lanes = stored_lanes_with("k")
+    waits = take(lanes)
+    assert lanes.fail(waits, OSError(), now=0.0) is not None
+    plan = waits.plan
+    for position, key in ((4, "k"), (7, "b")):
+        lanes.add(Noted(position, key), key, plan, position=position)
+    lanes.add_outside()
+    lanes.take_in(Noted(5, "a"), "a", plan, None, 5)
+    assert [take(lanes).position, take(lanes).position] == [5, 7]
+    assert lanes.take() is None
+
+
 def test_in_total_order_nothing_overtakes_what_has_still_to_be_read_back() -> None:
     lanes = StoredLanes(is_total=True)
     plan = (subscription(),)
@@ -327,7 +360,7 @@ def test_in_total_order_nothing_overtakes_what_has_still_to_be_read_back() -> No
     second = take(lanes)
     assert (first.position, second.position) == (1, 3)
     lanes.advance(second)
-    assert [place for _, place, _ in lanes.spill()] == [2]  # the fourth has not lined up yet
+    assert places(lanes.spill()) == [("a", [2])]  # the fourth has not lined up yet
     lanes.release(1.0)
     assert take(lanes) is first
     lanes.advance(first)

@@ -94,6 +94,8 @@ class Lanes:
     outside: int = 0
     """How many are known and take none, because a store has them."""
     _is_frozen: bool = False
+    _barrier: float = inf
+    """The number that nothing may be taken from, because what is older has to be read back."""
     _numbered: int = 0
     """How many deliveries were put into the queue or a line."""
     _queue: deque[Queued] = attrs.field(factory=deque)
@@ -177,30 +179,31 @@ class Lanes:
         queued: Any
         if self._is_frozen:
             return None
-        # What is read back from a store may be younger than what is queued.
-        if self._resumed and not (self._queue and self._queue[0][0] < self._resumed[0][0]):
-            queued = heappop(self._resumed)
-            if len(queued) == 2:
-                self.held -= 1
-                return queued[1]  # type: ignore[no-any-return]  # it is the carriage of a retry
-        else:
-            queue = self._queue
-            lanes = self._lanes
-            while True:
-                if not queue:
+        queue, resumed, lanes = self._queue, self._resumed, self._lanes
+        while True:
+            # What is read back from a store may be younger than what is queued.
+            if resumed and not (queue and queue[0][0] < resumed[0][0]):
+                if resumed[0][0] >= self._barrier:
                     return None
-                queued = queue.popleft()
-                key = queued[2]
-                if key is None:
-                    break
-                if key not in lanes:
-                    lanes[key] = None
-                    break
-                line = lanes[key]
-                if line is None:
-                    lanes[key] = deque((queued,))
-                else:
-                    line.append(queued)
+                queued = heappop(resumed)
+                if len(queued) == 2:
+                    self.held -= 1
+                    return queued[1]  # type: ignore[no-any-return]  # it is the carriage of a retry
+                break
+            if not queue:
+                return None
+            queued = queue.popleft()
+            key = queued[2]
+            if key is None:
+                break
+            if key not in lanes:
+                lanes[key] = None
+                break
+            line = lanes[key]
+            if line is None:
+                lanes[key] = deque((queued,))
+            else:
+                line.append(queued)
         self.held -= 1
         if spare is None:
             return Carriage(*queued)
@@ -300,6 +303,11 @@ class Asleep(NamedTuple):
     done: tuple[str, ...]
 
 
+def place_of(queued: Queued) -> int:
+    """Return the position of a queued event, or of the one that a queued replay is behind."""
+    return queued[0] // _BETWEEN
+
+
 @attrs.define(eq=False)
 class StoredLanes(Lanes):
     """The lanes of a group whose events a store has.
@@ -318,8 +326,6 @@ class StoredLanes(Lanes):
     """How many deliveries have been put outside more often than they have come back."""
     _replays: int = 0
     """How many replays were added."""
-    _barrier: int | None = None
-    """The number that nothing may be taken from, because what is older has to be read back."""
     _beyond: deque[Queued] = attrs.field(factory=deque)
     """What is in the queue from there on."""
     _asleep: list[Asleep] = attrs.field(factory=list)
@@ -363,7 +369,7 @@ class StoredLanes(Lanes):
         self._numbered += 1
         self.held += 1
         queued = (number, event, key, plan, watch, letter_id, position)
-        (self._queue if self._barrier is None else self._beyond).append(queued)
+        (self._beyond if self.is_barred else self._queue).append(queued)
 
     def add_many(
         self,
@@ -377,7 +383,7 @@ class StoredLanes(Lanes):
         if not self.is_ordered:
             keys = repeat(None)
         places = zip(events, keys, positions, strict=False)  # of which some have no end
-        target = self._queue if self._barrier is None else self._beyond
+        target = self._beyond if self.is_barred else self._queue
         target.extend(
             (position * _BETWEEN, event, key, plan, watch, None, position)  # type: ignore[operator]  # it has one
             for event, key, position in places
@@ -454,7 +460,7 @@ class StoredLanes(Lanes):
 
         It never comes in `spare`: what a commit costs is a hundred times what that would save.
         """
-        while not self._is_barred and (carriage := super().take()) is not None:
+        while (carriage := super().take()) is not None:
             known = None
             if carriage.letter_id is None and carriage.position is not None:
                 known = self._postponed.pop(carriage.position, None)
@@ -467,30 +473,20 @@ class StoredLanes(Lanes):
             self._put_aside(carriage, due)
         return None
 
-    @property
-    def _is_barred(self) -> bool:
-        """Whether all that is ready is behind the barrier."""
-        return (
-            self._barrier is not None
-            and not self._queue
-            and bool(self._resumed)
-            and self._resumed[0][0] >= self._barrier
-        )
-
     def bar(self, position: int | None) -> None:
         """Let nothing overtake an event that has to be read back; None when there is none."""
         if not self.is_total:
             return
         self._queue.extend(self._beyond)
         self._beyond.clear()
-        self._barrier = None if position is None else position * _BETWEEN
-        while self._barrier is not None and self._queue and self._queue[-1][0] >= self._barrier:
+        self._barrier = inf if position is None else position * _BETWEEN
+        while self._queue and self._queue[-1][0] >= self._barrier:
             self._beyond.appendleft(self._queue.pop())
 
     @property
     def is_barred(self) -> bool:
         """Whether something waits for what has to be read back."""
-        return self._barrier is not None
+        return self._barrier < inf
 
     # Retries
 
@@ -553,25 +549,22 @@ class StoredLanes(Lanes):
 
     # Room
 
-    def spill(self) -> list[tuple[str, int, Watch | None]]:
-        """Give up what lines up behind busy and waiting deliveries, and say what that was.
+    def spill(self) -> list[tuple[str, deque[Queued]]]:
+        """Give up what lines up behind busy and waiting deliveries, and return the lines.
 
-        Nothing is ready. Lanes with something in line that a store does not have, a replay or an
-        attempt, are left alone.
+        Nothing is ready. Lines with an event of whose attempts a store has been told are left
+        alone.
         """
-        spilled: list[tuple[str, int, Watch | None]] = []
+        spilled: list[tuple[str, deque[Queued]]] = []
         for key, line in self._lanes.items():
-            if line and all(self._can_be_read_again(queued) for queued in line):
+            if line and not (self._postponed and any(q[6] in self._postponed for q in line)):
                 self._lanes[key] = None
-                spilled.extend((key, queued[6], queued[4]) for queued in line)  # type: ignore[misc]  # what a store has has a position
-        self._lifted += len(spilled)
-        self.outside += len(spilled)
-        self.held -= len(spilled)
+                spilled.append((key, line))
+        count = sum(len(line) for _, line in spilled)
+        self._lifted += count
+        self.outside += count
+        self.held -= count
         return spilled
-
-    def _can_be_read_again(self, queued: Queued) -> bool:
-        _, _, _, _, _, letter_id, position = queued
-        return letter_id is None and position not in self._postponed
 
     def has_lane(self, key: str | None) -> bool:
         """Whether a delivery of an aggregate has been taken and is not finished."""

@@ -25,7 +25,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._alarm import Alarm
-from triobus._delivery import Carriage, StoredLanes, Watch
+from triobus._delivery import Carriage, StoredLanes, Watch, place_of
 from triobus._errors import EventNotDecodable, StoreError, StoreIOError
 from triobus._events import DomainEvent
 from triobus._group import GroupShell, Replayed
@@ -229,7 +229,7 @@ class Feed:
             if not plan:
                 self._pass_over(first, first + count - 1)
             else:
-                count = int(min(count, self._room()))
+                count = int(min(count, self._room_for_new()))
                 if count:
                     self._add(run[:count], run_keys[:count], plan, watch, first)
                     watch = None
@@ -253,7 +253,7 @@ class Feed:
         first: int,
     ) -> None:
         """Put events into their lanes, except for those that have others before them on disk."""
-        if not self._skipped:
+        if not (self._skipped and self.lanes.is_ordered):
             self.lanes.add_many(events, keys, plan, watch, itertools.count(first))
             return
         for event, key, position in zip(events, keys, itertools.count(first), strict=False):
@@ -338,18 +338,46 @@ class Feed:
     def _room(self) -> float:
         return max(self.shell.buffer - self.lanes.held, 0)
 
+    def _room_for_new(self) -> float:
+        """Return how many events may be taken as they are published.
+
+        They leave half of the room to what has to be read back, or it would never have a turn.
+        """
+        if self._refills or self.lanes.due:
+            return max(math.ceil(self._enough) - self.lanes.held, 0)
+        return self._room()
+
+    @property
+    def _enough(self) -> float:
+        """How many deliveries may be held for something to be read."""
+        buffer = self.shell.buffer
+        return buffer / 2 if buffer < math.inf else buffer
+
     def _has_room(self) -> bool:
         """Whether there is room for a batch; if not, some is made or waited for."""
-        shell = self.shell
-        enough = shell.buffer / 2 if shell.buffer < float("inf") else shell.buffer
+        shell, enough = self.shell, self._enough
         if self.lanes.held > enough and not self.lanes.ready and shell.is_idle:
-            for key, position, watch in self.lanes.spill():
-                self._skipped[key] = min(self._skipped.get(key, position), position)
-                if watch is not None:
-                    self.lanes.watches[position] = watch
+            self._spill()
         has_room = self.lanes.held <= enough
         shell.admits_at = -1 if has_room else enough
         return has_room
+
+    def _spill(self) -> None:
+        """Give up what lines up; it is read again, or put into its lane again, in its turn."""
+        for key, line in self.lanes.spill():
+            replays: list[tuple[int, Replayed]] = []
+            for queued in line:
+                _, event, _, plan, watch, letter_id, position = queued
+                after = place_of(queued)
+                if letter_id is not None:
+                    assert watch is not None
+                    replays.append((after, (event, key, plan, watch, letter_id, position)))
+                elif watch is not None:
+                    self.lanes.watches[after] = watch
+            first = place_of(line[0]) + (line[0][5] is not None)
+            self._skipped[key] = min(self._skipped.get(key, first), first)
+            if replays:
+                self._behind.setdefault(key, deque()).extendleft(reversed(replays))
 
     async def _read_on(self) -> None:
         """Read what comes next in the log."""
@@ -359,7 +387,7 @@ class Feed:
                 plan, row = self._wanted_by(record)
                 if not plan:
                     self._pass_over_unwanted(record.position, row)
-                elif record.aggregate_id in self._skipped:
+                elif self.lanes.is_ordered and record.aggregate_id in self._skipped:
                     self.lanes.add_outside()
                 else:
                     event, plan = self._decoded(record, plan, row)
@@ -378,7 +406,10 @@ class Feed:
         limit = _REFILL if self.lanes.is_barred else int(min(self._room(), _REFILL))
         behind = self._behind.get(key)
         up_to = behind[0][0] if behind else self.read_to
-        records = await self._store.fetch(self._skipped[key] - 1, limit, up_to, aggregate_id=key)
+        records: list[Record] = []
+        if self.lanes.is_ordered:  # otherwise there are only replays to be brought on
+            after = self._skipped[key] - 1
+            records = await self._store.fetch(after, limit, up_to, aggregate_id=key)
         was_added = False
         for record in records:
             if not self.progress.is_finished(record.position):
@@ -394,7 +425,7 @@ class Feed:
                 was_added = True
         if records:
             self._skipped[key] = records[-1].position + 1
-        elif up_to < self.read_to:
+        elif self.lanes.is_ordered and up_to < self.read_to:
             self._skipped[key] = up_to + 1  # for something may have come meanwhile
         else:
             del self._skipped[key]

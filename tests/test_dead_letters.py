@@ -637,6 +637,52 @@ async def test_a_letter_that_is_discarded_while_its_replay_waits_for_a_retry_hol
     assert patient.calls == [1, 1, 1, 2]
 
 
+async def test_a_letter_that_is_discarded_while_its_replay_runs_is_not_retried_when_that_fails(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus()
+    calls: list[int] = []
+
+    @bus.subscribe(Noted, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
+    async def handle(event: Noted) -> None:
+        calls.append(event.number)
+        if event.number == 1:
+            await trio.sleep(1)
+            raise ValueError
+
+    async with bus:
+        await publish(bus, Noted(1, "a"))
+        (letter,) = await bus.dead_letters.list()
+        calls.clear()
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.dead_letters.replay)
+            await trio.sleep(0.5)
+            await bus.dead_letters.discard(letter)
+            await bus.publish(Noted(2, "a"))
+        assert trio.current_time() == started + 1
+        await bus.wait_idle()
+        assert await bus.dead_letters.list() == []
+    assert calls == [1, 2]
+
+
+async def test_a_letter_of_an_earlier_start_is_not_taken_for_one_of_now(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus()
+    patient_in(bus)
+    async with bus:
+        await publish(bus, Noted(1))
+        (before,) = await bus.dead_letters.list()
+    async with bus:
+        await publish(bus, Noted(2))
+        with pytest.raises(UnknownDeadLetter):
+            await bus.dead_letters.discard(before)
+        with pytest.raises(UnknownDeadLetter):
+            await bus.dead_letters.replay(before)
+        assert numbers(await bus.dead_letters.list()) == [2]
+
+
 # The bound
 
 
@@ -687,10 +733,44 @@ async def test_a_letter_that_is_being_replayed_is_not_dropped_for_newer_ones(
             patient.is_ill = False
             await bus.publish_many([Other(n) for n in range(1001)])
             await wait_all_tasks_blocked()
-            assert bus.dead_letters.dropped == 2
+            assert bus.dead_letters.dropped == 1
         letters = await bus.dead_letters.list(limit=2000)
     assert patient.calls == [1, 1, 1, 1]
-    assert len(letters) == 999
+    assert len(letters) == 1000
+
+
+async def test_no_more_than_the_bound_are_kept_once_a_replay_has_failed_again(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(workers=2, buffer=10_000)
+    patient_in(bus, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
+    bus.subscribe(Other, fail, retry=ONCE)
+    async with bus:
+        await publish(bus, *[Noted(n) for n in range(1000)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.dead_letters.replay)
+            await wait_all_tasks_blocked()
+            await bus.publish_many([Other(n) for n in range(50)])
+            await wait_all_tasks_blocked()
+        letters = await bus.dead_letters.list(limit=2000)
+        assert len(letters) == 1050
+        await publish(bus, Other(50))
+        letters = await bus.dead_letters.list(limit=2000)
+        assert len(letters) == 1000
+        assert bus.dead_letters.dropped == 51
+
+
+async def test_a_letter_from_before_its_handler_held_back_is_not_dropped_when_it_does(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(workers=1, buffer=10_000)
+    before = bus.subscribe(Noted, fail, name="it", retry=ONCE)
+    async with bus:
+        await publish(bus, Noted(0, "held"))
+        before.unsubscribe()
+        patient_in(bus, name="it", hold=True)
+        await publish(bus, Noted(1, "held"), *[Noted(n) for n in range(2, 1100)])
+        assert numbers(await bus.dead_letters.list(limit=1)) == [0]
 
 
 # hold

@@ -41,7 +41,7 @@ class DeadLetters:
     """What handlers of a bus have failed for good; `bus.dead_letters`.
 
     With a store they last. Without one they are in memory until the bus is started again: the
-    newest 1,000, and beyond these all that hold back their aggregate.
+    newest 1,000, and beyond these all that hold back their aggregate or are being replayed.
     """
 
     _life: Callable[[], Life]
@@ -110,11 +110,12 @@ class DeadLetters:
 
         Cancelled while it waits until that is stored, they are forgotten all the same.
 
-        Raises `UnknownDeadLetter` if one is not there, and then none is forgotten, `StoreError` if
-        it could not be stored yet that they are forgotten, and `BusClosed` if the bus has stopped
-        and it never will be.
+        Raises `UnknownDeadLetter` if one is not there, and `BusClosed` if they are in a store and
+        the bus does not run: then none is forgotten. Raises `StoreError` if it could not be stored
+        yet that they are forgotten, and `BusClosed` if the bus has stopped and it never will be.
         """
         life = self._life()
+        life.letters.check_removable()
         chosen = self._among(life.letters, ids)
         await trio.lowlevel.checkpoint_if_cancelled()
         for letter_id in chosen:

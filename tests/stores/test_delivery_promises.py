@@ -1087,15 +1087,66 @@ async def test_discarded_letters_are_gone_for_good(new_store):
         assert left.event.number == 2
 
 
-async def test_a_bus_that_has_stopped_does_not_say_that_it_has_discarded_a_letter(new_store):
-    async with failing_bus(new_store(), {1}, []) as bus:
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_bus_that_does_not_run_discards_no_letter_of_its_store(new_store, is_new):
+    bus = failing_bus(new_store(), {1}, [])
+    async with bus:
         await bus.publish_many([Noted(n, "a") for n in range(4)])
         await bus.stop()
-        with pytest.raises(BusClosed):
-            await bus.dead_letters.discard(1)
-    async with failing_bus(new_store(), set(), []) as bus:
-        (left,) = await bus.dead_letters.list()
-        assert left.event.number == 1
+    if is_new:
+        bus = failing_bus(new_store(), {1}, [])
+    before = repr(bus.dead_letters)
+    with pytest.raises(BusClosed, match="do it while the bus runs"):
+        await bus.dead_letters.discard(1)
+    assert repr(bus.dead_letters) == before
+    (left,) = await bus.dead_letters.list()
+    assert left.event.number == 1
+
+
+@attrs.frozen
+class Empty(DomainEvent):
+    """An event that is false, as an empty basket may be."""
+
+    def __bool__(self):
+        return False
+
+
+async def test_an_event_that_is_false_is_replayed_as_itself(new_store):
+    handled = []
+
+    async def fails_once(event):
+        handled.append(event)
+        if len(handled) == 1:
+            raise OSError
+
+    bus = subscribed(new_store(), fails_once, Empty, retry=Retry(attempts=1))
+    event = Empty()
+    async with bus:
+        await bus.publish(event)
+        await bus.wait_idle()
+        assert await bus.dead_letters.replay() == 1
+    assert handled == [event, event]
+
+
+async def test_letters_are_listed_at_every_moment_of_a_stop(new_store):
+    instead_of_thread.set(in_three_turns)
+    listed = []
+
+    async def look_after(turns):
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        listed.append([letter.event.number for letter in await bus.dead_letters.list()])
+
+    bus = failing_bus(new_store(), {1, 2}, [])
+    async with bus:
+        await bus.publish_many([Noted(n, "a") for n in (1, 2)])
+        await bus.wait_idle()
+        async with trio.open_nursery() as nursery:
+            for turns in range(60):
+                nursery.start_soon(look_after, turns)
+            await bus.publish(Noted(3, "a"))
+            await bus.stop()
+    assert listed == [[1, 2]] * 60
 
 
 async def test_ids_of_dead_letters_go_on_after_a_restart(new_store):

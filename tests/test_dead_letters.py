@@ -905,6 +905,124 @@ async def test_what_is_held_back_during_a_long_replay_goes_with_it(
     assert patient.calls == list(range(301))
 
 
+async def test_several_replays_at_once_keep_the_order_of_an_aggregate_and_leave_nothing_held_back(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(buffer=10_000)
+    calls: list[int] = []
+    ill = True
+
+    @bus.subscribe(Noted, hold=True, retry=ONCE)
+    async def handle(event: Noted) -> None:
+        calls.append(event.number)
+        if ill:
+            raise ValueError
+        await trio.sleep(1)
+
+    async with bus:
+        await publish(bus, *[Noted(n, "a") for n in range(250)])
+        calls.clear()
+        ill = False
+        counts: dict[str, int] = {}
+
+        async def replay(name: str, chosen: range) -> None:
+            counts[name] = await bus.dead_letters.replay(chosen)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(replay, "first", range(1, 151))
+            await trio.sleep(50.5)
+            await bus.publish(Noted(250, "a"))
+            await trio.sleep(60)
+            assert ids(await bus.dead_letters.list(limit=1000))[-1] == 251
+            nursery.start_soon(replay, "later", range(151, 251))
+        assert await bus.dead_letters.list() == []
+    assert counts == {"first": 150, "later": 101}
+    assert calls == list(range(251))
+
+
+async def test_a_replay_does_not_wait_for_another_one_of_other_aggregates(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(buffer=10_000)
+    patient = patient_in(bus, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
+    async with bus:
+        await publish(bus, *[Noted(n, "a") for n in range(150)], Noted(150, "b"))
+        *first, last = ids(await bus.dead_letters.list(limit=200))
+        (letter,) = await bus.dead_letters.list(aggregate_id="b")
+        chosen = [id_ for id_ in (*first, last) if id_ != letter.id]
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.dead_letters.replay, chosen)
+            await wait_all_tasks_blocked()
+            patient.is_ill = False
+            assert await bus.dead_letters.replay(letter) == 1
+            assert trio.current_time() == started
+        assert await bus.dead_letters.list() == []
+
+
+async def test_a_replay_that_is_cancelled_makes_way_for_a_later_one(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(buffer=10_000)
+    calls: list[int] = []
+    ill = True
+
+    @bus.subscribe(Noted, hold=True, retry=ONCE)
+    async def handle(event: Noted) -> None:
+        calls.append(event.number)
+        if ill:
+            raise ValueError
+        await trio.sleep(1)
+
+    async with bus:
+        await publish(bus, *[Noted(n, "a") for n in range(150)])
+        calls.clear()
+        ill = False
+        counts = []
+
+        async def replay_later() -> None:
+            counts.append(await bus.dead_letters.replay(range(121, 151)))
+
+        async with trio.open_nursery() as later:
+            with trio.move_on_after(50):
+                async with trio.open_nursery() as first:
+                    first.start_soon(bus.dead_letters.replay, range(1, 121))
+                    await trio.sleep(0.5)
+                    later.start_soon(replay_later)
+        await bus.wait_idle()
+        assert counts == [0]  # for what the cancelled one had not begun comes before
+        assert await bus.dead_letters.replay() == 50
+    assert calls == list(range(150))
+
+
+async def test_a_subscription_that_goes_during_a_long_replay_leaves_what_it_held_back(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(buffer=10_000)
+    ill = True
+
+    async def handle(event: Noted) -> None:
+        if ill:
+            raise ValueError
+        if event.number == 149:
+            subscription.unsubscribe()
+        await trio.sleep(1)
+
+    subscription = bus.subscribe(Noted, handle, hold=True, retry=ONCE)
+    async with bus:
+        await publish(bus, *[Noted(n, "a") for n in range(150)])
+        ill = False
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _publish() -> None:
+                await trio.sleep(0.5)
+                await bus.publish(Noted(150, "a"))
+
+            assert await bus.dead_letters.replay() == 150
+        assert numbers(await bus.dead_letters.list()) == [150]
+
+
 async def test_what_failed_by_itself_during_a_long_replay_does_not_go_with_it(
     autojump_clock: MockClock,
 ) -> None:

@@ -45,9 +45,9 @@ class Handled(list):
 
 def subscribed(store, handler, types=Noted, **options):
     """Return a bus of total order."""
-    retry = options.pop("retry", Retry())
+    retry, hold = options.pop("retry", Retry()), options.pop("hold", False)
     bus = EventBus(store, **{"workers": 1, **options})
-    bus.subscribe(types, handler, name="handler", retry=retry)
+    bus.subscribe(types, handler, name="handler", retry=retry, hold=hold)
     return bus
 
 
@@ -1023,6 +1023,27 @@ async def test_more_letters_than_are_read_at_once_are_replayed_in_order(new_stor
         await bus.wait_idle()
     async with failing_bus(new_store(), set(), handled) as bus:
         assert await bus.dead_letters.replay(group="default") == 250
+    assert handled == list(range(250))
+
+
+async def test_several_replays_at_once_keep_the_order_of_an_aggregate(new_store, autojump_clock):
+    handled = []
+
+    async def slow(event):
+        handled.append(event.number)
+        await trio.sleep(1)
+
+    async with failing_bus(new_store(), set(range(250)), []) as bus:
+        await bus.publish_many([Noted(n, "a") for n in range(250)])
+        await bus.wait_idle()
+        ids = [letter.id for letter in await bus.dead_letters.list(limit=250)]
+    bus = subscribed(new_store(), slow, hold=True)
+    async with bus:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.dead_letters.replay, ids[:150])
+            await trio.sleep(0.5)
+            nursery.start_soon(bus.dead_letters.replay, ids[150:])
+        assert await bus.dead_letters.list() == []
     assert handled == list(range(250))
 
 

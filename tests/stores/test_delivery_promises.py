@@ -27,6 +27,7 @@ from triobus import (
     StoreClosed,
     StoreError,
     StoreInUse,
+    StoreIOError,
     UnknownSubscription,
     current_delivery,
     upcaster,
@@ -1120,6 +1121,48 @@ async def test_a_bus_that_does_not_run_discards_no_letter_of_its_store(new_store
     with pytest.raises(BusClosed, match="do it while the bus runs"):
         await bus.dead_letters.discard(1)
     assert repr(bus.dead_letters) == before
+    (left,) = await bus.dead_letters.list()
+    assert left.event.number == 1
+
+
+class NeverForgetting(MemoryEventStore):
+    """A store whose commits fail if a dead letter is to go in them."""
+
+    async def commit(self, transaction):
+        await instead_of_a_disk()
+        if None in transaction.changes.letters.values():
+            raise StoreIOError("the disk is full")
+        return await super().commit(transaction)
+
+
+async def instead_of_a_disk():
+    for _ in range(4):
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+@pytest.mark.parametrize("turns", range(20))
+async def test_discarding_never_says_that_it_is_stored_when_it_is_not_while_the_bus_stops(turns):
+    bus = failing_bus(NeverForgetting(), {1}, [])
+    said = []
+
+    async def discard():
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        with pytest.raises((StoreError, BusClosed)):
+            await bus.dead_letters.discard(1)
+        said.append(turns)
+
+    with contextlib.suppress(StoreError):
+        async with bus:
+            await bus.publish(Noted(1, "a"))
+            await bus.wait_idle()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(discard)
+                with contextlib.suppress(StoreError):
+                    await bus.publish(Noted(2, "a"))
+                with contextlib.suppress(StoreError):
+                    await bus.stop(drain=False)
+    assert said == [turns]
     (left,) = await bus.dead_letters.list()
     assert left.event.number == 1
 

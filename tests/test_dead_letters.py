@@ -637,6 +637,52 @@ async def test_a_letter_that_is_discarded_while_its_replay_waits_for_a_retry_hol
     assert patient.calls == [1, 1, 1, 2]
 
 
+async def test_a_letter_that_is_discarded_while_its_replay_runs_is_not_retried_when_that_fails(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus()
+    calls: list[int] = []
+
+    @bus.subscribe(Noted, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
+    async def handle(event: Noted) -> None:
+        calls.append(event.number)
+        if event.number == 1:
+            await trio.sleep(1)
+            raise ValueError
+
+    async with bus:
+        await publish(bus, Noted(1, "a"))
+        (letter,) = await bus.dead_letters.list()
+        calls.clear()
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.dead_letters.replay)
+            await trio.sleep(0.5)
+            await bus.dead_letters.discard(letter)
+            await bus.publish(Noted(2, "a"))
+        assert trio.current_time() == started + 1
+        await bus.wait_idle()
+        assert await bus.dead_letters.list() == []
+    assert calls == [1, 2]
+
+
+async def test_a_letter_of_an_earlier_start_is_not_taken_for_one_of_now(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus()
+    patient_in(bus)
+    async with bus:
+        await publish(bus, Noted(1))
+        (before,) = await bus.dead_letters.list()
+    async with bus:
+        await publish(bus, Noted(2))
+        with pytest.raises(UnknownDeadLetter):
+            await bus.dead_letters.discard(before)
+        with pytest.raises(UnknownDeadLetter):
+            await bus.dead_letters.replay(before)
+        assert numbers(await bus.dead_letters.list()) == [2]
+
+
 # The bound
 
 
@@ -687,10 +733,44 @@ async def test_a_letter_that_is_being_replayed_is_not_dropped_for_newer_ones(
             patient.is_ill = False
             await bus.publish_many([Other(n) for n in range(1001)])
             await wait_all_tasks_blocked()
-            assert bus.dead_letters.dropped == 2
+            assert bus.dead_letters.dropped == 1
         letters = await bus.dead_letters.list(limit=2000)
     assert patient.calls == [1, 1, 1, 1]
-    assert len(letters) == 999
+    assert len(letters) == 1000
+
+
+async def test_no_more_than_the_bound_are_kept_once_a_replay_has_failed_again(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(workers=2, buffer=10_000)
+    patient_in(bus, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
+    bus.subscribe(Other, fail, retry=ONCE)
+    async with bus:
+        await publish(bus, *[Noted(n) for n in range(1000)])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.dead_letters.replay)
+            await wait_all_tasks_blocked()
+            await bus.publish_many([Other(n) for n in range(50)])
+            await wait_all_tasks_blocked()
+        letters = await bus.dead_letters.list(limit=2000)
+        assert len(letters) == 1050
+        await publish(bus, Other(50))
+        letters = await bus.dead_letters.list(limit=2000)
+        assert len(letters) == 1000
+        assert bus.dead_letters.dropped == 51
+
+
+async def test_a_letter_from_before_its_handler_held_back_is_not_dropped_when_it_does(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(workers=1, buffer=10_000)
+    before = bus.subscribe(Noted, fail, name="it", retry=ONCE)
+    async with bus:
+        await publish(bus, Noted(0, "held"))
+        before.unsubscribe()
+        patient_in(bus, name="it", hold=True)
+        await publish(bus, Noted(1, "held"), *[Noted(n) for n in range(2, 1100)])
+        assert numbers(await bus.dead_letters.list(limit=1)) == [0]
 
 
 # hold
@@ -823,6 +903,124 @@ async def test_what_is_held_back_during_a_long_replay_goes_with_it(
         await publish(bus, Noted(300, "a"))
     assert count >= 250
     assert patient.calls == list(range(301))
+
+
+async def test_several_replays_at_once_keep_the_order_of_an_aggregate_and_leave_nothing_held_back(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(buffer=10_000)
+    calls: list[int] = []
+    ill = True
+
+    @bus.subscribe(Noted, hold=True, retry=ONCE)
+    async def handle(event: Noted) -> None:
+        calls.append(event.number)
+        if ill:
+            raise ValueError
+        await trio.sleep(1)
+
+    async with bus:
+        await publish(bus, *[Noted(n, "a") for n in range(250)])
+        calls.clear()
+        ill = False
+        counts: dict[str, int] = {}
+
+        async def replay(name: str, chosen: range) -> None:
+            counts[name] = await bus.dead_letters.replay(chosen)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(replay, "first", range(1, 151))
+            await trio.sleep(50.5)
+            await bus.publish(Noted(250, "a"))
+            await trio.sleep(60)
+            assert ids(await bus.dead_letters.list(limit=1000))[-1] == 251
+            nursery.start_soon(replay, "later", range(151, 251))
+        assert await bus.dead_letters.list() == []
+    assert counts == {"first": 150, "later": 101}
+    assert calls == list(range(251))
+
+
+async def test_a_replay_does_not_wait_for_another_one_of_other_aggregates(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(buffer=10_000)
+    patient = patient_in(bus, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
+    async with bus:
+        await publish(bus, *[Noted(n, "a") for n in range(150)], Noted(150, "b"))
+        *first, last = ids(await bus.dead_letters.list(limit=200))
+        (letter,) = await bus.dead_letters.list(aggregate_id="b")
+        chosen = [id_ for id_ in (*first, last) if id_ != letter.id]
+        started = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.dead_letters.replay, chosen)
+            await wait_all_tasks_blocked()
+            patient.is_ill = False
+            assert await bus.dead_letters.replay(letter) == 1
+            assert trio.current_time() == started
+        assert await bus.dead_letters.list() == []
+
+
+async def test_a_replay_that_is_cancelled_makes_way_for_a_later_one(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(buffer=10_000)
+    calls: list[int] = []
+    ill = True
+
+    @bus.subscribe(Noted, hold=True, retry=ONCE)
+    async def handle(event: Noted) -> None:
+        calls.append(event.number)
+        if ill:
+            raise ValueError
+        await trio.sleep(1)
+
+    async with bus:
+        await publish(bus, *[Noted(n, "a") for n in range(150)])
+        calls.clear()
+        ill = False
+        counts = []
+
+        async def replay_later() -> None:
+            counts.append(await bus.dead_letters.replay(range(121, 151)))
+
+        async with trio.open_nursery() as later:
+            with trio.move_on_after(50):
+                async with trio.open_nursery() as first:
+                    first.start_soon(bus.dead_letters.replay, range(1, 121))
+                    await trio.sleep(0.5)
+                    later.start_soon(replay_later)
+        await bus.wait_idle()
+        assert counts == [0]  # for what the cancelled one had not begun comes before
+        assert await bus.dead_letters.replay() == 50
+    assert calls == list(range(150))
+
+
+async def test_a_subscription_that_goes_during_a_long_replay_leaves_what_it_held_back(
+    autojump_clock: MockClock,
+) -> None:
+    bus = EventBus(buffer=10_000)
+    ill = True
+
+    async def handle(event: Noted) -> None:
+        if ill:
+            raise ValueError
+        if event.number == 149:
+            subscription.unsubscribe()
+        await trio.sleep(1)
+
+    subscription = bus.subscribe(Noted, handle, hold=True, retry=ONCE)
+    async with bus:
+        await publish(bus, *[Noted(n, "a") for n in range(150)])
+        ill = False
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def _publish() -> None:
+                await trio.sleep(0.5)
+                await bus.publish(Noted(150, "a"))
+
+            assert await bus.dead_letters.replay() == 150
+        assert numbers(await bus.dead_letters.list()) == [150]
 
 
 async def test_what_failed_by_itself_during_a_long_replay_does_not_go_with_it(

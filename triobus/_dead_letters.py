@@ -13,8 +13,8 @@ from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent
 
 KEPT = 1000
-"""How many dead letters a bus without a store keeps beside those that hold back their aggregate;
-the oldest make room for new ones."""
+"""How many dead letters a bus without a store keeps beside those that hold back their aggregate or
+are being replayed; the oldest make room for new ones."""
 
 
 Lane = tuple[str, str, str | None]
@@ -115,6 +115,9 @@ class Letters(Protocol):
     def add_failure(self, letter_id: int, attempts: int, error: Exception, now: datetime) -> None:
         """Note that a replay failed again, unless the letter was removed meanwhile."""
 
+    def check_removable(self) -> None:
+        """Raise `BusClosed` if what is removed would not last as long as the letters do."""
+
     def remove(self, letter_id: int) -> None:
         """Forget a letter, unless that was done before."""
 
@@ -122,7 +125,7 @@ class Letters(Protocol):
         """A letter is on its way no more, whatever became of it."""
 
     async def load(self, ids: Sequence[int]) -> Sequence[Undelivered]:
-        """Return the letters that are still there of some."""
+        """Return those that are still there of the letters to be replayed."""
 
     async def listed(
         self, group: str | None, aggregate_id: str | None, limit: int
@@ -251,14 +254,16 @@ class DeadLetterBox(LettersByLane):
             self.held_back.add(letter.id)
         if hold and aggregate_id is not None:
             self._holding.add(lane)
+            self._droppable.pop(self.first_of(*lane), None)  # type: ignore[arg-type]  # it has one
         if lane not in self._holding or self.first_of(*lane) != letter.id:
             self._droppable[letter.id] = None
         return letter.id
 
     def _make_room(self) -> None:
-        if len(self._droppable) >= KEPT:
-            oldest = next((i for i in self._droppable if i not in self.replaying), None)
-            if oldest is not None:
+        excess = len(self._droppable) - len(self.replaying) - KEPT + 1
+        if excess > 0:  # more than 1 when some could not be dropped, for they were being replayed
+            some = (i for i in self._droppable if i not in self.replaying)
+            for oldest in [*islice(some, excess)]:
                 self.remove(oldest)
                 self.dropped += 1
 
@@ -273,6 +278,9 @@ class DeadLetterBox(LettersByLane):
                 last_failed_at=now,
                 **described(error),
             )
+
+    def check_removable(self) -> None:
+        """Any can be removed at any time."""
 
     def remove(self, letter_id: int) -> None:
         """Forget a letter, unless that was done before."""

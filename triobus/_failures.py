@@ -63,7 +63,8 @@ class Failures:
         if failure is None:
             raise error
         self.attempts += 1
-        if subscription.is_active and self._is_retried(carriage, subscription, failure):
+        is_wanted = subscription.is_active and self._has_letter(carriage)
+        if is_wanted and self._is_retried(carriage, subscription, failure):
             return True
         if self.on_failure == "raise":
             raise failure
@@ -85,6 +86,10 @@ class Failures:
         if not isinstance(error, Exception):
             raise error
         self._log_cancelled(subscription, error)
+
+    def _has_letter(self, carriage: Carriage) -> bool:
+        """Whether the dead letter that is replayed, if it is one, has not been discarded."""
+        return carriage.letter_id is None or carriage.letter_id in self.letters
 
     def _is_retried(self, carriage: Carriage, subscription: Subscription, error: Exception) -> bool:
         """Let the delivery wait for its next attempt, if its policy grants one."""

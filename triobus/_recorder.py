@@ -253,7 +253,7 @@ class Recorder:
         Raises `StoreError`, and `BusClosed` if it never will be.
         """
         await trio.lowlevel.checkpoint()
-        if self.is_attached and (self._is_storing or self.letters.is_changed):
+        if self._is_storing or (self.is_attached and self.letters.is_changed):
             await self.store.journal.flush()
         if self.letters.is_changed and not self.is_attached:
             raise BusClosed(

@@ -1,11 +1,12 @@
 """The dead letters as a bus shows them: list, replay, discard."""
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
 import attrs
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from triobus import _checks
 from triobus._dead_letters import DeadLetter, Lane, Letters
@@ -41,7 +42,7 @@ class DeadLetters:
     """What handlers of a bus have failed for good; `bus.dead_letters`.
 
     With a store they last. Without one they are in memory until the bus is started again: the
-    newest 1,000, and beyond these all that hold back their aggregate.
+    newest 1,000, and beyond these all that hold back their aggregate or are being replayed.
     """
 
     _life: Callable[[], Life]
@@ -73,6 +74,7 @@ class DeadLetters:
         found = await self._life().letters.listed(group, aggregate_id, limit)
         return [undelivered.letter for undelivered in found]
 
+    @enable_ki_protection
     async def replay(
         self,
         ids: int | DeadLetter | Iterable[int | DeadLetter] | None = None,
@@ -88,7 +90,7 @@ class DeadLetters:
 
         Return, when all are done, how many were handled: those are dead letters no more; one that
         failed again stays, with its attempts and error brought up to date. Letters that are being
-        replayed already are left alone.
+        replayed already are left alone; of one aggregate they go before those that are given here.
 
         Cancelled, it stops waiting, and what was begun goes on. Raises `UnknownDeadLetter` or
         `UnknownSubscription` before anything is replayed, `BusClosed` if the bus is not running or
@@ -97,7 +99,8 @@ class DeadLetters:
         self._check_running("dead_letters.replay()")
         await trio.lowlevel.checkpoint_if_cancelled()
         life = self._life()
-        replay = _Replay(life.letters, life.shells)
+        before = [watch for watch in life.watches if isinstance(watch, _Replay)]
+        replay = _Replay(life.letters, life.shells, before)
         replay.take_in(self._chosen(ids, group))
         life.watches.add(replay)
         try:
@@ -105,16 +108,18 @@ class DeadLetters:
         finally:
             life.watches.discard(replay)
 
+    @enable_ki_protection
     async def discard(self, ids: int | DeadLetter | Iterable[int | DeadLetter]) -> int:
         """Forget dead letters, by their ids or as `list` returns them; return how many.
 
         Cancelled while it waits until that is stored, they are forgotten all the same.
 
-        Raises `UnknownDeadLetter` if one is not there, and then none is forgotten, `StoreError` if
-        it could not be stored yet that they are forgotten, and `BusClosed` if the bus has stopped
-        and it never will be.
+        Raises `UnknownDeadLetter` if one is not there, and `BusClosed` if they are in a store and
+        the bus does not run: then none is forgotten. Raises `StoreError` if it could not be stored
+        yet that they are forgotten, and `BusClosed` if the bus has stopped and it never will be.
         """
         life = self._life()
+        life.letters.check_removable()
         chosen = self._among(life.letters, ids)
         await trio.lowlevel.checkpoint_if_cancelled()
         for letter_id in chosen:
@@ -176,40 +181,44 @@ class _Replay:
 
     _letters: Letters
     _shells: Mapping[str, GroupShell]
-    _newest: int = attrs.field(init=False)
-    """The id of the newest letter when it began."""
-    _left: deque[int] = attrs.field(factory=deque, init=False)
+    _before: Sequence["_Replay"]
+    """Those that began before; what they have of a lane goes before what this one has of it."""
+    _left: dict[int, Lane] = attrs.field(factory=dict, init=False)
     """Letters that have not been put into their lanes, in their order."""
     _targets: dict[int, tuple[GroupShell, Subscription]] = attrs.field(factory=dict, init=False)
-    _lanes: set[Lane] = attrs.field(factory=set, init=False)
+    _newest: dict[Lane, int] = attrs.field(factory=dict, init=False)
+    """Its lanes, with the id of the newest letter when the first that replays there began."""
+    _after: list["_Replay"] = attrs.field(factory=list, init=False)
+    """Those that began later."""
     pending: int = attrs.field(default=0, init=False)
     """How many letters have still to be dealt with."""
     count: int = attrs.field(default=0, init=False)
     """How many were handled."""
     _is_cut_off: bool = attrs.field(default=False, init=False)
-    _wanted: int = attrs.field(default=0, init=False)
-    """At how many pending ones `_done` is set."""
+    _is_met: Callable[[], bool] = attrs.field(default=bool, init=False)
+    """What is waited for."""
     _done: trio.Event = attrs.field(factory=trio.Event, init=False)
-
-    def __attrs_post_init__(self) -> None:
-        self._newest = self._letters.last_id
 
     def take_in(self, ids: Iterable[int]) -> None:
         """Mean to replay letters too, unless they are on their way; raises, and then none is."""
         chosen = [i for i in ids if i not in self._letters.replaying]
         self._targets.update({letter_id: self._target(letter_id) for letter_id in chosen})
-        self._lanes.update(map(self._letters.lane_of, chosen))
-        self._left.extend(self._letters.in_order(chosen))
+        for letter_id in self._letters.in_order(chosen):
+            lane = self._left[letter_id] = self._letters.lane_of(letter_id)
+            known = (other._newest[lane] for other in self._before if lane in other._newest)
+            self._newest.setdefault(lane, min(known, default=self._letters.last_id))
         self._letters.replaying.update(chosen)
         self.pending += len(chosen)
 
     async def run(self) -> int:
         """Replay them, and return how many were handled."""
+        for other in self._before:
+            other._after.append(self)
         try:
             while self._left:
-                some = min(len(self._left), _REPLAYED_AT_ONCE)
-                await self._begin([self._left.popleft() for _ in range(some)])
-                await self._wait_until(len(self._left))
+                await self._wait_until(lambda: bool(self._next()))
+                await self._begin(self._next())
+                await self._wait_until(lambda: self.pending <= len(self._left))
                 if not self._left:
                     self.take_in(self._held_back_meanwhile())
             await trio.lowlevel.cancel_shielded_checkpoint()
@@ -217,24 +226,38 @@ class _Replay:
         finally:
             for letter_id in self._left:
                 self._letters.end_replay(letter_id)
+            self._left.clear()
+            self._tell_others()
+            for other in self._before:
+                other._after.remove(self)
+            self._before = ()
+
+    def _next(self) -> list[int]:
+        """Return the letters to begin with: some that no earlier replay has to go before."""
+        taken = {lane for other in self._before for lane in other._left.values()}
+        free = (letter_id for letter_id, lane in self._left.items() if lane not in taken)
+        return [*islice(free, _REPLAYED_AT_ONCE)]
+
+    def _tell_others(self) -> None:
+        for other in self._after:
+            other.look()
 
     def _held_back_meanwhile(self) -> list[int]:
         """Return the letters that now hold back their aggregates without having been tried."""
         found: list[int] = []
-        for lane in self._lanes:
+        for lane, newest in self._newest.items():
             first = self._letters.first_of(*lane)
-            if first is not None and first > self._newest and first in self._letters.held_back:
+            is_new = first is not None and first > newest and first in self._letters.held_back
+            # What another one replays brings the rest with it.
+            if is_new and first not in self._letters.replaying and self._is_there(lane):
                 found += self._letters.lane(lane)
         return found
 
     async def _begin(self, ids: Sequence[int]) -> None:
         """Put some letters into their lanes."""
-        try:
-            found = await self._letters.load(ids)
-        except BaseException:
-            for letter_id in ids:
-                self._letters.end_replay(letter_id)
-            raise
+        found = await self._letters.load(ids)
+        for letter_id in ids:
+            del self._left[letter_id]
         for letter_id in set(ids) - {undelivered.letter.id for undelivered in found}:
             self.finished(letter_id)  # discarded meanwhile
         for undelivered in found:
@@ -244,12 +267,17 @@ class _Replay:
                 subscription = stand_in(subscription, error)
             watch = _ReplayWatch(self, letter.id)
             shell.replay(letter, undelivered.event, subscription, watch)
+        self._tell_others()
 
     def finished(self, letter_id: int) -> None:
         """Let a letter be replayed again, and end the wait for the last one."""
         self._letters.end_replay(letter_id)
         self.pending -= 1
-        if self.pending <= self._wanted:
+        self.look()
+
+    def look(self) -> None:
+        """End the wait if what is waited for has come."""
+        if self._is_met():
             self._done.set()
 
     def cut_off(self) -> None:
@@ -257,16 +285,22 @@ class _Replay:
         self._is_cut_off = True
         self._done.set()
 
-    async def _wait_until(self, left: int) -> None:
-        """Wait until no more than `left` are pending."""
-        while self.pending > left and not self._is_cut_off:
-            self._wanted, self._done = left, trio.Event()
+    async def _wait_until(self, is_met: Callable[[], bool]) -> None:
+        self._is_met = is_met
+        while not self._is_met() and not self._is_cut_off:
+            self._done = trio.Event()
             await self._done.wait()
-        if self._is_cut_off:
+        if self._is_cut_off and self.pending:
             raise BusClosed(
                 f"the bus stopped before {self.pending} of the dead letters had been replayed; "
                 "they are kept"
             )
+
+    def _is_there(self, lane: Lane) -> bool:
+        """Whether the bus has the subscription of a lane."""
+        group, name, _ = lane
+        shell = self._shells.get(group)
+        return shell is not None and shell.group.get(name) is not None
 
     def _target(self, letter_id: int) -> tuple[GroupShell, Subscription]:
         group, name, _ = self._letters.lane_of(letter_id)

@@ -8,7 +8,7 @@ import attrs
 
 from triobus._dead_letters import DeadLetter, Lane, LettersByLane, Undelivered
 from triobus._described import described
-from triobus._errors import EventNotDecodable
+from triobus._errors import BusClosed, EventNotDecodable, StoreClosed
 from triobus._unreadable import unreadable
 from triobus.stores import EventStore
 from triobus.stores._values import LetterKey, LetterRecord, Record
@@ -118,6 +118,14 @@ class StoredLetters(LettersByLane):
                 attrs.evolve(record, attempts=attempts, last_failed_at=now, **described(error))
             )
 
+    def check_removable(self) -> None:
+        """Raise `BusClosed` if what is removed would not be recorded."""
+        if not self.is_current:
+            raise BusClosed(
+                "dead_letters.discard(): the bus does not use its store now, which has the dead "
+                "letters: do it while the bus runs"
+            )
+
     def remove(self, letter_id: int) -> None:
         """Forget a letter, unless that was done before."""
         key = self._keys.pop(letter_id, None)
@@ -132,15 +140,15 @@ class StoredLetters(LettersByLane):
         self._loaded.pop(letter_id, None)
 
     async def load(self, ids: Sequence[int]) -> Sequence[Undelivered]:
-        """Return the letters that are still there of some. Raises `StoreError`."""
+        """Return those that are still there of the letters to be replayed. Raises `StoreError`."""
+        found = await self._read(ids)
+        self._loaded.update({letter.id: letter for letter, _ in found})
+        return [self._undelivered(letter, record) for letter, record in found]
+
+    async def _read(self, ids: Sequence[int]) -> Sequence[tuple[LetterRecord, Record]]:
         await self._flush()
-        found = []
-        for letter, record in await self._store.letters(ids):
-            if letter.id in self._keys:
-                if letter.id in self.replaying:
-                    self._loaded[letter.id] = letter
-                found.append(self._undelivered(letter, record))
-        return found
+        found = await self._store.letters(ids)
+        return [(letter, record) for letter, record in found if letter.id in self._keys]
 
     async def listed(
         self, group: str | None, aggregate_id: str | None, limit: int
@@ -149,13 +157,26 @@ class StoredLetters(LettersByLane):
 
         While no bus uses the store, it is opened for that.
         """
-        if self.is_current:
-            return await self.load(self.ids(group, aggregate_id)[:limit])
-        async with self._store.reopened():
-            keys = await self._store.letter_keys()
-            ids = [key.id for key in keys if _is_of(key, group, aggregate_id)]
-            found = await self._store.letters(ids[:limit])
+        found = await self._listed_by_bus(group, aggregate_id, limit)
+        if found is None:
+            async with self._store.reopened():
+                keys = await self._store.letter_keys()
+                ids = [key.id for key in keys if _is_of(key, group, aggregate_id)]
+                found = await self._store.letters(ids[:limit])
         return [self._undelivered(letter, record) for letter, record in found]
+
+    async def _listed_by_bus(
+        self, group: str | None, aggregate_id: str | None, limit: int
+    ) -> Sequence[tuple[LetterRecord, Record]] | None:
+        """Return letters as the bus has them; None if it does not use the store, or stops to."""
+        if not self.is_current:
+            return None
+        try:
+            return await self._read(self.ids(group, aggregate_id)[:limit])
+        except (BusClosed, StoreClosed):
+            if self.is_current:
+                raise
+            return None
 
     def _undelivered(self, letter: LetterRecord, record: Record) -> Undelivered:
         event, failure = None, None
@@ -171,7 +192,7 @@ class StoredLetters(LettersByLane):
             event_type=record.event_type,
             **fields,
         )
-        return Undelivered(shown, event or stand_in, failure)
+        return Undelivered(shown, stand_in if event is None else event, failure)
 
     def _change(self, record: LetterRecord) -> None:
         self._changed[record.id] = record

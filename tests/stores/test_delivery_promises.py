@@ -27,6 +27,7 @@ from triobus import (
     StoreClosed,
     StoreError,
     StoreInUse,
+    StoreIOError,
     UnknownSubscription,
     current_delivery,
     upcaster,
@@ -45,9 +46,9 @@ class Handled(list):
 
 def subscribed(store, handler, types=Noted, **options):
     """Return a bus of total order."""
-    retry = options.pop("retry", Retry())
+    retry, hold = options.pop("retry", Retry()), options.pop("hold", False)
     bus = EventBus(store, **{"workers": 1, **options})
-    bus.subscribe(types, handler, name="handler", retry=retry)
+    bus.subscribe(types, handler, name="handler", retry=retry, hold=hold)
     return bus
 
 
@@ -1026,6 +1027,27 @@ async def test_more_letters_than_are_read_at_once_are_replayed_in_order(new_stor
     assert handled == list(range(250))
 
 
+async def test_several_replays_at_once_keep_the_order_of_an_aggregate(new_store, autojump_clock):
+    handled = []
+
+    async def slow(event):
+        handled.append(event.number)
+        await trio.sleep(1)
+
+    async with failing_bus(new_store(), set(range(250)), []) as bus:
+        await bus.publish_many([Noted(n, "a") for n in range(250)])
+        await bus.wait_idle()
+        ids = [letter.id for letter in await bus.dead_letters.list(limit=250)]
+    bus = subscribed(new_store(), slow, hold=True)
+    async with bus:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.dead_letters.replay, ids[:150])
+            await trio.sleep(0.5)
+            nursery.start_soon(bus.dead_letters.replay, ids[150:])
+        assert await bus.dead_letters.list() == []
+    assert handled == list(range(250))
+
+
 async def test_dead_letters_can_be_listed_when_the_bus_has_stopped_and_before_it_starts(new_store):
     bus = subscribed(new_store(), fails, retry=Retry(attempts=1))
     async with bus:
@@ -1087,15 +1109,108 @@ async def test_discarded_letters_are_gone_for_good(new_store):
         assert left.event.number == 2
 
 
-async def test_a_bus_that_has_stopped_does_not_say_that_it_has_discarded_a_letter(new_store):
-    async with failing_bus(new_store(), {1}, []) as bus:
+@pytest.mark.parametrize("is_new", [True, False])
+async def test_a_bus_that_does_not_run_discards_no_letter_of_its_store(new_store, is_new):
+    bus = failing_bus(new_store(), {1}, [])
+    async with bus:
         await bus.publish_many([Noted(n, "a") for n in range(4)])
         await bus.stop()
-        with pytest.raises(BusClosed):
+    if is_new:
+        bus = failing_bus(new_store(), {1}, [])
+    before = repr(bus.dead_letters)
+    with pytest.raises(BusClosed, match="do it while the bus runs"):
+        await bus.dead_letters.discard(1)
+    assert repr(bus.dead_letters) == before
+    (left,) = await bus.dead_letters.list()
+    assert left.event.number == 1
+
+
+class NeverForgetting(MemoryEventStore):
+    """A store whose commits fail if a dead letter is to go in them."""
+
+    async def commit(self, transaction):
+        await instead_of_a_disk()
+        if None in transaction.changes.letters.values():
+            raise StoreIOError("the disk is full")
+        return await super().commit(transaction)
+
+
+async def instead_of_a_disk():
+    for _ in range(4):
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+
+@pytest.mark.parametrize("turns", range(20))
+async def test_discarding_never_says_that_it_is_stored_when_it_is_not_while_the_bus_stops(turns):
+    bus = failing_bus(NeverForgetting(), {1}, [])
+    said = []
+
+    async def discard():
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        with pytest.raises((StoreError, BusClosed)):
             await bus.dead_letters.discard(1)
-    async with failing_bus(new_store(), set(), []) as bus:
-        (left,) = await bus.dead_letters.list()
-        assert left.event.number == 1
+        said.append(turns)
+
+    with contextlib.suppress(StoreError):
+        async with bus:
+            await bus.publish(Noted(1, "a"))
+            await bus.wait_idle()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(discard)
+                with contextlib.suppress(StoreError):
+                    await bus.publish(Noted(2, "a"))
+                with contextlib.suppress(StoreError):
+                    await bus.stop(drain=False)
+    assert said == [turns]
+    (left,) = await bus.dead_letters.list()
+    assert left.event.number == 1
+
+
+@attrs.frozen
+class Empty(DomainEvent):
+    """An event that is false, as an empty basket may be."""
+
+    def __bool__(self):
+        return False
+
+
+async def test_an_event_that_is_false_is_replayed_as_itself(new_store):
+    handled = []
+
+    async def fails_once(event):
+        handled.append(event)
+        if len(handled) == 1:
+            raise OSError
+
+    bus = subscribed(new_store(), fails_once, Empty, retry=Retry(attempts=1))
+    event = Empty()
+    async with bus:
+        await bus.publish(event)
+        await bus.wait_idle()
+        assert await bus.dead_letters.replay() == 1
+    assert handled == [event, event]
+
+
+async def test_letters_are_listed_at_every_moment_of_a_stop(new_store):
+    instead_of_thread.set(in_three_turns)
+    listed = []
+
+    async def look_after(turns):
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        listed.append([letter.event.number for letter in await bus.dead_letters.list()])
+
+    bus = failing_bus(new_store(), {1, 2}, [])
+    async with bus:
+        await bus.publish_many([Noted(n, "a") for n in (1, 2)])
+        await bus.wait_idle()
+        async with trio.open_nursery() as nursery:
+            for turns in range(60):
+                nursery.start_soon(look_after, turns)
+            await bus.publish(Noted(3, "a"))
+            await bus.stop()
+    assert listed == [[1, 2]] * 60
 
 
 async def test_ids_of_dead_letters_go_on_after_a_restart(new_store):

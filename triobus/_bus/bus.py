@@ -217,7 +217,9 @@ class EventBus:
                 "further EventBus"
             )
         if cycle.state == "stopped":
+            last_letter = self._life.letters.last_id
             self._life = self._new_life(self._life.store)
+            self._life.letters.last_id = last_letter  # no later letter is taken for an older one
         self._watch_as_run_says()
         life = self._life
         await life.start()

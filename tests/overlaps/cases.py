@@ -61,11 +61,11 @@ def pairs() -> Iterator[tuple[Kind, str, str]]:
                 yield kind, first, second
 
 
-TURNS = 8
+TURNS = 16
 
 
 def turn_of(turn: int) -> Iterator[tuple[Kind, str, str]]:
-    """Yield an eighth of all pairs; in `TURNS` of them each comes once on every kind of bus."""
+    """Yield a sixteenth of all pairs; in `TURNS` of them each comes once on every kind of bus."""
     numbers = {name: number for number, name in enumerate(CALLS)}
     for kind, first, second in pairs():
         share = 3 * numbers[first] + numbers[second] + 5 * ALL.index(kind)

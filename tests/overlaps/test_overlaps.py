@@ -1,4 +1,4 @@
-"""A sample of what `python -m tests.overlaps --all` tries: one step of an eighth of all pairs."""
+"""A sample of what `python -m tests.overlaps --all` tries: one step of a sixteenth of all pairs."""
 
 import pytest
 import trio

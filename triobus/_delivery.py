@@ -322,6 +322,8 @@ class StoredLanes(Lanes):
     """What slept until its time has come, and has to be read back; by position."""
     watches: dict[int, Watch] = attrs.field(factory=dict)
     """Who wants to know what becomes of events that have to be read back; by position."""
+    _waited: int = 0
+    """How many deliveries waited for a retry when the bus ended."""
     _lifted: int = 0
     """How many deliveries have been put outside more often than they have come back."""
     _replays: int = 0
@@ -343,7 +345,14 @@ class StoredLanes(Lanes):
     @property
     def waiting(self) -> int:
         """How many deliveries wait for a retry."""
-        return len(self._waiting) + len(self._asleep)
+        return len(self._waiting) + len(self._asleep) + self._waited
+
+    def forget(self) -> None:
+        """Keep the counters and nothing else: the bus has ended, and the store has the rest."""
+        self._waited = self.waiting
+        self._lanes, self.due, self.watches, self._postponed = {}, {}, {}, {}
+        self._queue, self._beyond = deque(), deque()
+        self._resumed, self._waiting, self._asleep, self._announced = [], [], [], []
 
     # Being added
 

@@ -159,6 +159,11 @@ class Recorder:
                 if self.is_halted:
                     await self.store.vanish()
 
+    def forget(self) -> None:
+        """Let go of what the groups had in memory, when the bus has ended."""
+        for feed in self.feeds.values():
+            feed.lanes.forget()
+
     def halt(self) -> None:
         """Store nothing from here on, and leave what is stored as a killed process would."""
         self.is_halted = True

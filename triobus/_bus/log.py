@@ -214,7 +214,10 @@ class StoredLog:
 
     async def close(self) -> None:
         """Record what is finished, and close the store."""
-        await self._recorder.detach()
+        try:
+            await self._recorder.detach()
+        finally:
+            self._recorder.forget()
 
     async def run(self) -> None:
         """Record what no publisher takes along."""

@@ -187,6 +187,7 @@ IS_STOPPING = "BusClosed: it is stopping"
 HAS_STOPPED = "BusClosed: it has stopped"
 RUNS = "BusAlreadyStarted"
 CLOSED = "StoreClosed"
+UNUSED = "BusClosed: dead_letters.discard(): the bus does not use its store"
 WAITS = "waits"
 
 
@@ -214,7 +215,6 @@ ANSWERS = {
     set_store: (None, RUNS, RUNS, RUNS, RUNS, None),
     letters_list: [[]] * 6,
     letters_replay: (NOT_STARTED, NOT_YET, 0, 0, IS_STOPPING, HAS_STOPPED),
-    letters_discard: [0] * 6,
 }
 """What a call returns or raises in each of the states."""
 OF_STORES = {
@@ -222,8 +222,9 @@ OF_STORES = {
     read: (CLOSED, [], [], [1], [1], CLOSED),
     get: (CLOSED, None, None, None, None, CLOSED),
     store_statistics: (CLOSED, True, True, True, True, CLOSED),
+    letters_discard: (UNUSED, UNUSED, 0, 0, 0, UNUSED),
 }
-IN_MEMORY = {publish_nowait: in_running(True)}
+IN_MEMORY = {publish_nowait: in_running(True), letters_discard: [0] * 6}
 
 
 AT_ONCE = (group, subscribe, unsubscribe, statistics, health, set_store)

@@ -47,7 +47,7 @@ Failure
 - With `hold=True` the later events of an aggregate follow its dead letter, in order and untried,
   until that is replayed or discarded. They are dead letters, too, with the error `HeldBack`.
 - Without a store dead letters are in memory, the newest 1,000 of them and those that hold others
-  back. `bus.dead_letters.dropped` counts the rest.
+  back or are being replayed. `bus.dead_letters.dropped` counts the rest.
 - With `on_failure="raise"` the error ends the bus and leaves its block as it would leave a nursery.
 - Cancellation is never a failure. KeyboardInterrupt and SystemExit are never swallowed.
 

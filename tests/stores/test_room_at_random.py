@@ -4,6 +4,7 @@ import logging
 from contextlib import suppress
 
 import attrs
+import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -128,6 +129,17 @@ class Program:
         assert found.busy_workers <= self.workers
 
 
+@pytest.fixture(scope="module")
+def quiet():
+    """Dead letters by the thousand say nothing that anybody would read."""
+    logger = logging.getLogger("triobus")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    yield
+    logger.setLevel(level)
+
+
+@pytest.mark.usefixtures("quiet")
 @given(
     steps=STEPS,
     workers=st.integers(1, 3),
@@ -139,7 +151,6 @@ class Program:
 def test_little_room_loses_nothing_and_keeps_the_order_and_the_counters(
     steps, workers, buffer, ordering, failures
 ):
-    logging.getLogger("triobus").setLevel(logging.CRITICAL)
     program = Program(MemoryEventStore(), workers, buffer, ordering, failures)
     trio.run(program.run, steps, clock=MockClock(autojump_threshold=0))
     done = [number for number, _, _ in program.succeeded]

@@ -105,7 +105,10 @@ def read_json(path: Path) -> dict[tuple[str, str], Figure]:
 
 
 def worse(reports: Iterable[Report], earlier: Mapping[tuple[str, str], Figure]) -> list[str]:
-    """Return a line for each ratio that is worse than it was by more than the rounds differ."""
+    """Return a line for each ratio that is worse than it was by more than the rounds differ.
+
+    Less than a hundredth is no difference: a single round differs from nothing.
+    """
     lines = []
     for report in reports:
         for figure in report.figures:
@@ -114,7 +117,7 @@ def worse(reports: Iterable[Report], earlier: Mapping[tuple[str, str], Figure]) 
                 continue
             loss = (before.ratio - figure.ratio) * (1 if figure.is_more_better else -1)
             spread = max(figure.ratio_spread, before.ratio_spread)
-            if loss > spread:
+            if loss > max(spread, before.ratio / 100):
                 lines.append(
                     f"{report.name}: {figure.name}: the ratio was {before.ratio:.3g} and is "
                     f"{figure.ratio:.3g}; the rounds differ by {spread:.2g}"

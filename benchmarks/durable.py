@@ -29,7 +29,7 @@ from benchmarks import peers
 from benchmarks.measuring import Benchmark, Competitor
 from benchmarks.work import new_paths
 from triobus._events import EventCodec
-from triobus.stores import _schema
+from triobus.stores.sqlite import _schema
 
 
 @attrs.frozen

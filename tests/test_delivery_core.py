@@ -25,7 +25,8 @@ from hypothesis.stateful import (
 
 from tests.events import Noted, Other, SpecialNoted
 from triobus import DomainEvent, EventBus, Group, Retry, Subscription
-from triobus._delivery import KEPT_AWAKE, Carriage, Lanes, Queued, StoredLanes, place_of
+from triobus._durability.lanes import KEPT_AWAKE, StoredLanes, place_of
+from triobus._groups.delivery import Carriage, Lanes, Queued
 
 NO_JITTER = Retry(attempts=3, delay=1.0, factor=2.0, jitter=0)
 

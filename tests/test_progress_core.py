@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from triobus._progress import Progress
+from triobus._durability.progress import Progress
 
 
 def naive(finished):

@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.events import Noted, Other
 from triobus import BusStatistics, EventBus, GroupStatistics, Health, MemoryEventStore, Retry
-from triobus._statistics import percentile
+from triobus._groups.statistics import percentile
 
 
 def group_statistics(**counters):

@@ -101,7 +101,8 @@ Start and stop
 """
 
 from triobus._bus import EventBus, StopReport
-from triobus._dead_letters import DeadLetter
+from triobus._bus.dead_letters import DeadLetters
+from triobus._bus.health import Health
 from triobus._errors import (
     BusAlreadyStarted,
     BusClosed,
@@ -140,14 +141,13 @@ from triobus._errors import (
     WouldDeadlock,
 )
 from triobus._events import Converter, DomainEvent, Published, upcaster
-from triobus._group import Delivery, current_delivery
-from triobus._health import Health
-from triobus._listeners import Listener
-from triobus._publishing import Outcome
-from triobus._replay import DeadLetters
-from triobus._retry import Retry, RetryAfter
-from triobus._statistics import BusStatistics, GroupStatistics
-from triobus._subscriptions import Group, Subscription
+from triobus._groups.current import Delivery, current_delivery
+from triobus._groups.dead_letters import DeadLetter
+from triobus._groups.listeners import Listener
+from triobus._groups.outcome import Outcome
+from triobus._groups.retry import Retry, RetryAfter
+from triobus._groups.statistics import BusStatistics, GroupStatistics
+from triobus._groups.subscriptions import Group, Subscription
 from triobus.stores import (
     EventStore,
     MemoryEventStore,

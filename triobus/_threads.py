@@ -10,7 +10,7 @@ none of this happens.
 import queue
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ import attrs
 import outcome
 import trio
 from trio.lowlevel import enable_ki_protection
+
+from triobus._environment import environment
 
 T = TypeVar("T")
 
@@ -31,10 +33,6 @@ class _Guard:
 
 
 _guard: trio.lowlevel.RunVar[_Guard | None] = trio.lowlevel.RunVar("triobus clock guard", None)
-instead_of_thread: trio.lowlevel.RunVar[Callable[..., Awaitable[Any]] | None] = (
-    trio.lowlevel.RunVar("triobus instead of a thread", None)
-)
-"""What makes the calls of a run that has no threads, because its time is decided by a test."""
 
 
 async def run_in_thread(
@@ -48,7 +46,7 @@ async def run_in_thread(
     Cancellation waits for the thread to finish and then has no effect, unless `abandon_on_cancel`
     is true, which leaves the thread behind: only for reading what may never come.
     """
-    if (call := instead_of_thread.get()) is not None:
+    if (call := environment.get().instead_of_thread) is not None:
         result: T = await call(function, *args)
         return result
     with clock_held():
@@ -71,7 +69,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the thread. It ends with the interpreter, should nobody stop it."""
-        if instead_of_thread.get() is None:
+        if environment.get().instead_of_thread is None:
             self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
             self._thread.start()
 
@@ -95,7 +93,7 @@ class Worker:
     async def finish(self, function: Callable[..., T], *args: Any) -> T:
         """Do the same whatever is cancelled."""
         result: T
-        if (call := instead_of_thread.get()) is not None:
+        if (call := environment.get().instead_of_thread) is not None:
             result = await call(function, *args)
             return result
         task, token = trio.lowlevel.current_task(), trio.lowlevel.current_trio_token()

@@ -3,7 +3,7 @@
 from collections import defaultdict
 
 from tests.every.program import Program
-from triobus._statistics import GroupStatistics
+from triobus._groups.statistics import GroupStatistics
 
 
 class Violation(AssertionError):

@@ -21,7 +21,7 @@ from tests.every.schedules import (
     some_schedules,
 )
 from triobus import EventBus
-from triobus._group import GroupShell
+from triobus._groups.workers import GroupShell
 from triobus.testing import StepFailed
 
 # Interrupted between a call of a coroutine function and its 'await', Python says so in a warning.

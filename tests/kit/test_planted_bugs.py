@@ -8,10 +8,11 @@ import trio
 
 from tests.kit.scenarios import Ordered, durable, in_memory
 from triobus import EventBus
-from triobus._delivery import Lanes
-from triobus._feed import Feed
-from triobus._group import GroupShell
-from triobus._progress import Progress, ProgressChange
+from triobus._durability.catch_up import Feed
+from triobus._durability.progress import Progress
+from triobus._groups.delivery import Lanes
+from triobus._groups.workers import GroupShell
+from triobus.stores._values import ProgressChange
 from triobus.testing import (
     ExplorationFailed,
     Faults,

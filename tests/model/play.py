@@ -11,7 +11,7 @@ from tests.model.player import Player
 from tests.model.programs import Program
 from tests.model.promises import Promises
 from tests.model.stores import opened
-from triobus._threads import instead_of_thread
+from triobus._environment import replace
 from triobus.testing._scheduler import scheduled_by
 
 KINDS = ("none", "memory", "sqlite")
@@ -48,7 +48,7 @@ def play(program: Program, kind: str, tally: Tally) -> None:
 
         async def main() -> None:
             if store is not None:
-                instead_of_thread.set(store.call)
+                replace(instead_of_thread=store.call)
             with trio.move_on_after(_PATIENCE) as patience:
                 await player.play()
             if patience.cancelled_caught:

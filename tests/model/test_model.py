@@ -9,14 +9,15 @@ from tests.model.facts import Broken
 from tests.model.play import Tally
 from triobus import EventBus
 from triobus._bus import routing
-from triobus._delivery import Lanes, StoredLanes
-from triobus._failures import Failures
-from triobus._feed import Feed
-from triobus._group import GroupShell
-from triobus._progress import Progress
-from triobus._recorder import Recorder
-from triobus._subscriptions import Group
-from triobus.stores import _journal
+from triobus._durability.catch_up import Feed
+from triobus._durability.lanes import StoredLanes
+from triobus._durability.progress import Progress
+from triobus._durability.recorder import Recorder
+from triobus._groups.delivery import Lanes
+from triobus._groups.failures import Failures
+from triobus._groups.subscriptions import Group
+from triobus._groups.workers import GroupShell
+from triobus.stores import _commits as _journal
 
 
 @pytest.mark.parametrize(("kind", "examples"), [("none", 20), ("memory", 30), ("sqlite", 10)])

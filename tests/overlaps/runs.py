@@ -31,7 +31,7 @@ from tests.overlaps.ledger import number_of
 from tests.overlaps.situations import SITUATIONS
 from tests.overlaps.stage import Stage
 from triobus import EventBus, StoreClosed, StoreError, TriobusError
-from triobus._threads import instead_of_thread
+from triobus._environment import replace
 from triobus.testing._scheduler import scheduled_by
 
 _PATIENCE = 1e6
@@ -142,7 +142,7 @@ class Run:
             async with trio.open_nursery() as nursery:
                 random = Random(self.case.seed)
                 stage = Stage(self.case.kind, directory, random, nursery)
-                instead_of_thread.set(stage.call)
+                replace(instead_of_thread=stage.call)
                 await self._live(stage)
                 nursery.cancel_scope.cancel()
         if patience.cancelled_caught:

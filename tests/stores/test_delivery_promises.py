@@ -32,7 +32,7 @@ from triobus import (
     current_delivery,
     upcaster,
 )
-from triobus._threads import instead_of_thread
+from triobus._environment import replace
 from triobus.stores._values import Append, NewRecord, Snapshot, Transaction
 from triobus.testing._scheduler import scheduled_by
 
@@ -91,7 +91,7 @@ async def test_what_is_appended_while_a_bus_starts_is_handled_once_at_its_own_po
     async def handler(event):
         told.append((event.number, current_delivery().position))
 
-    instead_of_thread.set(in_three_turns)
+    replace(instead_of_thread=in_three_turns)
     async with new_store() as store:
         bus = EventBus(store, workers=1)
         bus.group("all", start="beginning").subscribe(Noted, handler)
@@ -1078,7 +1078,7 @@ async def test_dead_letters_are_dealt_with_under_load_after_at_most_two_commits(
         if event.number < 3:
             raise OSError
 
-    instead_of_thread.set(in_three_turns)
+    replace(instead_of_thread=in_three_turns)
     bus = subscribed(new_store(), fails_at_first, retry=Retry(attempts=1))
     async with bus:
         await bus.publish_many([Noted(1), Noted(2)])
@@ -1193,7 +1193,7 @@ async def test_an_event_that_is_false_is_replayed_as_itself(new_store):
 
 
 async def test_letters_are_listed_at_every_moment_of_a_stop(new_store):
-    instead_of_thread.set(in_three_turns)
+    replace(instead_of_thread=in_three_turns)
     listed = []
 
     async def look_after(turns):
@@ -1514,7 +1514,7 @@ async def test_a_predicate_that_leaves_the_program_leaves_every_publisher_to_go_
         await bus.publish(Noted(number))
         accepted.add(number)
 
-    instead_of_thread.set(in_three_turns)
+    replace(instead_of_thread=in_three_turns)
     async with EventBus(new_store()) as bus:
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:

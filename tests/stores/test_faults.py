@@ -26,8 +26,8 @@ from triobus import (
     StoreNotFound,
     StoreReplaced,
 )
-from triobus.stores import _database
 from triobus.stores._values import Append, NewRecord, Transaction
+from triobus.stores.sqlite import _database
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -162,7 +162,7 @@ from pathlib import Path
 from tests.events import Noted
 from tests.torture.shim import How, Kind, Shim
 from triobus import *
-from triobus.stores import _database
+from triobus.stores.sqlite import _database
 
 path = sys.argv[1]
 shim = Shim()

@@ -24,7 +24,7 @@ from triobus import (
     StoreError,
     upcaster,
 )
-from triobus.stores._contents import Differs
+from triobus.stores._duplicates import Differs
 from triobus.stores._values import Append, NewRecord, Transaction
 
 

@@ -7,8 +7,8 @@ import trio.testing
 
 from tests.events import Noted, Other
 from triobus import EventBus, Retry, StoreIOError
-from triobus._delivery import KEPT_AWAKE
-from triobus._threads import instead_of_thread
+from triobus._durability.lanes import KEPT_AWAKE
+from triobus._environment import replace
 
 LATER = Retry(attempts=3, delay=3600, max_delay=3600, jitter=0)
 
@@ -25,7 +25,7 @@ async def in_three_turns(function, *args):
 
 @pytest.fixture(autouse=True)
 async def _turns():
-    instead_of_thread.set(in_three_turns)
+    replace(instead_of_thread=in_three_turns)
 
 
 class Broker:

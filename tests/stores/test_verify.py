@@ -15,10 +15,9 @@ from tests.torture import flips
 from tests.torture.violation import Violation
 from triobus import EventBus, Retry, SqliteEventStore, StoreCorrupt, StoreError
 from triobus._cli._verify import examined
-from triobus._progress import ProgressChange
-from triobus.stores import _database, _wal
-from triobus.stores._seals import Seals
-from triobus.stores._values import Attempts, Changes, GroupChange, Transaction
+from triobus.stores._values import Attempts, Changes, GroupChange, ProgressChange, Transaction
+from triobus.stores.sqlite import _database, _wal
+from triobus.stores.sqlite._seals import Seals
 from triobus.testing import crash
 
 

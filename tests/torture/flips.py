@@ -30,7 +30,7 @@ from tests.torture.power_life import quiet
 from tests.torture.power_recording import scratch
 from tests.torture.violation import Violation
 from triobus._cli._verify import examined
-from triobus._threads import instead_of_thread
+from triobus._environment import replace
 from triobus.testing import crash
 
 STORE = "flips.db"
@@ -214,7 +214,7 @@ def _chunk(stores: Stores, damage: Damage, seed: str, first: int, times: int) ->
 async def _looked(
     directory: Path, stores: Stores, damage: Damage, seed: str, first: int, times: int
 ) -> "Counter[str]":
-    instead_of_thread.set(_at_once)
+    replace(instead_of_thread=_at_once)
     found: Counter[str] = Counter()
     for number in range(first, first + times):
         damaged = damage(stores, random.Random(f"{seed} {number}"))

@@ -12,8 +12,8 @@ import triobus
 from tests.torture import sabotage
 from tests.torture.program import GROUPS, POISON, Program, report
 from tests.torture.shim import How, Shim
-from triobus._threads import instead_of_thread
-from triobus.stores import _database
+from triobus._environment import replace
+from triobus.stores.sqlite import _database
 from triobus.testing._scheduler import scheduled_by
 
 PUBLISHERS = 3
@@ -98,7 +98,7 @@ def script(
 
 
 async def _script(path: str, batches: list[list[int]], crashes_at_error: bool) -> None:
-    instead_of_thread.set(_call_here)
+    replace(instead_of_thread=_call_here)
     program = Program.made(path, delay=1)
     sabotage.meddle(program.bus)
 

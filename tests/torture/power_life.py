@@ -8,7 +8,7 @@ import ctypes
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import ClassVar
 
@@ -16,8 +16,8 @@ import attrs
 import trio
 
 import triobus
-from triobus._progress import ProgressChange
-from triobus.stores import _database
+from triobus._groups.instruments import Range
+from triobus.stores.sqlite import _database
 
 LIVES = 3
 """The first ends as a killed process does, the others as they should."""
@@ -56,9 +56,9 @@ class Recorded:
 
     mark: Callable[..., None]
 
-    def recorded(self, group: str, progress: ProgressChange) -> None:
-        ranges = [f"{first}-{last}" for first, last in progress.ranges if last is not None]
-        self.mark("recorded", group, progress.offset, *ranges)
+    def recorded(self, group: str, offset: int, ranges: Sequence[Range]) -> None:
+        ranges = [f"{first}-{last}" for first, last in ranges if last is not None]
+        self.mark("recorded", group, offset, *ranges)
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         if name in ("attend", "accepted", "retry_planned", "given_up", "drained"):

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Callable
 
 import triobus
-from triobus.stores._database import Database
+from triobus.stores.sqlite._database import Database
 
 CHILD_BUGS = ("ack-before-commit", "no-fence", "overtake")
 

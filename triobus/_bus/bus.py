@@ -12,8 +12,12 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from triobus import _checks
+from triobus._bus.dead_letters import DeadLetters
+from triobus._bus.health import Health, memory_mb
 from triobus._bus.life import Drain, GroupOptions, Life, Start, StopReport
+from triobus._bus.listening import listen, wait_for
 from triobus._bus.routing import describe_waiting
+from triobus._environment import environment
 from triobus._errors import (
     BusAlreadyStarted,
     BusClosed,
@@ -22,18 +26,15 @@ from triobus._errors import (
     WouldDeadlock,
 )
 from triobus._events import DomainEvent, Published
-from triobus._failures import LogErrors, OnFailure
-from triobus._group import carriages
-from triobus._handlers import Handler, Predicate
-from triobus._health import Health, memory_mb
-from triobus._listeners import Listener, Waiter
-from triobus._listening import listen, wait_for
-from triobus._publishing import Outcome, OutcomeWatch
-from triobus._replay import DeadLetters
-from triobus._statistics import BusStatistics, GroupStatistics
-from triobus._subscribing import Wanted, event_types, subscribe
-from triobus._subscriptions import Group, Subscription
-from triobus._witness import Witness, watcher_of_run
+from triobus._events.causes import calling_deliveries
+from triobus._groups.failures import LogErrors, OnFailure
+from triobus._groups.handlers import Handler, Predicate
+from triobus._groups.instruments import Witness
+from triobus._groups.listeners import Listener, Waiter
+from triobus._groups.outcome import Outcome, OutcomeWatch
+from triobus._groups.statistics import BusStatistics, GroupStatistics
+from triobus._groups.subscribing import Wanted, event_types, subscribe
+from triobus._groups.subscriptions import Group, Subscription
 from triobus.stores import EventStore
 
 Ordering = Literal["aggregate", "none"]
@@ -195,7 +196,7 @@ class EventBus:
 
     def _watch_as_run_says(self) -> None:
         """Let those watch who want to see every bus of this run of Trio."""
-        watcher = watcher_of_run.get()
+        watcher = environment.get().instrument_of
         if watcher is not None and watcher is not self._watcher:
             self._watcher = watcher
             self._watch(watcher(self))
@@ -473,7 +474,7 @@ class EventBus:
         )
 
     def _check_waitable(self, call: str) -> None:
-        for carriage in carriages():
+        for carriage in calling_deliveries():
             if self._life.routing.is_own(carriage):
                 raise WouldDeadlock(
                     f"{call} was called inside the handler {carriage.subscription.name!r} of the "

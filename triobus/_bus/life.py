@@ -21,16 +21,16 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 from triobus._bus.log import Log, MemoryLog, StoredLog
 from triobus._bus.routing import Routing
 from triobus._bus.states import LifeCycle
-from triobus._dead_letters import Letters
-from triobus._delivery import Lanes
+from triobus._durability.recorder import Recorder
 from triobus._errors import BusClosed, StoreError
 from triobus._events import DomainEvent
-from triobus._failures import LogErrors, OnFailure
-from triobus._group import GroupShell
-from triobus._idle import Idle
-from triobus._recorder import Recorder
-from triobus._subscriptions import Group
-from triobus._witness import Witness
+from triobus._groups.dead_letters import Letters
+from triobus._groups.delivery import Lanes
+from triobus._groups.failures import LogErrors, OnFailure
+from triobus._groups.idle import Idle
+from triobus._groups.instruments import Witness
+from triobus._groups.subscriptions import Group
+from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
 
 logger = logging.getLogger("triobus")

@@ -12,14 +12,15 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint
 
 from triobus._bus.routing import Routing, describe_full
-from triobus._dead_letters import DeadLetterBox, Letters
+from triobus._durability.listener import StoredListener
+from triobus._durability.recorder import Recorder
 from triobus._errors import BusFull, InvalidOption
 from triobus._events import DomainEvent, Published, published
-from triobus._group import GroupShell
-from triobus._listeners import Listener
-from triobus._publishing import Batch, Outcome, OutcomeWatch
-from triobus._recorder import Recorder
-from triobus._stored_listener import StoredListener
+from triobus._events.batch import Batch
+from triobus._groups.dead_letters import DeadLetterBox, Letters
+from triobus._groups.listeners import Listener
+from triobus._groups.outcome import Outcome, OutcomeWatch
+from triobus._groups.workers import GroupShell
 
 EventClasses = tuple[type[DomainEvent], ...]
 

@@ -14,17 +14,32 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._bus.states import LifeCycle
-from triobus._delivery import Carriage, Lanes
 from triobus._errors import BusClosed, WouldDeadlock
 from triobus._events import DomainEvent, key_of, with_cause
-from triobus._group import GroupShell, carriages, carried, hands
-from triobus._listeners import Listener, Waiter
-from triobus._publishing import Batch, runs
-from triobus._subscriptions import Subscription
-from triobus._witness import Witness
+from triobus._events.batch import Batch, runs
+from triobus._events.causes import calling_deliveries, calling_delivery, handling
+from triobus._groups.delivery import Carriage, Lanes
+from triobus._groups.instruments import Witness
+from triobus._groups.listeners import Listener, Waiter
+from triobus._groups.subscriptions import Subscription
+from triobus._groups.workers import GroupShell
 
 Place = GroupShell | Listener[Any]
 """Where there may be no room."""
+
+
+@attrs.define(eq=False)
+class Publisher:
+    """A task that waits for room for its batch."""
+
+    batch: Batch
+    task: trio.lowlevel.Task
+    handler: Subscription | None
+    """Whose handler, of another bus, it is."""
+    place: Place
+    """Where it waits."""
+    is_refused: bool = False
+    """Whether the bus closed before there was room."""
 
 
 @attrs.define(eq=False)
@@ -72,7 +87,7 @@ class Routing:
         route = self._routes.get(type(event))
         if route is None or not route.is_plain or self._cycle.state != "running":
             return None
-        if hands.get() is not None and carried() is not None:
+        if handling.get() is not None and calling_delivery() is not None:
             return None
         targets = route.targets
         for lanes, shell, _ in targets:
@@ -93,8 +108,8 @@ class Routing:
 
         Return whether it comes from a handler of this bus, directly or by way of other buses.
         """
-        cause = carried()
-        batch.is_inside = cause is not None and any(map(self.is_own, carriages()))
+        cause = calling_delivery()
+        batch.is_inside = cause is not None and any(map(self.is_own, calling_deliveries()))
         call = "publish inside a handler" if batch.is_inside else "publish"
         self._cycle.check(call, "publish()")
         if cause is not None:
@@ -116,11 +131,14 @@ class Routing:
                 needs[place] += count
         return needs
 
-    def first_full(self, batch: Batch) -> Place | None:
-        """Return the first place that has no room for the batch, publishers that wait included."""
+    def first_full(self, batch: Batch, own: Place | None = None) -> Place | None:
+        """Return the first place that has no room for the batch.
+
+        Publishers that wait go before, except at the batch's own place, where it is the first.
+        """
         place: Place
         for place, count in self._needs(batch).items():
-            is_behind = bool(place.waiting) and place is not batch.place
+            is_behind = bool(place.waiting) and place is not own
             if is_behind or not place.has_room(count):
                 return place
         return None
@@ -130,18 +148,18 @@ class Routing:
 
         Raises `BusClosed` if the bus stops accepting meanwhile.
         """
-        batch.task = trio.lowlevel.current_task()
-        batch.handler = next((carriage.subscription for carriage in carriages()), None)
-        self.wait_at(place, batch)
+        handler = next((delivery.subscription for delivery in calling_deliveries()), None)
+        publisher = Publisher(batch, trio.lowlevel.current_task(), handler, place)
+        self._queue(publisher)
 
         def abort(_: Any) -> trio.lowlevel.Abort:
-            place = batch.place
-            del place.waiting[batch]
+            place = publisher.place
+            del place.waiting[publisher]
             self.admit(place)
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
-        if batch.is_refused:
+        if publisher.is_refused:
             raise self._cycle.closed("publish()")
 
     def check_not_waiting_for_itself(self, place: Place) -> None:
@@ -153,10 +171,10 @@ class Routing:
                 "another task, or in a handler, or give the listener buffer=math.inf"
             )
 
-    def wait_at(self, place: Place, batch: Batch) -> None:
-        """Queue a batch for room at a place that is full, behind those that wait there."""
-        batch.place = place
-        place.waiting[batch] = None
+    def _queue(self, publisher: Publisher) -> None:
+        """Have a publisher wait at its place, behind those that wait there."""
+        place = publisher.place
+        place.waiting[publisher] = None
         if len(place.waiting) == 1:
             self._await_room(place)
 
@@ -165,22 +183,23 @@ class Routing:
         place.admits_at = -1
         if place.waiting:
             first = next(iter(place.waiting))
-            place.admits_at = place.held_for(self._needs(first)[place])
+            place.admits_at = place.held_for(self._needs(first.batch)[place])
 
     @enable_ki_protection
     def admit(self, place: Place) -> None:
         """Accept what waits at a place, in its order, as far as there is room now."""
         while place.waiting:
-            batch = next(iter(place.waiting))
-            full = self.first_full(batch)
+            publisher = next(iter(place.waiting))
+            full = self.first_full(publisher.batch, place)
             if full is place:
                 break
-            del place.waiting[batch]
+            del place.waiting[publisher]
             if full is None:
-                self.commit(batch)
-                trio.lowlevel.reschedule(batch.task)
+                self.commit(publisher.batch)
+                trio.lowlevel.reschedule(publisher.task)
             else:
-                self.wait_at(full, batch)
+                publisher.place = full
+                self._queue(publisher)
         self._await_room(place)
 
     @enable_ki_protection
@@ -256,9 +275,9 @@ class Routing:
         """Send the publishers away that wait for room."""
         for place in self.places:
             while place.waiting:
-                batch, _ = place.waiting.popitem(last=False)
-                batch.is_refused = True
-                trio.lowlevel.reschedule(batch.task)
+                publisher, _ = place.waiting.popitem(last=False)
+                publisher.is_refused = True
+                trio.lowlevel.reschedule(publisher.task)
 
     def forget_routes(self) -> None:
         """Find all routes anew, for a subscription or listener has come or gone."""
@@ -300,7 +319,6 @@ def describe_full(place: Place) -> str:
 def describe_waiting(place: Place) -> str:
     """Say who waits for room at a place, and for whom."""
     count, first = len(place.waiting), next(iter(place.waiting))
-    assert first.task is not None
     who = f"task {first.task.name!r}"
     if first.handler is not None:
         who = f"the handler {first.handler.name!r} in group {first.handler.group!r} of another bus"

@@ -24,7 +24,7 @@ from triobus._errors import (
     StoreError,
 )
 from triobus._events import DomainEvent, EventDecoder, Published, check_aggregate_id, key_of
-from triobus._statistics import BusStatistics
+from triobus._groups.statistics import BusStatistics
 from triobus._text import escaped
 from triobus.stores import EventStore, SqliteEventStore
 

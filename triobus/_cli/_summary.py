@@ -9,7 +9,7 @@ import msgspec
 
 from triobus._cli._messages import CommandError
 from triobus._cli._run import Result
-from triobus._statistics import GroupStatistics
+from triobus._groups.statistics import GroupStatistics
 from triobus._text import escaped
 
 REPORT = "triobus_report"

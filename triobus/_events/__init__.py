@@ -10,7 +10,6 @@ from triobus._events.event import (
     published,
     with_cause,
 )
-from triobus._events.identity import predictable
 from triobus._events.upcasters import upcaster
 
 __all__ = [
@@ -22,7 +21,6 @@ __all__ = [
     "check_aggregate_id",
     "event_classes",
     "key_of",
-    "predictable",
     "published",
     "upcaster",
     "with_cause",

@@ -1,13 +1,9 @@
-"""Ids and times of events: how new ones are made, and how a test makes them predictable."""
+"""Ids and times of events: how new ones are made."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, tzinfo
-from os import urandom
-from time import time_ns
-from typing import Protocol
+from datetime import UTC, datetime
 from uuid import UUID
 
+from triobus._environment import environment
 from triobus._errors import InvalidEvent
 from triobus._text import shown
 
@@ -40,9 +36,10 @@ def new_id() -> UUID:
     Ids that begin with the time lie side by side in a store's index, which then grows at its end;
     random ones touch another page for nearly every event, and cost a third of the speed.
     """
-    chance = int.from_bytes(urandom(10))
+    around = environment.get()
+    chance = int.from_bytes(around.random_bytes(10))
     return UUID(
-        int=time_ns() // 1_000_000 << 80
+        int=around.time_ns() // 1_000_000 << 80
         | 0x7 << 76
         | (chance >> 62 & 0xFFF) << 64
         | 0b10 << 62
@@ -51,27 +48,5 @@ def new_id() -> UUID:
 
 
 def now() -> datetime:
-    return clock.now(UTC)
-
-
-class Clock(Protocol):
-    """What tells the time of new events."""
-
-    def now(self, zone: tzinfo, /) -> datetime:
-        """Return the time in a zone."""
-
-
-clock: Clock = datetime
-
-
-@contextmanager
-def predictable(chance: Callable[[int], bytes], moment: Clock) -> Iterator[None]:
-    """Make ids and times of new events from these, in the whole process: a test repeats a run."""
-    global urandom, time_ns, clock
-    before = urandom, time_ns, clock
-    urandom, clock = chance, moment
-    time_ns = lambda: int(moment.now(UTC).timestamp() * 1e9)  # noqa: E731  # it replaces a function
-    try:
-        yield
-    finally:
-        urandom, time_ns, clock = before
+    """Return the time of a new event."""
+    return environment.get().now()

@@ -9,7 +9,6 @@ import attrs
 
 from triobus._errors import SequenceConflict
 from triobus._events import DomainEvent
-from triobus._progress import ProgressChange
 
 
 class NewRecord(NamedTuple):
@@ -117,6 +116,17 @@ class LetterKey(NamedTuple):
     group: str
     subscription: str
     aggregate_id: str | None
+
+
+@attrs.frozen
+class ProgressChange:
+    """What a store has to write for a group to be as far as its progress."""
+
+    offset: int
+    """Everything up to it is finished."""
+    ranges: tuple[tuple[int, int | None], ...] = ()
+    """First and last position of finished ranges that are new or longer; a last of None means that
+    the range which began there is no more."""
 
 
 @attrs.frozen

@@ -12,8 +12,8 @@ from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 from triobus._errors import StoreClosed
 from triobus._events import Converter, DomainEvent
-from triobus.stores._contents import Known, known_places, refusal
-from triobus.stores._protocol import EventStore
+from triobus.stores._duplicates import Known, known_places, refusal
+from triobus.stores._store import EventStore
 from triobus.stores._values import (
     Append,
     Attempts,

@@ -5,8 +5,8 @@ from abc import ABC, abstractmethod
 import attrs
 
 from triobus._events import DomainEvent
-from triobus._handlers import Invoke
-from triobus._subscriptions import Group, Subscription
+from triobus._groups.handlers import Invoke
+from triobus._groups.subscriptions import Group, Subscription
 
 Key = tuple[str, str]
 """The names of a group and a subscription of it."""

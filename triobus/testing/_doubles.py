@@ -9,8 +9,8 @@ import trio
 from triobus import _checks
 from triobus._errors import InvalidOption
 from triobus._events import DomainEvent
-from triobus._group import carried
-from triobus._handlers import Handler, Invoke
+from triobus._events.causes import calling_delivery
+from triobus._groups.handlers import Handler, Invoke
 
 
 @attrs.frozen(kw_only=True)
@@ -44,7 +44,7 @@ class _Calls:
         return [call.event for call in self.calls if call.error is None]
 
     async def _recorded(self, handler: Invoke, event: DomainEvent) -> Any:
-        carriage = carried()
+        carriage = calling_delivery()
         attempt = None if carriage is None else carriage.attempt
         started = trio.current_time()
         result, error = None, None

@@ -20,8 +20,8 @@ from triobus._errors import (
     UnknownSubscription,
 )
 from triobus._events import DomainEvent
-from triobus._retry import Retry
-from triobus._subscriptions import Group, Subscription
+from triobus._groups.retry import Retry
+from triobus._groups.subscriptions import Group, Subscription
 
 Operation = Callable[[], Awaitable[object]]
 

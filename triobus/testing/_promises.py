@@ -10,21 +10,21 @@
 Beside what a bus promises it watches what handlers promise: that they leave an event as it is.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
 import attrs
 
 from triobus._bus import EventBus
-from triobus._delivery import Carriage
+from triobus._durability.unreadable import Unreadable
 from triobus._events import DomainEvent
-from triobus._failures import as_failure
-from triobus._group import carried
-from triobus._handlers import Invoke
-from triobus._progress import ProgressChange
-from triobus._subscriptions import Group, Subscription
-from triobus._unreadable import Unreadable
+from triobus._events.causes import calling_delivery
+from triobus._groups.delivery import Carriage
+from triobus._groups.failures import as_failure
+from triobus._groups.handlers import Invoke
+from triobus._groups.instruments import Range
+from triobus._groups.subscriptions import Group, Subscription
 from triobus.testing._attempts import AttemptWitness, Key
 from triobus.testing._snapshots import EventChanged, Snapshots
 
@@ -125,7 +125,7 @@ class Watch(AttemptWitness):
         who = f"{subscription.group}/{subscription.name}"
 
         async def watched(event: DomainEvent) -> object:
-            carriage = carried()
+            carriage = calling_delivery()
             assert carriage is not None
             self._snapshots.compare(event, f"before attempt {carriage.attempt} of {who}")
             lane = self._began(carriage, subscription)
@@ -212,21 +212,21 @@ class Watch(AttemptWitness):
         error: Exception,  # noqa: ARG002  # whatever it was
     ) -> None:
         """A dead letter is what it has come to, or has remained."""
-        group, carriage = subscription.group, carried()
+        group, carriage = subscription.group, calling_delivery()
         if carriage is None or carriage.letter_id is None:
             self._letters[group] = self._letters.get(group, 0) + 1
         if isinstance(event, Unreadable) and attempts:  # no handler was called that is watched
             self._failed[group] = self._failed.get(group, 0) + 1
         self._settled(event.event_id, subscription)
 
-    def recorded(self, group: str, progress: ProgressChange) -> None:
+    def recorded(self, group: str, offset: int, ranges: Sequence[Range]) -> None:
         """A store says what is finished."""
         before = self._log.offsets.get(group, 0)
-        if progress.offset < before:
-            self._breach(f"the offset of {group!r} went back from {before} to {progress.offset}")
-        self._log.offsets[group] = progress.offset
-        finished = [range(before + 1, progress.offset + 1)]
-        finished += [range(first, last + 1) for first, last in progress.ranges if last is not None]
+        if offset < before:
+            self._breach(f"the offset of {group!r} went back from {before} to {offset}")
+        self._log.offsets[group] = offset
+        finished = [range(before + 1, offset + 1)]
+        finished += [range(first, last + 1) for first, last in ranges if last is not None]
         for position in (position for positions in finished for position in positions):
             event_id = self._log.ids.get(position)
             open_ = self._open(event_id, group)

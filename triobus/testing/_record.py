@@ -1,6 +1,6 @@
 """`record`: what a bus did, and when, as values, as assertions and as a timeline to read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -8,16 +8,16 @@ import attrs
 import trio
 
 from triobus._bus import EventBus
-from triobus._delivery import Carriage
+from triobus._environment import environment
 from triobus._errors import InvalidOption
 from triobus._events import DomainEvent
-from triobus._group import carried
-from triobus._handlers import NOT_MATCHED, Invoke
-from triobus._progress import ProgressChange
-from triobus._subscribing import event_types
-from triobus._subscriptions import Subscription
+from triobus._events.causes import calling_delivery
+from triobus._groups.delivery import Carriage
+from triobus._groups.handlers import NOT_MATCHED, Invoke
+from triobus._groups.instruments import Range
+from triobus._groups.subscribing import event_types
+from triobus._groups.subscriptions import Subscription
 from triobus._threads import is_virtual
-from triobus._witness import watcher_of_run
 from triobus.testing._attempts import AttemptWitness, Key
 from triobus.testing._snapshots import EventChanged, Snapshots
 
@@ -269,7 +269,7 @@ class Recording(AttemptWitness):
 
     def _with_timeline(self, message: str) -> str:
         """Return a message with what happened, unless an exploration will show that anyway."""
-        if trio.lowlevel.in_trio_run() and watcher_of_run.get() is not None:
+        if environment.get().instrument_of is not None:
             return message
         return f"{message}\n\nWhat happened:\n{self.timeline()}"
 
@@ -336,7 +336,7 @@ class Recording(AttemptWitness):
 
     def _watched(self, subscription: Subscription, invoke: Invoke) -> Invoke:
         async def watched(event: DomainEvent) -> object:
-            carriage = carried()
+            carriage = calling_delivery()
             assert carriage is not None
             self._number(event)
             attempt = RecordedAttempt(
@@ -406,7 +406,7 @@ class Recording(AttemptWitness):
             )
         )
 
-    def recorded(self, group: str, progress: ProgressChange) -> None:
+    def recorded(self, group: str, offset: int, ranges: Sequence[Range]) -> None:
         """Progress is stored: nothing to be seen from outside."""
 
     def drained(self) -> None:

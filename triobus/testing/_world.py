@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,10 +25,11 @@ from trio.testing import MockClock
 
 from triobus import _checks
 from triobus._bus import EventBus
+from triobus._environment import replaced
 from triobus._errors import StoreError
-from triobus._events import DomainEvent, predictable
-from triobus._threads import instead_of_thread, is_clock_held
-from triobus._witness import Witness, watcher_of_run
+from triobus._events import DomainEvent
+from triobus._groups.instruments import Witness
+from triobus._threads import is_clock_held
 from triobus.stores.sqlite import SqliteEventStore
 from triobus.testing._mix import Operation, calls_of, mix
 from triobus.testing._promises import Promises
@@ -292,8 +293,11 @@ class _VirtualTime:
 
     _clock: MockClock
 
-    def now(self, zone: tzinfo) -> datetime:
-        return (_BEGINNING + timedelta(seconds=self._clock.current_time())).astimezone(zone)
+    def now(self) -> datetime:
+        return _BEGINNING + timedelta(seconds=self._clock.current_time())
+
+    def time_ns(self) -> int:
+        return int(self.now().timestamp() * 1e9)
 
 
 def run_in_world(
@@ -319,16 +323,21 @@ def run_in_world(
 
         async def run() -> None:
             steps.main = trio.lowlevel.current_task()
-            instead_of_thread.set(world.call)
-            watcher_of_run.set(world.watch)
             with trio.move_on_after(_PATIENCE) as patience:
                 await main(world)
             if patience.cancelled_caught:
                 raise _hangs()
 
-        chance = Random(f"{seed} ids")
+        time = _VirtualTime(clock)
+        around = replaced(
+            random_bytes=Random(f"{seed} ids").randbytes,
+            time_ns=time.time_ns,
+            now=time.now,
+            instead_of_thread=world.call,
+            instrument_of=world.watch,
+        )
         try:
-            with scheduled, predictable(chance.randbytes, _VirtualTime(clock)):
+            with scheduled, around:
                 trio.run(run, clock=clock, instruments=[steps])
             world.promises.check()
         except Exception as error:

@@ -13,16 +13,7 @@ from collections.abc import Iterable
 
 import attrs
 
-
-@attrs.frozen
-class ProgressChange:
-    """What a store has to write for a group to be as far as its progress."""
-
-    offset: int
-    """Everything up to it is finished."""
-    ranges: tuple[tuple[int, int | None], ...] = ()
-    """First and last position of finished ranges that are new or longer; a last of None means that
-    the range which began there is no more."""
+from triobus.stores._values import ProgressChange
 
 
 @attrs.define(eq=False)

@@ -14,17 +14,17 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from triobus._alarm import Alarm
+from triobus._durability.alarm import Alarm
+from triobus._durability.catch_up import Feed
+from triobus._durability.dead_letters import StoredLetters
+from triobus._durability.suspects import Suspects, blamed_alone
 from triobus._errors import BusClosed, OutcomeUnknown, StoreError, StoreInUse
 from triobus._events import DomainEvent
-from triobus._feed import Feed
-from triobus._group import GroupShell
-from triobus._publishing import OutcomeWatch
-from triobus._stored_letters import StoredLetters
-from triobus._suspects import Suspects, blamed_alone
-from triobus._witness import Witness
+from triobus._groups.instruments import Witness
+from triobus._groups.outcome import OutcomeWatch
+from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
-from triobus.stores._journal import Entry
+from triobus.stores._commits import Entry
 from triobus.stores._values import Changes, GroupRecord, Snapshot
 
 logger = logging.getLogger("triobus")
@@ -289,7 +289,7 @@ class Recorder:
             self.feeds[name].progress.note_stored(change.progress)
             self.feeds[name].note_recorded()
             for witness in self._witnesses:
-                witness.recorded(name, change.progress)
+                witness.recorded(name, change.progress.offset, change.progress.ranges)
 
     def give_back(self, changes: Changes, error: BaseException) -> None:
         """What was collected is not stored, because of an error."""

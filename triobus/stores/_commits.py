@@ -15,7 +15,7 @@ import trio
 from trio.lowlevel import Abort, cancel_shielded_checkpoint, enable_ki_protection
 
 from triobus._errors import BusClosed, OutcomeUnknown, StoreError
-from triobus._publishing import Batch
+from triobus._events.batch import Batch
 from triobus.stores._values import Append, Changes, Placement, Transaction
 
 _NO_CHANGES = Changes()

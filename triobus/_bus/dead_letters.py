@@ -9,12 +9,12 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus import _checks
-from triobus._dead_letters import DeadLetter, Lane, Letters
+from triobus._durability.unreadable import stand_in
 from triobus._errors import BusClosed, InvalidOption, UnknownDeadLetter, UnknownSubscription
-from triobus._group import GroupShell
-from triobus._subscriptions import Subscription
+from triobus._groups.dead_letters import DeadLetter, Lane, Letters
+from triobus._groups.subscriptions import Subscription
+from triobus._groups.workers import GroupShell
 from triobus._text import shown
-from triobus._unreadable import stand_in
 
 Listed = list[DeadLetter]  # inside the class, `list` is a method
 

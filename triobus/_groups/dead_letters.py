@@ -8,9 +8,9 @@ from uuid import UUID
 
 import attrs
 
-from triobus._described import described
 from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent
+from triobus._text import described
 
 KEPT = 1000
 """How many dead letters a bus without a store keeps beside those that hold back their aggregate or

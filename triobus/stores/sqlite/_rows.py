@@ -13,8 +13,7 @@ from typing import Any
 
 import msgspec
 
-from triobus._described import MESSAGE_LENGTH, TRACEBACK_LENGTH
-from triobus._text import shown
+from triobus._text import MESSAGE_LENGTH, TRACEBACK_LENGTH, shown
 from triobus.stores._values import Attempts, GroupRecord, LetterKey, LetterRecord
 
 GREATEST = 2**62

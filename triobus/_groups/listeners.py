@@ -10,7 +10,7 @@ import trio
 
 from triobus._checks import truth
 from triobus._events import DomainEvent
-from triobus._handlers import Predicate
+from triobus._groups.handlers import Predicate
 
 E_co = TypeVar("E_co", bound=DomainEvent, covariant=True)
 

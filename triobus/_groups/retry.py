@@ -7,9 +7,8 @@ from uuid import UUID
 import attrs
 
 from triobus._checks import number, whole_number
-from triobus._described import leaves
 from triobus._errors import InvalidOption, TriobusError
-from triobus._text import shown
+from triobus._text import leaves, shown
 
 LONGEST_WISH = 366 * 86400.0
 """The longest delay in seconds that a handler may ask for: more would be a mistake."""

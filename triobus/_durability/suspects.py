@@ -15,12 +15,12 @@ from typing import Protocol
 import attrs
 import trio
 
-from triobus._delivery import Carriage
 from triobus._errors import ProcessDied, StoreError
-from triobus._group import carried
-from triobus._handlers import PASSED_OVER
-from triobus._retry import RetryAfter
-from triobus._subscriptions import Subscription
+from triobus._events.causes import calling_delivery
+from triobus._groups.delivery import Carriage
+from triobus._groups.handlers import PASSED_OVER
+from triobus._groups.retry import RetryAfter
+from triobus._groups.subscriptions import Subscription
 from triobus.stores._values import NOT_COUNTED, Attempts, GroupRecord
 
 _BESIDE_WORKERS = 100
@@ -125,8 +125,7 @@ def blamed_alone(groups: Sequence[GroupRecord]) -> Sequence[GroupRecord]:
 
 
 def _carriage() -> Carriage:
-    found = carried()
-    assert found is not None
+    found: Carriage = calling_delivery()
     return found
 
 

@@ -10,15 +10,14 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from triobus._dead_letters import Letters
-from triobus._delivery import Carriage, Lanes
-from triobus._described import described, leaves, message_of, type_of
 from triobus._errors import StrayCancelled
 from triobus._events import key_of
-from triobus._retry import wish_in
-from triobus._subscriptions import Subscription
-from triobus._text import escaped, line
-from triobus._witness import Witness
+from triobus._groups.dead_letters import Letters
+from triobus._groups.delivery import Carriage, Lanes
+from triobus._groups.instruments import Witness
+from triobus._groups.retry import wish_in
+from triobus._groups.subscriptions import Subscription
+from triobus._text import described, escaped, leaves, line, message_of, type_of
 
 logger = logging.getLogger("triobus")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import attrs
 
-from triobus._dead_letters import DeadLetter, Lane, LettersByLane, Undelivered
-from triobus._described import described
+from triobus._durability.unreadable import unreadable
 from triobus._errors import BusClosed, EventNotDecodable, StoreClosed
-from triobus._unreadable import unreadable
+from triobus._groups.dead_letters import DeadLetter, Lane, LettersByLane, Undelivered
+from triobus._text import described
 from triobus.stores import EventStore
 from triobus.stores._values import LetterKey, LetterRecord, Record
 

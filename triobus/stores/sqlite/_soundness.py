@@ -11,7 +11,7 @@ from datetime import datetime
 
 import msgspec
 
-from triobus.stores._seals import Seals
+from triobus.stores.sqlite._seals import Seals
 
 UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, msgspec.MsgspecError)
 """What comes of a row whose values are of other types than its columns, or no text or date."""

@@ -8,9 +8,9 @@ import trio
 
 from triobus._errors import EventNotDecodable, StoreClosed
 from triobus._events import DomainEvent
-from triobus._listeners import Listener
+from triobus._groups.listeners import Listener
 from triobus.stores import EventStore
-from triobus.stores._protocol import BATCH, type_names
+from triobus.stores._store import BATCH, type_names
 from triobus.stores._values import Record
 
 

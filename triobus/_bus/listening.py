@@ -5,9 +5,9 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, overload
 
 from triobus._events import DomainEvent
-from triobus._handlers import Predicate
-from triobus._listeners import Listener
-from triobus._subscribing import E1, E2, E3, E4, E5, E6
+from triobus._groups.handlers import Predicate
+from triobus._groups.listeners import Listener
+from triobus._groups.subscribing import E1, E2, E3, E4, E5, E6
 
 _Listening = AbstractAsyncContextManager
 

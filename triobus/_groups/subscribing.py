@@ -14,8 +14,8 @@ import attrs
 from triobus import _checks
 from triobus._errors import InvalidEvent, InvalidOption
 from triobus._events import DomainEvent
-from triobus._handlers import Handler, Predicate
-from triobus._retry import Retry
+from triobus._groups.handlers import Handler, Predicate
+from triobus._groups.retry import Retry
 
 E1 = TypeVar("E1", bound=DomainEvent)
 E2 = TypeVar("E2", bound=DomainEvent)

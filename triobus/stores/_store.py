@@ -35,10 +35,10 @@ from triobus._events import (
     event_classes,
     with_cause,
 )
-from triobus._group import carried
-from triobus._publishing import Batch
-from triobus.stores._contents import Differs, conflict_of, is_same
-from triobus.stores._journal import Entry, Journal
+from triobus._events.batch import Batch
+from triobus._events.causes import calling_delivery
+from triobus.stores._commits import Entry, Journal
+from triobus.stores._duplicates import Differs, conflict_of, is_same
 from triobus.stores._values import (
     Append,
     GroupRecord,
@@ -234,7 +234,7 @@ class EventStore(ABC):
         `InvalidEvent`, `EventNotEncodable`, `SequenceConflict` and `StoreError`.
         """
         batch = Batch(list(events))
-        cause = carried()
+        cause = calling_delivery()
         if cause is not None:
             batch.events = [with_cause(event, cause.event) for event in batch.events]
             batch.is_inside = True

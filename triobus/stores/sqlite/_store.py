@@ -33,9 +33,7 @@ from uuid import UUID
 from triobus import _checks
 from triobus._events import Converter, DomainEvent
 from triobus._threads import Worker
-from triobus.stores._database import MEMORY, Database
-from triobus.stores._file import check_path
-from triobus.stores._protocol import EventStore
+from triobus.stores._store import EventStore
 from triobus.stores._values import (
     GroupRecord,
     LetterKey,
@@ -46,6 +44,8 @@ from triobus.stores._values import (
     StoreStatistics,
     Transaction,
 )
+from triobus.stores.sqlite._database import MEMORY, Database
+from triobus.stores.sqlite._file import check_path
 
 T = TypeVar("T")
 Synchronous = Literal["full", "normal"]

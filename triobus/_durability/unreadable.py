@@ -6,8 +6,8 @@ import attrs
 import trio
 
 from triobus._errors import EventNotDecodable, StoreCorrupt
-from triobus._retry import Retry
-from triobus._subscriptions import Subscription
+from triobus._groups.retry import Retry
+from triobus._groups.subscriptions import Subscription
 from triobus._text import shown
 from triobus.stores._values import Record
 

@@ -1,4 +1,4 @@
-"""The SQLite file of a store: blocking functions, which `sqlite.py` calls in a worker thread.
+"""The SQLite file of a store: blocking functions, which `SqliteEventStore` calls in a worker thread.
 
 One connection reads, writes and checkpoints. It is a reader until `claim`, and reading needs none,
 so that others may look at a store while a bus has it. What it reads is not believed: everything of
@@ -32,11 +32,8 @@ from triobus._errors import (
     StoreReadOnly,
     StoreReplaced,
 )
-from triobus._progress import ProgressChange
 from triobus._text import line
-from triobus.stores import _file, _rows, _schema, _soundness, _wal
-from triobus.stores._contents import LONGEST_NAME, Known, known_places, may_be_refused, refusal
-from triobus.stores._seals import AttemptsRow, Seals
+from triobus.stores._duplicates import LONGEST_NAME, Known, known_places, may_be_refused, refusal
 from triobus.stores._values import (
     Append,
     Changes,
@@ -45,6 +42,7 @@ from triobus.stores._values import (
     LetterRecord,
     NewRecord,
     Placement,
+    ProgressChange,
     Record,
     Snapshot,
     StoredGroup,
@@ -52,6 +50,8 @@ from triobus.stores._values import (
     Transaction,
     conflict,
 )
+from triobus.stores.sqlite import _file, _rows, _schema, _soundness, _wal
+from triobus.stores.sqlite._seals import AttemptsRow, Seals
 
 MEMORY = ":memory:"
 

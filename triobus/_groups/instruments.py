@@ -4,15 +4,15 @@ A witness comes before a bus starts or while it runs; one of a whole run of Trio
 starts in it.
 """
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-import trio
-
-from triobus._delivery import Carriage
 from triobus._events import DomainEvent
-from triobus._progress import ProgressChange
-from triobus._subscriptions import Group, Subscription
+from triobus._groups.delivery import Carriage
+from triobus._groups.subscriptions import Group, Subscription
+
+Range = tuple[int, int | None]
+"""First and last position of what is finished; a last of None where the range is no more."""
 
 
 class Witness(Protocol):
@@ -32,14 +32,8 @@ class Witness(Protocol):
     ) -> None:
         """An event has become a dead letter of a subscription, or has remained one."""
 
-    def recorded(self, group: str, progress: ProgressChange, /) -> None:
-        """A store has the progress of a group."""
+    def recorded(self, group: str, offset: int, ranges: Sequence[Range], /) -> None:
+        """A store has the progress of a group: an offset, and the finished ranges that changed."""
 
     def drained(self) -> None:
         """The bus has stopped because nothing was left to do."""
-
-
-watcher_of_run: trio.lowlevel.RunVar[Callable[[Any], Witness] | None] = trio.lowlevel.RunVar(
-    "triobus watcher", None
-)
-"""Called with every bus that starts."""

@@ -1,17 +1,15 @@
-"""Values of publishing: a batch on its way in, and what became of an event."""
+"""What became of a published event in all groups."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 import attrs
 import trio
 
-from triobus._errors import BusClosed, InvalidEvent
-from triobus._events import DomainEvent, key_of
-from triobus._subscriptions import Subscription
+from triobus._errors import BusClosed
+from triobus._events import DomainEvent
+from triobus._groups.subscriptions import Subscription
 
 
 @attrs.frozen(kw_only=True)
@@ -30,62 +28,6 @@ class Outcome:
     """What the handlers returned that succeeded."""
     errors: Mapping[str, Exception]
     """The last errors of the handlers that failed for good."""
-
-
-@attrs.define(eq=False)
-class Batch:
-    """Events that are accepted together or not at all, in their order."""
-
-    events: list[DomainEvent]
-    keys: list[str | None] = attrs.field(init=False)
-    counts: Mapping[type[DomainEvent], int] = attrs.field(init=False)
-    """How many there are of each type."""
-    watch: "OutcomeWatch | None" = None
-    task: trio.lowlevel.Task | None = None
-    """The publisher that waits for room, if it does."""
-    handler: Subscription | None = None
-    """Whose handler, of another bus, that publisher is."""
-    place: Any = None
-    """Where it waits: a group's shell or a listener."""
-    is_refused: bool = False
-    """Whether the bus closed before there was room."""
-    is_inside: bool = False
-    """Whether a handler of the bus publishes it, for whom the bus would wait."""
-
-    def __attrs_post_init__(self) -> None:
-        if len(self.events) == 1:  # a third of the time of what follows
-            event = self.events[0]
-            if isinstance(event, DomainEvent):
-                self.keys = [key_of(event)]
-                self.counts = {type(event): 1}
-                return
-        classes = set(map(type, self.events))
-        if len(classes) == 1:  # half the time of counting
-            self.counts = dict.fromkeys(classes, len(self.events))
-        else:
-            self.counts = Counter(map(type, self.events))
-        for cls in self.counts:
-            if not issubclass(cls, DomainEvent):
-                raise InvalidEvent(
-                    f"an object of type {cls.__qualname__!r} is no event: publish instances of "
-                    "classes derived from DomainEvent"
-                )
-        self.keys = [key_of(event) for event in self.events]
-
-
-def runs(
-    events: Sequence[DomainEvent], keys: Sequence[str | None]
-) -> Iterator[tuple[Sequence[DomainEvent], Sequence[str | None]]]:
-    """Yield events with their keys, in order, cut where the type changes."""
-    if len(set(map(type, events))) <= 1:
-        if events:
-            yield events, keys
-        return
-    first = 0
-    for _, run in groupby(map(type, events)):
-        last = first + sum(1 for _ in run)
-        yield events[first:last], keys[first:last]
-        first = last
 
 
 @attrs.define(eq=False)

@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from triobus._progress import ProgressChange
+from triobus.stores._values import ProgressChange
 
 AttemptsRow = tuple[str, int, str, int, float, float, str]
 """As it goes into the table."""

@@ -25,8 +25,8 @@ carriage a worker: 0.06), `Published` as a named tuple 0.12 (now a struct of msg
 import math
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence, Set
-from contextvars import Context, ContextVar
+from collections.abc import Awaitable, Callable, Sequence, Set
+from contextvars import Context
 from functools import partial
 from typing import Any, Protocol
 
@@ -35,18 +35,19 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._checks import truth
-from triobus._contexts import CleanContext
-from triobus._dead_letters import DeadLetter, Letters
-from triobus._delivery import Carriage, Lanes, StoredLanes, Watch
-from triobus._errors import HeldBack, NoDelivery
+from triobus._errors import HeldBack
 from triobus._events import DomainEvent
-from triobus._failures import Failures, LogErrors, OnFailure, aggregate_id_of
-from triobus._handlers import NOT_MATCHED, PASSED_OVER, once_it_waits
-from triobus._idle import Idle
-from triobus._statistics import GroupStatistics, percentile
-from triobus._subscriptions import Group, Subscription
+from triobus._events.causes import Handling, handling
+from triobus._groups.contexts import CleanContext
+from triobus._groups.dead_letters import DeadLetter, Letters
+from triobus._groups.delivery import Carriage, Lanes, Watch
+from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_id_of
+from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER, once_it_waits
+from triobus._groups.idle import Idle
+from triobus._groups.instruments import Witness
+from triobus._groups.statistics import GroupStatistics, percentile
+from triobus._groups.subscriptions import Group, Subscription
 from triobus._threads import is_virtual
-from triobus._witness import Witness
 
 Replayed = tuple[DomainEvent, str | None, tuple[Subscription, ...], Watch, int, int | None]
 """What `Lanes.add` takes for a replay."""
@@ -56,7 +57,7 @@ class Ledger(Protocol):
     """What records how far the group has come, if there is a store."""
 
     @property
-    def lanes(self) -> StoredLanes:
+    def lanes(self) -> Lanes:
         """The lanes of the group."""
 
     @property
@@ -106,82 +107,6 @@ _UNTIMED = 7
 
 
 @attrs.define(eq=False)
-class _Hands:
-    """What a worker carries. The context of its task has it, and so all that its handlers start."""
-
-    worker: trio.lowlevel.Task
-    outer: "_Hands | None"
-    """The worker of another bus inside whose handler the bus of this one runs, if it does so."""
-    carriage: Carriage | None = None
-
-
-hands: ContextVar[_Hands | None] = ContextVar("triobus worker", default=None)
-"""What the worker carries that has called, in its task and all that its handlers start."""
-
-
-@attrs.frozen(kw_only=True)
-class Delivery:
-    """What a handler can know about the call that is being made."""
-
-    event: DomainEvent
-    """The event as it was published."""
-    position: int | None
-    """Its place in the store's log; None without a store."""
-    group: str
-    """The name of the group."""
-    subscription: str
-    """The name of the subscription."""
-    attempt: int
-    """Which attempt this is, from 1."""
-
-
-def current_delivery() -> Delivery:
-    """Return the delivery that the calling handler is part of; raises `NoDelivery` outside one."""
-    carriage = carried()
-    if carriage is None:
-        raise NoDelivery("current_delivery() was called outside a handler: there is no delivery")
-    return Delivery(
-        event=carriage.event,
-        position=carriage.position,
-        group=carriage.subscription.group,
-        subscription=carriage.subscription.name,
-        attempt=carriage.attempt,
-    )
-
-
-def carried() -> Carriage | None:
-    """Return the delivery whose handler is calling: itself, or by a task or thread of its own.
-
-    A task that a handler has started in somebody else's nursery may outlive it, and is no part of
-    the delivery.
-    """
-    return next(carriages(), None)
-
-
-def carriages() -> Iterator[Carriage]:
-    """Yield the deliveries that wait for the caller: that of its handler, and those around that.
-
-    There are several where a handler runs a bus of its own.
-    """
-    own = hands.get()
-    while own is not None:
-        if own.carriage is not None and _is_within(own.worker):
-            yield own.carriage
-        own = own.outer
-
-
-def _is_within(worker: trio.lowlevel.Task) -> bool:
-    """Whether a worker would wait for the calling task, or it is called in a thread."""
-    if trio.lowlevel.in_trio_task():
-        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
-        while task is not worker:
-            if task is None or task.parent_nursery is None:
-                return False
-            task = task.parent_nursery.parent_task
-    return True
-
-
-@attrs.define(eq=False)
 class GroupShell:
     """What runs for one group. The bus adds deliveries to `lanes` and then calls `wake`."""
 
@@ -207,7 +132,7 @@ class GroupShell:
     is_started: bool = attrs.field(default=False, init=False)
     task_count: int = attrs.field(default=0, init=False)
     """Tasks that were started and have not ended."""
-    parked: "dict[_Hands, None]" = attrs.field(factory=dict, init=False)
+    parked: "dict[Handling, None]" = attrs.field(factory=dict, init=False)
     """Workers that wait for a delivery, the last one that has parked at the end."""
     is_streaming: bool = attrs.field(default=False, init=False)
     """Whether the worker that parked last had found more than what it was woken for."""
@@ -220,7 +145,7 @@ class GroupShell:
     _offering: int = attrs.field(default=0, init=False)
     """Workers that are about to park."""
     _scopes: list[trio.CancelScope] = attrs.field(factory=list, init=False)
-    _workers_hands: "dict[_Hands, None]" = attrs.field(factory=dict, init=False)
+    _workers_hands: "dict[Handling, None]" = attrs.field(factory=dict, init=False)
     _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _durations: deque[float] = attrs.field(
         factory=lambda: deque(maxlen=_DURATIONS_KEPT), init=False
@@ -310,7 +235,7 @@ class GroupShell:
     def work(self) -> str:
         """Say what there is still to do, by handler; "" if there is nothing."""
         running = Counter(
-            own.carriage.subscription.name for own in self._workers_hands if own.carriage
+            own.delivery.subscription.name for own in self._workers_hands if own.delivery
         )
         lanes = self.lanes
         parts = [f"{name!r}" + f" ({n} times)" * (n > 1) + " to end" for name, n in running.items()]
@@ -337,9 +262,9 @@ class GroupShell:
                 return
             lanes.held += 1
             self.handed_over += 1
-            hands, _ = self.parked.popitem()
-            hands.carriage = carriage
-            trio.lowlevel.reschedule(hands.worker)
+            worker, _ = self.parked.popitem()
+            worker.delivery = carriage
+            trio.lowlevel.reschedule(worker.worker)
 
     def wake_later(self) -> None:
         """Do so now if no worker is about to run, else as soon as that one's handler waits."""
@@ -460,8 +385,8 @@ class GroupShell:
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         with scope:
-            own = _Hands(trio.lowlevel.current_task(), hands.get())
-            hands.set(own)
+            own = Handling(trio.lowlevel.current_task(), handling.get())
+            handling.set(own)
             self._workers_hands[own] = None
             self.worker_count += 1
             try:
@@ -474,7 +399,7 @@ class GroupShell:
                 self.parked.pop(own, None)  # if KeyboardInterrupt came before it could wait
                 self.notice_quiet()
 
-    async def _work(self, own: _Hands) -> None:
+    async def _work(self, own: Handling) -> None:
         """Take deliveries through their handlers, one after the other, for ever."""
         # One long function with its attributes in locals: a call more costs a tenth of the speed.
         lanes = self.lanes
@@ -491,7 +416,7 @@ class GroupShell:
             del parked[own]
             return trio.lowlevel.Abort.SUCCEEDED
 
-        clean = CleanContext(ours=hands)
+        clean = CleanContext(ours=handling)
         given, pristine = clean.given, clean.pristine
         context: Context | None = own.worker.context
         turn = untimed = 0
@@ -503,7 +428,7 @@ class GroupShell:
                 if self.waiting or ledger is not None:
                     carriage = self._find()
                 if carriage is None:
-                    own.carriage = spare = None  # so that an idle worker keeps no event alive
+                    own.delivery = spare = None  # so that an idle worker keeps no event alive
                     if clean.is_changed():
                         context = await clean.restore()
                         continue
@@ -518,7 +443,7 @@ class GroupShell:
             turn += 1
             if lanes.held <= self.admits_at:
                 self._on_room(self)
-            own.carriage = carriage
+            own.delivery = carriage
             while True:
                 subscription = carriage.plan[carriage.index]
                 for var, value in given:  # as in `CleanContext.is_changed`
@@ -533,11 +458,11 @@ class GroupShell:
                     ):
                         if carriage.attempt > 1:
                             self._retries += 1
-                        handling = subscription.invoke(carriage.event)
+                        call = subscription.invoke(carriage.event)
                         if self.is_owed and lanes.ready:
-                            result = await once_it_waits(self.wake, handling)
+                            result = await once_it_waits(self.wake, call)
                         else:
-                            result = await handling
+                            result = await call
                     else:
                         result = PASSED_OVER
                 except (Exception, trio.Cancelled, BaseExceptionGroup) as error:  # noqa: BLE001  # the one around a user's handler
@@ -594,12 +519,12 @@ class GroupShell:
         return self.lanes.take()
 
     @enable_ki_protection
-    def _begin(self, own: _Hands) -> Carriage:
+    def _begin(self, own: Handling) -> Carriage:
         """Return the delivery that was handed over to a worker."""
         self.handed_over -= 1
         self.lanes.held -= 1
-        assert own.carriage is not None
-        return own.carriage
+        carriage: Carriage = own.delivery
+        return carriage
 
     def _is_passed_over(self, carriage: Carriage, subscription: Subscription) -> bool:
         """Whether it was unsubscribed, a replay's letter is gone, or an earlier event is held.

@@ -7,9 +7,9 @@ import trio
 
 from triobus._errors import DuplicateName
 from triobus._events import DomainEvent
-from triobus._handlers import Handler, Invoke, Predicate, invocation, qualified_name
-from triobus._retry import Retry
-from triobus._subscribing import Wanted, subscribe
+from triobus._groups.handlers import Handler, Invoke, Predicate, invocation, qualified_name
+from triobus._groups.retry import Retry
+from triobus._groups.subscribing import Wanted, subscribe
 
 
 @attrs.define(eq=False, kw_only=True, repr=False)

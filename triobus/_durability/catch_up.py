@@ -24,20 +24,21 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from triobus._alarm import Alarm
-from triobus._delivery import Carriage, StoredLanes, Watch, place_of
+from triobus._durability.alarm import Alarm
+from triobus._durability.lanes import StoredLanes, place_of
+from triobus._durability.progress import Progress
+from triobus._durability.suspects import Suspects
+from triobus._durability.unreadable import stand_in, unreadable
 from triobus._errors import EventNotDecodable, StoreError, StoreIOError
 from triobus._events import DomainEvent
-from triobus._group import GroupShell, Replayed
-from triobus._progress import Progress
-from triobus._publishing import runs
-from triobus._retry import LONGEST_WISH
-from triobus._subscriptions import Subscription
-from triobus._suspects import Suspects
+from triobus._events.batch import runs
+from triobus._groups.delivery import Carriage, Watch
+from triobus._groups.retry import LONGEST_WISH
+from triobus._groups.subscriptions import Subscription
+from triobus._groups.workers import GroupShell, Replayed
 from triobus._threads import is_virtual
-from triobus._unreadable import stand_in, unreadable
 from triobus.stores import EventStore
-from triobus.stores._protocol import BATCH
+from triobus.stores._store import BATCH
 from triobus.stores._values import NOT_COUNTED, Attempts, GroupChange, GroupRecord, Record
 
 logger = logging.getLogger("triobus")

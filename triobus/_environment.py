@@ -1,0 +1,53 @@
+"""What a test may replace for one program: threads, ids, times, and who watches every bus.
+
+A context has it, so that all tasks of a run have what was there when the run began, and nothing is
+global. The test kit makes worlds of it in which the same seed repeats the same run.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from os import urandom
+from time import time_ns
+from typing import Any
+
+import attrs
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@attrs.frozen
+class Environment:
+    """Where chance, time and threads come from."""
+
+    random_bytes: Callable[[int], bytes] = urandom
+    """Makes the random part of an event's id."""
+    time_ns: Callable[[], int] = time_ns
+    """Nanoseconds since 1970, for an event's id."""
+    now: Callable[[], datetime] = _utc_now
+    """The time of a new event; UTC."""
+    instead_of_thread: Callable[..., Awaitable[Any]] | None = None
+    """Makes the calls that would go to a thread, where a test decides what time passes."""
+    instrument_of: Callable[[Any], Any] | None = None
+    """Called with every bus that starts; returns what watches it."""
+
+
+environment: ContextVar[Environment] = ContextVar("triobus environment", default=Environment())  # noqa: B039  # it is frozen
+
+
+def replace(**changes: Any) -> None:
+    """Replace parts of the environment, for the task that calls and those that it starts."""
+    environment.set(attrs.evolve(environment.get(), **changes))
+
+
+@contextmanager
+def replaced(**changes: Any) -> Iterator[None]:
+    """Replace parts of it inside the block, for a run of Trio that begins there."""
+    token = environment.set(attrs.evolve(environment.get(), **changes))
+    try:
+        yield
+    finally:
+        environment.reset(token)

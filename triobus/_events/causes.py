@@ -1,0 +1,55 @@
+"""The event whose handler is calling: it is the cause of what is published there."""
+
+from collections.abc import Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import attrs
+import trio
+
+
+@attrs.define(eq=False)
+class Handling:
+    """What a worker handles. The context of its task has it, and so all that its handlers start."""
+
+    worker: trio.lowlevel.Task
+    outer: "Handling | None"
+    """The worker of another bus inside whose handler the bus of this one runs, if it does so."""
+    delivery: Any = None
+    """The delivery in flight whose handler runs, if one does."""
+
+
+handling: ContextVar[Handling | None] = ContextVar("triobus worker", default=None)
+"""What the worker handles that has called, in its task and all that its handlers start."""
+
+
+def calling_delivery() -> Any:
+    """Return the delivery whose handler is calling: itself, or by a task or thread of its own.
+
+    A task that a handler has started in the nursery of another task may outlive it, and is no part
+    of the delivery. None outside a handler.
+    """
+    return next(calling_deliveries(), None)
+
+
+def calling_deliveries() -> Iterator[Any]:
+    """Yield the deliveries that wait for the caller: that of its handler, and those around that.
+
+    There are several where a handler runs a bus of its own.
+    """
+    own = handling.get()
+    while own is not None:
+        if own.delivery is not None and _is_within(own.worker):
+            yield own.delivery
+        own = own.outer
+
+
+def _is_within(worker: trio.lowlevel.Task) -> bool:
+    """Whether a worker would wait for the calling task, or it is called in a thread."""
+    if trio.lowlevel.in_trio_task():
+        task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+        while task is not worker:
+            if task is None or task.parent_nursery is None:
+                return False
+            task = task.parent_nursery.parent_task
+    return True

@@ -1,0 +1,1 @@
+"""How events get to handlers. It knows no store."""

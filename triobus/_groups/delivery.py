@@ -1,0 +1,283 @@
+"""The core of a group: which aggregate is ready, busy or waiting for a retry. Pure data.
+
+It knows no Trio, no clock and no disk; the shell in `workers.py` tells it what happened and when.
+
+1. Deliveries are numbered in the order of publication and looked at in that order: the oldest one
+   that is ready goes first. So one worker alone handles them in the order of publication, and
+   nothing can be starved by what is published after it.
+2. A lane is the queue of one aggregate. It has at most one delivery that is busy or waiting for a
+   retry; those that come up meanwhile line up behind it, and the others go past.
+3. A delivery without a key has no lane and waits for nothing.
+4. Inside a delivery the subscriptions of its plan are called one after the other. Each is finished
+   for good before the next one begins, and a retry goes on with the one that failed.
+5. A delivery that waits for a retry keeps its lane, and is ready again when its time has come; one
+   that comes from a store with such a time behind it waits for the rest of it.
+6. With a store, what lines up behind a delivery can be given up for the time being, and of what
+   waits for a retry only its place and its time are kept; both are read back when their turn comes,
+   and have their old place in the order then.
+
+Only lanes in use exist, and have a line only when something has lined up: a queued event costs one
+tuple, and an aggregate with nothing busy or waiting costs nothing at all.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heapify, heappop, heappush
+from itertools import count, repeat
+from math import inf
+from typing import Any, Protocol
+
+import attrs
+
+from triobus._events import DomainEvent
+from triobus._groups.subscriptions import Subscription
+
+NO_POSITIONS = repeat(None)
+
+
+class Watch(Protocol):
+    """Somebody who wants to know what became of one delivery."""
+
+    def handled(self, subscription: Subscription, result: object, /) -> None:
+        """The subscription's handler has returned `result`."""
+
+    def failed(self, subscription: Subscription, error: Exception, /) -> None:
+        """The subscription's handler has failed for good."""
+
+    def finished(self) -> None:
+        """The delivery is finished."""
+
+
+Queued = tuple[
+    int, DomainEvent, str | None, tuple[Subscription, ...], Watch | None, int | None, int | None
+]
+"""A queued delivery: the first seven fields of its carriage, for a third of what that costs."""
+
+
+@attrs.define(eq=False)
+class Carriage:
+    """One delivery while the group carries it."""
+
+    number: int
+    event: DomainEvent
+    key: str | None
+    plan: tuple[Subscription, ...]
+    watch: Watch | None = None
+    letter_id: int | None = None
+    """The dead letter that is being replayed, if it is one."""
+    position: int | None = None
+    """Its place in a store's log."""
+    index: int = 0
+    """Which subscription of the plan is next."""
+    attempt: int = 0
+    """How many attempts that subscription has had."""
+    done: tuple[str, ...] = ()
+    """The subscriptions that were done with the event before it was read back."""
+    is_recorded: bool = False
+    """Whether the store has been told of its attempts."""
+
+    @property
+    def subscription(self) -> Subscription:
+        """The subscription whose turn it is."""
+        return self.plan[self.index]
+
+
+@attrs.define(eq=False)
+class Lanes:
+    """All deliveries of one group, from being added until they are finished."""
+
+    is_ordered: bool = True
+    """Whether aggregates have lanes; without, every delivery is on its own."""
+    finished: int = 0
+    held: int = 0
+    """How many deliveries take room: queued, or waiting for a retry."""
+    outside: int = 0
+    """How many are known and take none, because a store has them."""
+    _is_frozen: bool = False
+    _barrier: float = inf
+    """The number that nothing may be taken from, because what is older has to be read back."""
+    _numbered: int = 0
+    """How many deliveries were put into the queue or a line."""
+    _queue: deque[Queued] = attrs.field(factory=deque)
+    _resumed: list[Queued | tuple[int, Carriage]] = attrs.field(factory=list)
+    _waiting: list[tuple[float, int, Carriage]] = attrs.field(factory=list)
+    _lanes: dict[str, deque[Queued] | None] = attrs.field(factory=dict)
+    """What has lined up, for each aggregate with a delivery that is busy, waiting or resumed."""
+
+    @property
+    def added(self) -> int:
+        """How many deliveries were added."""
+        return self._numbered
+
+    @property
+    def unsettled(self) -> int:
+        """How many deliveries are queued, in flight or waiting for a retry."""
+        return self.added - self.finished
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries workers have."""
+        return self.unsettled - self.held - self.outside
+
+    @property
+    def queued(self) -> int:
+        """How many deliveries have still to be begun, or gone on with."""
+        return self.held + self.outside - self.waiting
+
+    @property
+    def waiting(self) -> int:
+        """How many deliveries wait for a retry."""
+        return len(self._waiting)
+
+    @property
+    def ready(self) -> int:
+        """How many deliveries might be taken now; some may turn out to be behind a busy one."""
+        return 0 if self._is_frozen else len(self._queue) + len(self._resumed)
+
+    def add(
+        self,
+        event: DomainEvent,
+        key: str | None,
+        plan: tuple[Subscription, ...],
+        watch: Watch | None = None,
+        letter_id: int | None = None,
+        position: int | None = None,
+    ) -> None:
+        """Queue a delivery of `event` to the subscriptions of `plan`, in the lane of `key`.
+
+        The plan is not empty. The position is for those with a store.
+        """
+        self._numbered = number = self._numbered + 1
+        self.held += 1
+        if not self.is_ordered and letter_id is None:
+            key = None  # but replays go in their order, in any group
+        self._queue.append((number, event, key, plan, watch, letter_id, position))
+
+    def add_many(
+        self,
+        events: Sequence[DomainEvent],
+        keys: Iterable[str | None],
+        plan: tuple[Subscription, ...],
+        watch: Watch | None = None,
+        positions: Iterable[int | None] = NO_POSITIONS,
+    ) -> None:
+        """Queue a delivery for each of `events`, in the lanes of their `keys`."""
+        if not self.is_ordered:
+            keys = repeat(None)
+        numbers = count(self._numbered + 1)
+        self._queue.extend(
+            zip(numbers, events, keys, repeat(plan), repeat(watch), repeat(None), positions)
+        )
+        self._numbered += len(events)
+        self.held += len(events)
+
+    def take(self, spare: Carriage | None = None) -> Carriage | None:
+        """Return the oldest delivery that is ready, now in flight, or None.
+
+        It may come in `spare`, a carriage whose delivery is finished.
+        """
+        queued: Any
+        if self._is_frozen:
+            return None
+        queue, resumed, lanes = self._queue, self._resumed, self._lanes
+        while True:
+            # What is read back from a store may be younger than what is queued.
+            if resumed and not (queue and queue[0][0] < resumed[0][0]):
+                if resumed[0][0] >= self._barrier:
+                    return None
+                queued = heappop(resumed)
+                if len(queued) == 2:
+                    self.held -= 1
+                    return queued[1]  # type: ignore[no-any-return]  # it is the carriage of a retry
+                break
+            if not queue:
+                return None
+            queued = queue.popleft()
+            key = queued[2]
+            if key is None:
+                break
+            if key not in lanes:
+                lanes[key] = None
+                break
+            line = lanes[key]
+            if line is None:
+                lanes[key] = deque((queued,))
+            else:
+                line.append(queued)
+        self.held -= 1
+        if spare is None:
+            return Carriage(*queued)
+        (
+            spare.number,
+            spare.event,
+            spare.key,
+            spare.plan,
+            spare.watch,
+            spare.letter_id,
+            spare.position,
+        ) = queued
+        spare.index = spare.attempt = 0
+        return spare
+
+    def advance(self, carriage: Carriage) -> bool:
+        """Go on after the current subscription is done; return whether the delivery is finished."""
+        if carriage.index + 1 < len(carriage.plan):
+            carriage.index += 1
+            carriage.attempt = 0
+            return False
+        self.finished += 1
+        key = carriage.key
+        if key is not None:
+            line = self._lanes[key]
+            if line:
+                heappush(self._resumed, line.popleft())
+            else:
+                del self._lanes[key]
+        return True
+
+    def fail(self, carriage: Carriage, error: Exception, now: float) -> float | None:
+        """Return when the failed attempt is to be repeated, after which the delivery waits for it.
+
+        None means never: the attempt was the last, and the delivery is still in flight.
+        """
+        retry = carriage.subscription.retry
+        delay = retry.delay_after(carriage.attempt, error, carriage.event.event_id)
+        if delay is None:
+            return None
+        due = now + delay
+        self._put_aside(carriage, due)
+        return due
+
+    def freeze(self) -> None:
+        """Let nothing become ready any more; it stays held, and counts as such."""
+        self._is_frozen = True
+
+    def next_due(self) -> float | None:
+        """Return when the next retry is due, or None."""
+        return self._waiting[0][0] if self._waiting else None
+
+    def release(self, now: float) -> None:
+        """Make every delivery whose retry is due ready again."""
+        while self._waiting and self._waiting[0][0] <= now:
+            self._bring_back(heappop(self._waiting)[2])
+
+    def let_go(self, is_meant: Callable[[Subscription, int | None], bool]) -> None:
+        """Make every delivery ready again that waits for a retry and is meant.
+
+        That is asked for the subscription whose turn it is, and for the dead letter if it is one.
+        """
+        waiting, self._waiting = self._waiting, []
+        for entry in waiting:
+            carriage = entry[2]
+            if is_meant(carriage.subscription, carriage.letter_id):
+                self._bring_back(carriage)
+            else:
+                self._waiting.append(entry)
+        heapify(self._waiting)
+
+    def _put_aside(self, carriage: Carriage, due: float) -> None:
+        self.held += 1
+        heappush(self._waiting, (due, carriage.number, carriage))
+
+    def _bring_back(self, carriage: Carriage) -> None:
+        heappush(self._resumed, (carriage.number, carriage))

@@ -14,7 +14,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 from triobus import _checks
 from triobus._bus.dead_letters import DeadLetters
 from triobus._bus.health import Health, memory_mb
-from triobus._bus.life import Drain, GroupOptions, Life, Start, StopReport
+from triobus._bus.life import Drain, Life, StopReport
 from triobus._bus.listening import listen, wait_for
 from triobus._bus.routing import describe_waiting
 from triobus._environment import environment
@@ -34,7 +34,7 @@ from triobus._groups.listeners import Listener, Waiter
 from triobus._groups.outcome import Outcome, OutcomeWatch
 from triobus._groups.statistics import BusStatistics, GroupStatistics
 from triobus._groups.subscribing import Wanted, event_types, subscribe
-from triobus._groups.subscriptions import Group, Subscription
+from triobus._groups.subscriptions import Group, GroupOptions, Start, Subscription
 from triobus.stores import EventStore
 
 Ordering = Literal["aggregate", "none"]

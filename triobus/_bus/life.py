@@ -25,17 +25,15 @@ from triobus._durability.recorder import Recorder
 from triobus._errors import BusClosed, StoreError
 from triobus._events import DomainEvent
 from triobus._groups.dead_letters import Letters
-from triobus._groups.delivery import Lanes
 from triobus._groups.failures import LogErrors, OnFailure
 from triobus._groups.idle import Idle
 from triobus._groups.instruments import Witness
-from triobus._groups.subscriptions import Group
+from triobus._groups.subscriptions import GroupOptions
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
 
 logger = logging.getLogger("triobus")
 
-Start = Literal["now", "beginning"]
 Drain = Literal[True, False, "running"]
 
 _SILENT_SECONDS = 1
@@ -50,17 +48,6 @@ class StopReport:
     """Deliveries finished since the start."""
     left: Mapping[str, int]
     """Deliveries that were accepted and not finished: queued, cancelled or waiting for a retry."""
-
-
-@attrs.frozen(kw_only=True)
-class GroupOptions:
-    """What a program has said of a group."""
-
-    group: Group
-    workers: int
-    buffer: float
-    is_ordered: bool
-    start: Start
 
 
 @attrs.define(eq=False)
@@ -123,23 +110,22 @@ class Life:
 
     def add(self, options: GroupOptions) -> None:
         """Run a group too; while the bus runs, its workers come at once."""
-        shell = GroupShell(
+        group_log = self.log.add(options)
+        self.shells[options.group.name] = GroupShell(
             group=options.group,
-            lanes=Lanes(is_ordered=options.is_ordered),
-            buffer=options.buffer,
-            workers=options.workers,
+            log=group_log,
+            buffer=group_log.buffer,
+            worker_limit=options.workers,
             on_failure=self._on_failure,
             log_errors=self._log_errors,
             letters=self.letters,
             witnesses=self.witnesses,
-            on_room=self.routing.admit,
             idle=self.idle,
         )
-        self.shells[options.group.name] = shell
-        self.log.add(shell, from_beginning=options.start == "beginning")
         self.routing.forget_routes()
         if self.cycle.state in ("running", "draining"):
             # Not in the context of a handler that makes a group.
+            shell = self.shells[options.group.name]
             self._context.run(shell.start_soon, self._nursery)
 
     def check_types(self, types: Iterable[type[DomainEvent]]) -> None:

@@ -97,10 +97,8 @@ class Routing:
         self.published += 1
         if route.witnesses:
             self._tell(route, [event])
-        for lanes, shell, plan in targets:
+        for lanes, _, plan in targets:
             lanes.add(event, key, plan)
-            if not shell.is_streaming and shell.parked and not shell.handed_over:
-                shell.wake()
         return route.shells
 
     def enter(self, batch: Batch) -> bool:

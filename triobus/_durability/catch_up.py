@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import attrs
@@ -34,7 +34,7 @@ from triobus._events import DomainEvent
 from triobus._events.batch import runs
 from triobus._groups.delivery import Carriage, Watch
 from triobus._groups.retry import LONGEST_WISH
-from triobus._groups.subscriptions import Subscription
+from triobus._groups.subscriptions import Group, GroupOptions, Subscription
 from triobus._groups.workers import GroupShell, Replayed
 from triobus._threads import is_virtual
 from triobus.stores import EventStore
@@ -56,12 +56,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 1, 30
 class Feed:
     """Brings the log of a store to one group, and knows how far the group is in it."""
 
-    shell: GroupShell
+    options: GroupOptions
     _store: EventStore
     _on_change: Callable[[], None]
     """Called when there is something to be recorded."""
-    _from_beginning: bool
-    """Whether a new group begins with the first event of the log, or with the next one."""
+    shell: GroupShell = attrs.field(init=False)
+    """What runs for the group."""
     lanes: StoredLanes = attrs.field(init=False)
     """The lanes of the group."""
     last: int = 0
@@ -95,10 +95,28 @@ class Feed:
     """Rings when there may be something to read, and room for it."""
 
     def __attrs_post_init__(self) -> None:
-        self.lanes = StoredLanes(
-            is_ordered=self.shell.lanes.is_ordered, is_total=self.shell.is_total
-        )
+        options = self.options
+        self.lanes = StoredLanes(is_ordered=options.is_ordered, is_total=options.workers == 1)
         self._steps = [self._read_on, self._refill, self._wake]
+
+    def serve(self, shell: GroupShell) -> None:
+        """Bring the log to this group."""
+        self.shell = shell
+
+    @property
+    def group(self) -> Group:
+        """The group itself."""
+        return self.options.group
+
+    @property
+    def buffer(self) -> float:
+        """How many deliveries the group may hold: with none it would read none."""
+        return max(self.options.buffer, 1)
+
+    @property
+    def runs(self) -> Sequence[Callable[..., Awaitable[None]]]:
+        """The task that reads the log."""
+        return (self.run,)
 
     # Where it stands
 
@@ -127,10 +145,10 @@ class Feed:
 
     def activate(self) -> None:
         """Give the group its place in the log, if it has got its first subscription."""
-        if not self.is_active and self.shell.group.subscriptions:
+        if not self.is_active and self.group.subscriptions:
             self.is_active = True
             if not self.is_recorded:
-                self.read_to = 0 if self._from_beginning else self.last
+                self.read_to = 0 if self.options.start == "beginning" else self.last
                 self.progress = Progress(self.read_to, is_changed=True)
                 self._on_change()
             self._alarm.ring()
@@ -155,8 +173,15 @@ class Feed:
 
     # Out: what is finished
 
-    def settle(self, carriage: Carriage) -> None:
-        """Know that a delivery is finished."""
+    @enable_ki_protection
+    def advance(self, carriage: Carriage) -> bool:
+        """Go on after a subscription is done; a delivery that is finished will be recorded."""
+        is_finished = self.lanes.advance(carriage)
+        if is_finished:
+            self._settle(carriage)
+        return is_finished
+
+    def _settle(self, carriage: Carriage) -> None:
         key = carriage.key
         if self._skipped and key in self._skipped and not self.lanes.has_lane(key):
             assert key is not None
@@ -243,7 +268,7 @@ class Feed:
                 self.lanes.watches[first] = watch
             self._alarm.ring()
         self.shell.wake()
-        self.shell.notice_quiet()
+        self.shell.notice_idle()
 
     def _add(
         self,
@@ -268,40 +293,35 @@ class Feed:
     def _plan_for(self, cls: type[DomainEvent]) -> tuple[Subscription, ...]:
         plan = self._plans.get(cls)
         if plan is None:
-            plan = self._plans[cls] = self.shell.group.plan_for(cls)
+            plan = self._plans[cls] = self.group.plan_for(cls)
         return plan
 
     # In: events that are read back
 
     @enable_ki_protection
-    async def run(
-        self,
-        scope: trio.CancelScope,
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Read what the group is behind, whenever it is and there is room.
 
         A read that failed is made again when something was stored, or after some time.
         """
-        with scope:
-            task_status.started()
-            pause = _FIRST_PAUSE
-            while True:
-                step = self._next_step()
-                if step is None:
+        task_status.started()
+        pause = _FIRST_PAUSE
+        while True:
+            step = self._next_step()
+            if step is None:
+                await self._alarm.sleep()
+                continue
+            try:
+                await step()
+                self.failure, pause = None, _FIRST_PAUSE
+            except StoreIOError as error:
+                self.failure = error
+                logger.warning(
+                    "group %r could not read on, and tries again: %s", self.group.name, error
+                )
+                with trio.move_on_after(pause):
                     await self._alarm.sleep()
-                    continue
-                try:
-                    await step()
-                    self.failure, pause = None, _FIRST_PAUSE
-                except StoreIOError as error:
-                    self.failure = error
-                    name = self.shell.group.name
-                    logger.warning("group %r could not read on, and tries again: %s", name, error)
-                    with trio.move_on_after(pause):
-                        await self._alarm.sleep()
-                    pause = min(2 * pause, _LONGEST_PAUSE)
+                pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _next_step(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
         """Return what is to be read next, if something is and there is room for it."""
@@ -321,23 +341,23 @@ class Feed:
         self._steps.append(step)
         return step
 
-    def notice_room(self) -> None:
+    def on_room(self, shell: GroupShell) -> None:
         """There is the room that the feed waits for."""
-        self.shell.admits_at = -1
+        shell.admits_at = -1
         self._alarm.ring()
 
-    def notice_due(self) -> None:
+    def on_due(self) -> None:
         """There may be retries whose events are to be read back."""
         if self.lanes.due:
             self._alarm.ring()
 
-    def notice_idle(self) -> None:
+    def on_idle(self, shell: GroupShell) -> None:
         """A worker finds nothing ready; if that is for want of room, make some."""
-        if self.shell.admits_at >= 0:
+        if shell.admits_at >= 0:
             self._alarm.ring()
 
     def _room(self) -> float:
-        return max(self.shell.buffer - self.lanes.held, 0)
+        return max(self.buffer - self.lanes.held, 0)
 
     def _room_for_new(self) -> float:
         """Return how many events may be taken as they are published.
@@ -351,13 +371,13 @@ class Feed:
     @property
     def _enough(self) -> float:
         """How many deliveries may be held for something to be read."""
-        buffer = self.shell.buffer
+        buffer = self.buffer
         return buffer / 2 if buffer < math.inf else buffer
 
     def _has_room(self) -> bool:
         """Whether there is room for a batch; if not, some is made or waited for."""
         shell, enough = self.shell, self._enough
-        if self.lanes.held > enough and not self.lanes.ready and shell.is_idle:
+        if self.lanes.held > enough and not self.lanes.ready and shell.free:
             self._spill()
         has_room = self.lanes.held <= enough
         shell.admits_at = -1 if has_room else enough
@@ -399,7 +419,7 @@ class Feed:
                     self._postpone(record.position, plan, row)
             self.read_to = record.position
         self.shell.wake()
-        self.shell.notice_quiet()
+        self.shell.notice_idle()
 
     async def _refill(self) -> None:
         """Read on for an aggregate whose lane has become free."""
@@ -436,7 +456,7 @@ class Feed:
             del self._refills[key]
         self._bar()
         self.shell.wake()
-        self.shell.notice_quiet()
+        self.shell.notice_idle()
 
     def _bar(self) -> None:
         self.lanes.bar(min((self._skipped[key] for key in self._refills), default=None))
@@ -456,7 +476,7 @@ class Feed:
                 event, plan = self._decoded(record, asleep.plan)
                 self.lanes.wake(asleep, event, plan)
         self.shell.wake()
-        self.shell.notice_quiet()
+        self.shell.notice_idle()
 
     # Replays
 
@@ -548,8 +568,8 @@ class Feed:
         plan = self._plans.get(record.event_type)
         if plan is None:
             classes = self._store.codec.classes(record.event_type) or [DomainEvent]
-            wanted = {s for cls in classes for s in self.shell.group.plan_for(cls)}
-            plan = self.shell.group.in_order(wanted)
+            wanted = {s for cls in classes for s in self.group.plan_for(cls)}
+            plan = self.group.in_order(wanted)
             self._plans[record.event_type] = plan
         return plan
 

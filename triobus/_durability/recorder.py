@@ -22,7 +22,7 @@ from triobus._errors import BusClosed, OutcomeUnknown, StoreError, StoreInUse
 from triobus._events import DomainEvent
 from triobus._groups.instruments import Witness
 from triobus._groups.outcome import OutcomeWatch
-from triobus._groups.workers import GroupShell
+from triobus._groups.subscriptions import GroupOptions
 from triobus.stores import EventStore
 from triobus.stores._commits import Entry
 from triobus.stores._values import Changes, GroupRecord, Snapshot
@@ -106,7 +106,7 @@ class Recorder:
     def _tell_of_groups(self, snapshot: Snapshot) -> None:
         """Log where groups go on, and what the store has for handlers that are not there."""
         feeds = self.feeds.items()
-        known = {name: {s.name for s in feed.shell.group.subscriptions} for name, feed in feeds}
+        known = {name: {s.name for s in feed.group.subscriptions} for name, feed in feeds}
         used = {(key.group, key.subscription) for key in snapshot.letters}
         for record in snapshot.groups:
             used |= {(record.name, row.subscription) for row in record.attempts}
@@ -170,24 +170,25 @@ class Recorder:
         if self.is_attached:  # before that it may be another bus's
             self.store.journal.halt()
 
-    def add(self, shell: GroupShell, *, from_beginning: bool) -> Feed:
-        """Bring the store's log to a group."""
-        feed = Feed(shell, self.store, self.note_change, from_beginning=from_beginning)
-        self.feeds[shell.group.name] = feed
+    def add(self, options: GroupOptions) -> Feed:
+        """Return what brings the store's log to one more group."""
+        feed = Feed(options, self.store, self.note_change)
+        self.feeds[options.group.name] = feed
         if self.is_attached:
             self._take_up(feed)
         return feed
 
     def _take_up(self, feed: Feed) -> None:
         feed.last = self._reach
-        record = self._stored.pop(feed.shell.group.name, None)
+        record = self._stored.pop(feed.group.name, None)
         if record is not None:
             feed.restore(record, self._suspects_of(feed) if self._is_suspicious else None)
         self.notice_subscriptions(feed)
 
     def _suspects_of(self, feed: Feed) -> Suspects:
-        workers = feed.shell.most_workers
-        return Suspects(self._last_before, workers, self._alone, feed.note_begun, self.flush_now)
+        return Suspects(
+            self._last_before, feed.options.workers, self._alone, feed.note_begun, self.flush_now
+        )
 
     def notice_subscriptions(self, feed: Feed) -> None:
         """Somebody has come or gone in a group."""
@@ -349,10 +350,10 @@ class Recorder:
     def _watch_on(self, event: DomainEvent, position: int, watch: OutcomeWatch) -> None:
         """Let a publisher wait for the groups that have still to deal with an event of the log."""
         open_ = [feed for feed in self.feeds.values() if feed.is_open(event, position)]
-        watch.expect([feed.shell.group.plan_for(type(event)) for feed in open_])
+        watch.expect([feed.group.plan_for(type(event)) for feed in open_])
         for feed in open_:
             feed.ask(position, watch)
 
     def _plans(self, cls: type[DomainEvent]) -> list[Any]:
-        plans = (feed.shell.group.plan_for(cls) for feed in self.feeds.values() if feed.is_active)
+        plans = (feed.group.plan_for(cls) for feed in self.feeds.values() if feed.is_active)
         return [plan for plan in plans if plan]

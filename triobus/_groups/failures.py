@@ -41,8 +41,8 @@ class Failures:
     _log_errors: LogErrors
     _expect: Callable[[float], None]
     """Called with the time at which a retry is due."""
-    note_attempts: NoteAttempts | None = None
-    """Called with what a store has to know of a delivery that is not finished, if there is one."""
+    _note_attempts: NoteAttempts
+    """Called with what a store has to know of a delivery that is not finished."""
     attempts: int = attrs.field(default=0, init=False)
     """How many attempts have failed."""
     first_again: int = attrs.field(default=0, init=False)
@@ -99,8 +99,8 @@ class Failures:
         carriage.attempt = attempt
         if due is None:
             return False
-        if self.note_attempts is not None and carriage.letter_id is None:
-            self.note_attempts(carriage, carriage.index, counted, due - now)
+        if carriage.letter_id is None:
+            self._note_attempts(carriage, carriage.index, counted, due - now)
         self._expect(due)
         for witness in self._witnesses:
             witness.retry_planned(carriage, due)
@@ -165,8 +165,8 @@ class Failures:
             hold=subscription.hold,
         )
         is_last = carriage.index + 1 == len(carriage.plan)
-        if self.note_attempts is not None and not is_last:
-            self.note_attempts(carriage, carriage.index + 1, 0, 0)
+        if not is_last:
+            self._note_attempts(carriage, carriage.index + 1, 0, 0)
         if logger.isEnabledFor(logging.ERROR):
             self._log_letter(letter_id, carriage, subscription, error, attempts)
 

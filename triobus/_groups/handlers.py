@@ -2,12 +2,10 @@
 
 import functools
 import inspect
-import types
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import trio
-from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from triobus import _threads
 from triobus._checks import is_async, is_generator, truth
@@ -151,29 +149,3 @@ def _matching(inner: Invoke, where: Predicate) -> Invoke:
         return await inner(event) if truth("where", where(event)) else NOT_MATCHED
 
     return invoke
-
-
-@enable_ki_protection
-@types.coroutine
-def once_it_waits(
-    call: Callable[[], None], handling: Awaitable[object]
-) -> Generator[Any, Any, object]:
-    """Await a handler, and make a call when it waits for the first time, if it does."""
-    waiting = _interruptible(handling).__await__()
-    try:
-        message = next(waiting)
-        call()
-        while True:
-            try:
-                outcome = yield message
-            except BaseException as error:  # noqa: BLE001  # it is the handler's
-                message = waiting.throw(error)
-            else:
-                message = waiting.send(outcome)
-    except StopIteration as done:
-        return done.value
-
-
-@disable_ki_protection
-async def _interruptible(handling: Awaitable[object]) -> object:
-    return await handling

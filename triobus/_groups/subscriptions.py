@@ -1,6 +1,7 @@
 """Subscriptions and groups: which handlers an event goes to, and in which order."""
 
 from collections.abc import Callable, Set
+from typing import Literal
 
 import attrs
 import trio
@@ -10,6 +11,8 @@ from triobus._events import DomainEvent
 from triobus._groups.handlers import Handler, Invoke, Predicate, invocation, qualified_name
 from triobus._groups.retry import Retry
 from triobus._groups.subscribing import Wanted, subscribe
+
+Start = Literal["now", "beginning"]
 
 
 @attrs.define(eq=False, kw_only=True, repr=False)
@@ -124,3 +127,14 @@ class Group:
         self._on_change()
         if self.on_gone is not None:
             self.on_gone(subscription)
+
+
+@attrs.frozen(kw_only=True)
+class GroupOptions:
+    """What a program has said of a group."""
+
+    group: Group
+    workers: int
+    buffer: float
+    is_ordered: bool
+    start: Start

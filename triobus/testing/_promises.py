@@ -158,10 +158,10 @@ class Watch(AttemptWitness):
         shell = self._bus._life.shells[group]
         statistics = shell.statistics()
         # A worker that was cancelled or interrupted is gone, and what it had is still in flight.
-        if not self._running[group] <= statistics.in_flight <= shell._workers:
+        if not self._running[group] <= statistics.in_flight <= shell.worker_limit:
             self._breach(
                 f"group {group!r} runs {self._running[group]} handlers, and its statistics say "
-                f"in_flight={statistics.in_flight}, with {shell._workers} workers"
+                f"in_flight={statistics.in_flight}, with {shell.worker_limit} workers"
             )
         is_alone = aggregate_id is None or carriage.letter_id is not None
         if is_alone or not shell.lanes.is_ordered:

@@ -1,4 +1,4 @@
-"""The SQLite file of a store: blocking functions, which `SqliteEventStore` calls in a worker thread.
+"""The SQLite file of a store: blocking functions, called in its worker thread.
 
 One connection reads, writes and checkpoints. It is a reader until `claim`, and reading needs none,
 so that others may look at a store while a bus has it. What it reads is not believed: everything of

@@ -138,13 +138,14 @@ def test_control_c_at_some_bytecodes_of_a_scenario_breaks_no_promise(scenario):
 
 @pytest.fixture
 def _lost_wake_up(monkeypatch):
-    """Nobody is woken for what is published while a worker that was woken has not run yet."""
+    """No worker is woken for what is published while a worker that was woken has not run yet."""
+    wake = GroupShell.wake
 
     def wake_unless_one_is_called(self):
-        if not self.handed_over:
-            self.wake()
+        if not self.sent:
+            wake(self)
 
-    monkeypatch.setattr(GroupShell, "wake_later", wake_unless_one_is_called)
+    monkeypatch.setattr(GroupShell, "wake", wake_unless_one_is_called)
 
 
 @pytest.mark.usefixtures("_lost_wake_up")

@@ -31,7 +31,7 @@ def test_an_acknowledgement_before_the_handler_ends_is_found(monkeypatch):
         offer(self, events, keys, first, watch)
 
     monkeypatch.setattr(Feed, "offer", acknowledge_at_once)
-    monkeypatch.setattr(Feed, "settle", lambda self, carriage: None)
+    monkeypatch.setattr(Feed, "_settle", lambda self, carriage: None)
     with pytest.raises(ExplorationFailed, match="is recorded as finished in group 'default'"):
         explore(durable)
 
@@ -88,7 +88,7 @@ def test_a_lost_wake_up_is_found(monkeypatch):
     wake = GroupShell.wake
 
     def wake_unless_the_last_one_sleeps(self):
-        if len(self.parked) < 2:
+        if self.free < 2:
             wake(self)
 
     monkeypatch.setattr(GroupShell, "wake", wake_unless_the_last_one_sleeps)

@@ -17,7 +17,7 @@ from triobus._groups.delivery import Lanes
 from triobus._groups.failures import Failures
 from triobus._groups.subscriptions import Group
 from triobus._groups.workers import GroupShell
-from triobus.stores import _commits as _journal
+from triobus.stores import _values
 
 
 @pytest.mark.parametrize(("kind", "examples"), [("none", 20), ("memory", 30), ("sqlite", 10)])
@@ -177,7 +177,7 @@ def _miscounted_attempts(monkeypatch):
 
 
 def _ignored_hold(monkeypatch):
-    monkeypatch.setattr(GroupShell, "_is_passed_over", lambda self, carriage, s: not s.is_active)
+    monkeypatch.setattr(GroupShell, "is_passed_over", lambda self, carriage, s: not s.is_active)
 
 
 def _ignored_priority(monkeypatch):
@@ -196,7 +196,7 @@ def _too_many_workers(monkeypatch):
     tasks = GroupShell._tasks
 
     def one_more(self):
-        self._workers += 1
+        self.worker_limit += 1
         return tasks(self)
 
     monkeypatch.setattr(GroupShell, "_tasks", one_more)
@@ -259,7 +259,7 @@ def _lost_changes(monkeypatch):
     def collect_and_lose(self):
         changes = collect(self)
         counted[0] += 1
-        return changes if counted[0] % 3 else _journal.Changes()
+        return changes if counted[0] % 3 else _values.Changes()
 
     monkeypatch.setattr(Recorder, "collect", collect_and_lose)
 

@@ -479,7 +479,7 @@ async def test_a_failing_commit_fails_its_publishes_none_is_delivered_and_the_bu
 ):
     store, handled, failures = new_store(), Handled(), []
     async with subscribed(store, handled) as bus:
-        commit = store.journal._commit
+        commit = store._commits._commit
         is_broken = True
 
         async def breakable(transaction):
@@ -487,7 +487,7 @@ async def test_a_failing_commit_fails_its_publishes_none_is_delivered_and_the_bu
                 raise StoreError("no disk")
             return await commit(transaction)
 
-        store.journal._commit = breakable
+        store._commits._commit = breakable
 
         async def publish(number):
             with pytest.raises(StoreError, match="no disk"):

@@ -397,7 +397,7 @@ async def test_a_commit_that_fails_by_a_broken_disk_does_not_lose_what_was_handl
         handled.append(event.number)
 
     bus.subscribe(Noted, note, name="note")
-    commit = store.journal._commit
+    commit = store._commits._commit
     is_broken = False
 
     async def breakable(transaction):
@@ -406,7 +406,7 @@ async def test_a_commit_that_fails_by_a_broken_disk_does_not_lose_what_was_handl
             raise StoreIOError("broken")
         return await commit(transaction)
 
-    store.journal._commit = breakable
+    store._commits._commit = breakable
     async with bus:
         await bus.publish(Noted(0))
         is_broken = True
@@ -434,7 +434,7 @@ async def bus_that_cannot_record(path):
             raise StoreIOError("broken for good")
         return await whole(transaction)
 
-    whole, store.journal._commit, commit.is_broken = store.journal._commit, commit, False
+    whole, store._commits._commit, commit.is_broken = store._commits._commit, commit, False
     bus.subscribe(Noted, note)
     async with bus:
         await bus.publish(Noted(0))

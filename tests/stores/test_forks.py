@@ -109,7 +109,7 @@ async def main():
         if where == "commit":
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(publish_many)
-                while not bus.store.journal.is_busy:
+                while not bus.store._commits._turn.locked():
                     await trio.lowlevel.checkpoint()
                 for _ in range(3):
                     await trio.lowlevel.checkpoint()

@@ -179,13 +179,13 @@ async def test_a_repeated_append_with_its_expected_sequence_is_no_conflict(new_s
 async def test_appends_of_many_tasks_share_commits_and_keep_their_batches_together(new_store):
     async with new_store() as store:
         commits = []
-        commit = store.journal._commit
+        commit = store._commits._commit
 
         async def counted(transaction):
             commits.append(len(transaction.appends))
             return await commit(transaction)
 
-        store.journal._commit = counted
+        store._commits._commit = counted
 
         async def append(first):
             await store.append([Noted(first), Noted(first + 1)])
@@ -301,7 +301,7 @@ async def test_an_append_that_waits_for_a_commit_can_be_cancelled_and_one_in_it_
     stored = []
     async with new_store() as store:
         gate, in_commit = trio.Event(), trio.Event()
-        commit = store.journal._commit
+        commit = store._commits._commit
 
         async def slow(transaction):
             in_commit.set()
@@ -309,7 +309,7 @@ async def test_an_append_that_waits_for_a_commit_can_be_cancelled_and_one_in_it_
                 await gate.wait()
             return await commit(transaction)
 
-        store.journal._commit = slow
+        store._commits._commit = slow
 
         async def append(number, scope):
             with scope:
@@ -337,7 +337,7 @@ async def test_an_append_that_shares_the_commit_of_another_completes_when_it_is_
 ):
     stored, scopes = [], [trio.CancelScope() for _ in range(3)]
     async with new_store() as store:
-        commit = store.journal._commit
+        commit = store._commits._commit
 
         async def cancelling(transaction):
             for scope in scopes:
@@ -350,7 +350,7 @@ async def test_an_append_that_shares_the_commit_of_another_completes_when_it_is_
                 stored.append(number)
 
         await store.claim()
-        store.journal._commit = cancelling
+        store._commits._commit = cancelling
         async with trio.open_nursery() as nursery:
             for number in range(3):
                 nursery.start_soon(append, number)
@@ -362,7 +362,7 @@ async def test_a_failing_commit_fails_its_own_appends_and_no_others(new_store):
     outcomes = {}
     async with new_store() as store:
         await store.claim()
-        commit = store.journal._commit
+        commit = store._commits._commit
         fail = True
 
         async def failing(transaction):
@@ -372,7 +372,7 @@ async def test_a_failing_commit_fails_its_own_appends_and_no_others(new_store):
                 raise StoreClosed("the disk was pulled out")
             return await commit(transaction)
 
-        store.journal._commit = failing
+        store._commits._commit = failing
 
         async def append(number):
             try:

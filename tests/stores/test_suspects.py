@@ -124,7 +124,7 @@ async def test_after_a_clean_end_nothing_is_suspect(new_store):
             commits += any(change.attempts for change in transaction.changes.groups.values())
             return await commit(transaction)
 
-        store.journal._commit = count
+        store._commits._commit = count
         await bus.publish(Noted(2))
         await bus.wait_idle()
     assert commits == 0

@@ -79,7 +79,10 @@ class Life:
     _mode: Drain = attrs.field(default=False, init=False)
     """What the stop waits for."""
     _draining: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
-    _recording: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    _logging: trio.CancelScope = attrs.field(
+        factory=lambda: trio.CancelScope(shield=True), init=False
+    )
+    """Around the task of the log, which outlives the handlers."""
     _was_drained: bool = attrs.field(default=False, init=False)
     _is_crashed: bool = attrs.field(default=False, init=False)
     _is_starting: bool = attrs.field(default=False, init=False)
@@ -181,7 +184,7 @@ class Life:
         self._nursery = await self._manager.__aenter__()
         self._is_starting = True
         self._nursery.start_soon(self._conduct)
-        self._nursery.start_soon(self._record)
+        self._nursery.start_soon(self._run_log)
         try:
             await self._start_groups()
         except BaseException as error:
@@ -208,8 +211,8 @@ class Life:
         """Whether the block around this life is the calling task's."""
         return self._nursery.parent_task is trio.lowlevel.current_task()
 
-    async def _record(self) -> None:
-        with self._recording:
+    async def _run_log(self) -> None:
+        with self._logging:
             await self.log.run()
 
     # Asking for the end
@@ -269,6 +272,7 @@ class Life:
                 except StoreError as error:
                     self.unrecorded = error
                 finally:
+                    self._logging.cancel()
                     self._finish()
 
     async def _drain_groups(self) -> None:
@@ -302,7 +306,6 @@ class Life:
         """Cancel the handlers, and accept nothing from anybody any more."""
         if self.cycle.become("ending"):
             self.routing.refuse_all()
-            self._recording.cancel()
             for shell in self.shells.values():
                 shell.cancel()
 

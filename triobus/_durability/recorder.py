@@ -1,8 +1,7 @@
-"""What a store adds to a bus: events go through its journal, and progress is recorded beside them.
+"""The use that one bus makes of its store: its writer, and what is recorded beside the events.
 
-Whoever publishes takes along what the groups have finished. When nobody does, the recorder's task
-comes; it waits for two turns of the scheduler, in which the next publisher may come, so that one
-task that publishes and one that handles make one commit an event together.
+A commit that stores events takes along what the groups have finished. When no publisher comes, the
+groups signal the writer themselves.
 """
 
 import logging
@@ -14,17 +13,16 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from triobus._durability.alarm import Alarm
 from triobus._durability.catch_up import Feed
 from triobus._durability.dead_letters import StoredLetters
 from triobus._durability.suspects import Suspects, blamed_alone
-from triobus._errors import BusClosed, OutcomeUnknown, StoreError, StoreInUse
+from triobus._errors import BusClosed, StoreError, StoreInUse
 from triobus._events import DomainEvent
 from triobus._groups.instruments import Witness
 from triobus._groups.outcome import OutcomeWatch
 from triobus._groups.subscriptions import GroupOptions
 from triobus.stores import EventStore
-from triobus.stores._commits import Entry
+from triobus.stores._commits import CommitQueue, Submission
 from triobus.stores._values import Changes, GroupRecord, Snapshot
 
 logger = logging.getLogger("triobus")
@@ -60,13 +58,15 @@ class Recorder:
     """The position of the last event at the start."""
     _alone: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     """Who has it is handled alone among those in which the process died."""
-    _alarm: Alarm = attrs.field(factory=Alarm, init=False)
-    _is_wanted: bool = attrs.field(default=False, init=False)
     _is_storing: bool = attrs.field(default=False, init=False)
     """Whether what was collected is on its way."""
 
     def __attrs_post_init__(self) -> None:
         self.letters = StoredLetters(self.store, self.note_change, self.flush_letters)
+
+    @property
+    def _commits(self) -> CommitQueue:
+        return self.store._commits
 
     # Starting and stopping
 
@@ -75,8 +75,8 @@ class Recorder:
         await self.store.__aenter__()
         try:
             # What is appended before is in the snapshot, and what comes after it is handed over.
-            async with self.store.journal.quiet():
-                if self.store.journal.observer is not None:
+            async with self._commits.paused():
+                if self._commits.user is not None:
                     raise StoreInUse(
                         f"{self.store!r} is used by another bus of this program: give each bus a "
                         "store of its own"
@@ -89,10 +89,10 @@ class Recorder:
     @enable_ki_protection
     def _take_over(self, snapshot: Snapshot) -> None:
         """Go on from what is in the store."""
-        self.store.journal.observer = self
+        self._commits.user = self
         self.is_attached = True
         if self.is_halted:
-            self.store.journal.halt()
+            self._commits.halt()
         self.last = self._reach = snapshot.last
         self.letters.restore(snapshot.letters, snapshot.last_letter)
         groups = blamed_alone(snapshot.groups) if snapshot.is_unclean else snapshot.groups
@@ -141,23 +141,15 @@ class Recorder:
         if not self.is_attached:
             return
         self.is_attached = self.letters.is_current = False
-        if self.is_halted:
-            self.store.journal.observer = None
-            await self.store.vanish()
-            return
         with trio.CancelScope(shield=True):
             try:
-                # Also when nothing has changed, for it ends behind all who are publishing.
-                await self.store.journal.flush()
-            except (BusClosed, OutcomeUnknown):
-                if not self.is_halted:  # by a crash that came while it was stored
-                    raise
+                # Also when nothing has changed, for it ends behind all tasks that publish.
+                await self._commits.release()
             finally:
-                self.store.journal.observer = None
-                if not self.is_halted:
-                    await self.store.__aexit__(None, None, None)
                 if self.is_halted:
                     await self.store.vanish()
+                else:
+                    await self.store.__aexit__(None, None, None)
 
     def forget(self) -> None:
         """Let go of what the groups had in memory, when the bus has ended."""
@@ -168,7 +160,7 @@ class Recorder:
         """Store nothing from here on, and leave what is stored as a killed process would."""
         self.is_halted = True
         if self.is_attached:  # before that it may be another bus's
-            self.store.journal.halt()
+            self._commits.halt()
 
     def add(self, options: GroupOptions) -> Feed:
         """Return what brings the store's log to one more group."""
@@ -209,41 +201,19 @@ class Recorder:
         return self.is_attached and (self._is_storing or self.is_changed)
 
     def note_change(self) -> None:
-        """There is something to be recorded: by whoever leads the journal, or by the recorder."""
-        self._is_wanted = True
-        if not self.store.journal.is_busy:
-            self._alarm.ring()
+        """There is something to be recorded."""
+        if self.is_attached:
+            self._commits.signal()
 
-    def released(self) -> None:
-        """Nobody leads the journal any more."""
-        if self._is_wanted and self.is_changed:
-            self.note_change()
-
-    @enable_ki_protection
     async def run(self) -> None:
-        """Record what nobody takes along."""
-        while True:
-            if not self._is_wanted or self.store.journal.is_busy:
-                await self._alarm.sleep()
-            # A failure is not tried again until something happens that may go better.
-            self._is_wanted = False
-            await trio.lowlevel.checkpoint()
-            await trio.lowlevel.checkpoint()
-            if self.is_changed and self.store.journal.is_busy:
-                self._is_wanted = True
-            elif self.is_changed:
-                try:
-                    await self.store.journal.flush()
-                except BusClosed:
-                    return  # it was crashed, and nothing is recorded any more
-                except StoreError as error:
-                    logger.warning("what is finished could not be recorded yet: %s", error)
+        """Store what is published, and record what is finished, until cancelled."""
+        await self._commits.run()
 
     async def flush(self) -> None:
         """Wait until everything that is finished is recorded. Raises `StoreError`, `BusClosed`."""
         await trio.lowlevel.checkpoint()
         while self.is_pending:
-            await self.store.journal.flush()
+            await self._commits.flush()
 
     async def flush_now(self) -> None:
         """Wait until what was noted so far is recorded, whatever is noted meanwhile.
@@ -251,7 +221,7 @@ class Recorder:
         Raises `StoreError`, and `BusClosed` when the bus is crashed.
         """
         await trio.lowlevel.checkpoint()
-        await self.store.journal.flush()
+        await self._commits.flush()
 
     async def flush_letters(self) -> None:
         """Wait until what was done to the dead letters is recorded, whatever is done meanwhile.
@@ -260,7 +230,7 @@ class Recorder:
         """
         await trio.lowlevel.checkpoint()
         if self._is_storing or (self.is_attached and self.letters.is_changed):
-            await self.store.journal.flush()
+            await self._commits.flush()
         if self.letters.is_changed and not self.is_attached:
             raise BusClosed(
                 "the bus has stopped, and what is done to its dead letters is recorded no more: do "
@@ -269,21 +239,34 @@ class Recorder:
 
     async def cut(self) -> None:
         """Wait for those who are storing events; what outsiders store then is the next life's."""
-        if self.store.journal.is_busy:
-            with suppress(StoreError, BusClosed):  # `detach` tries again, and raises
-                await self.store.journal.flush()
+        with suppress(StoreError, BusClosed):  # `detach` tries again, and raises
+            await self._commits.flush()
         self._is_cutting = True
 
-    # What the journal asks
+    # What the commits ask
 
-    def collect(self) -> Changes:
+    def take_changes(self) -> Changes:
         """Return what the groups have come to since the last time."""
         self._is_storing = self.is_changed
         groups = {name: feed.take_change() for name, feed in self.feeds.items() if feed.is_changed}
         return Changes(groups, self.letters.take_change() if self.letters.is_changed else {})
 
-    def recorded(self, changes: Changes) -> None:
-        """What was collected is stored."""
+    def give_back(self, changes: Changes, error: BaseException) -> None:
+        """These changes are not stored, because of an error.
+
+        They are not tried again until something happens that may go better.
+        """
+        self._is_storing = False
+        if isinstance(error, StoreError):
+            self.failure = error
+            if changes.groups or changes.letters:
+                logger.warning("what is finished could not be recorded yet: %s", error)
+        for name, change in changes.groups.items():
+            self.feeds[name].give_back(change)
+        self.letters.give_back(dict(changes.letters))
+
+    def committed(self, changes: Changes, submissions: Sequence[Submission]) -> None:
+        """Progress is stored, and events are in the log: hand them over to the groups."""
         self.failure = None
         self._is_storing = False
         for name, change in changes.groups.items():
@@ -291,34 +274,27 @@ class Recorder:
             self.feeds[name].note_recorded()
             for witness in self._witnesses:
                 witness.recorded(name, change.progress.offset, change.progress.ranges)
+        self._hand_over_all(submissions)
 
-    def give_back(self, changes: Changes, error: BaseException) -> None:
-        """What was collected is not stored, because of an error."""
-        self._is_storing = False
-        if isinstance(error, StoreError):
-            self.failure = error
-        for name, change in changes.groups.items():
-            self.feeds[name].give_back(change)
-        self.letters.give_back(dict(changes.letters))
-
-    def committed(self, entries: Sequence[Entry]) -> None:
-        """Events have found their places in the log: hand them over to the groups."""
+    def _hand_over_all(self, submissions: Sequence[Submission]) -> None:
         # What is new and side by side goes over together: half of the time with many publishers.
         events: list[DomainEvent] = []
         keys: list[str | None] = []
-        for entry in entries:
-            batch = entry.batch
+        for submission in submissions:
+            batch = submission.batch
             if self._is_cutting:
                 self._hand_over(events, keys)
                 events, keys = [], []
                 self._is_cut = self._is_cut or not batch.is_inside
-            if batch.watch is None and all(place.is_new for place in entry.placements):
+            if batch.watch is None and all(place.is_new for place in submission.placements):
                 events += batch.events
                 keys += batch.keys
                 continue
             self._hand_over(events, keys)
             events, keys = [], []
-            for event, key, place in zip(batch.events, batch.keys, entry.placements, strict=True):
+            for event, key, place in zip(
+                batch.events, batch.keys, submission.placements, strict=True
+            ):
                 # What the log had before has been handed over before.
                 if place.is_new:
                     self._hand_over([event], [key], batch.watch)

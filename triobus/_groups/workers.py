@@ -391,9 +391,6 @@ async def _work(shell: GroupShell, own: Handling) -> None:
         carriage = take(spare)
         if carriage is None:
             own.delivery = spare = None  # so that an idle worker keeps no event alive
-            if clean.is_changed():
-                context = await clean.restore()
-                continue
             shell.free += 1
             log.on_idle(shell)
             carriage = await receive()
@@ -409,11 +406,6 @@ async def _work(shell: GroupShell, own: Handling) -> None:
             log.on_room(shell)
         while True:
             subscription = carriage.plan[carriage.index]
-            for var, value in given:  # as in `CleanContext.is_changed`
-                if var.get() is not value:
-                    context = None
-            if context != pristine:
-                context = await clean.restore()
             carriage.attempt += 1
             try:
                 if (subscription.is_plain and carriage.letter_id is None) or not (
@@ -425,14 +417,21 @@ async def _work(shell: GroupShell, own: Handling) -> None:
                 else:
                     result = PASSED_OVER
             except (Exception, trio.Cancelled, BaseExceptionGroup) as error:  # noqa: BLE001  # the one around a user's handler
-                if failures.attempt_failed(carriage, subscription, error):
-                    # It waits for a retry; or was cancelled, and this raises Cancelled.
-                    await trio.lowlevel.checkpoint_if_cancelled()
-                    spare = None
-                    break
+                is_waiting = failures.attempt_failed(carriage, subscription, error)
             else:
+                is_waiting = False
                 if carriage.watch is not None and result is not PASSED_OVER:
                     shell.handled(carriage, subscription, result)
+            for var, value in given:  # as in `CleanContext.is_changed`
+                if var.get() is not value:
+                    context = None
+            if context != pristine:
+                context = await clean.restore()
+            if is_waiting:
+                # For a retry; or it was cancelled, and this raises Cancelled.
+                await trio.lowlevel.checkpoint_if_cancelled()
+                spare = None
+                break
             if advance(carriage):
                 if carriage.watch is not None:
                     carriage.watch.finished()

@@ -1,18 +1,19 @@
-"""Group commit: what is to be stored while a commit is on its way shares the next transaction.
+"""Group commit: what is to be stored while a commit is under way shares the next transaction.
 
-There is no task for it. Of those that wait one leads: it takes everything that is there, stores it
-in one call and tells the others, the next of whom leads what has come meanwhile. What the groups of
-a bus have finished is taken along by whoever leads; only when nobody does, the bus itself comes.
+Everything that is to be stored goes into a memory channel. A bus that uses the store runs the
+writer, a task of its own, which takes all that is there, commits it in one call and answers. While
+no bus does, the tasks that wait take turns as writers. Commits come one at a time in either case.
 """
 
 import copy
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from math import inf
 from typing import Protocol
 
 import attrs
 import trio
-from trio.lowlevel import Abort, cancel_shielded_checkpoint, enable_ki_protection
+from trio.lowlevel import Abort, enable_ki_protection
 
 from triobus._errors import BusClosed, OutcomeUnknown, StoreError
 from triobus._events.batch import Batch
@@ -22,181 +23,227 @@ _NO_CHANGES = Changes()
 
 
 @attrs.define(eq=False)
-class Entry:
+class Submission:
     """Events on their way into the log."""
 
     batch: Batch
     append: Append | None
-    """None for one that only wants to know when what the groups have finished is stored."""
+    """None for one that only waits until what the groups have finished is stored."""
     task: trio.lowlevel.Task | None = None
+    """The task that the writer has to wake; None for one that waits for its turn as writer."""
     is_taken: bool = False
-    """Whether it is in the commit that is on its way, or in one that is over."""
-    is_leading: bool = False
-    is_apart: bool = False
-    """Whether it shares its turn with no other, for it stores nothing."""
+    """Whether it is in the commit under way, or in one that is over."""
+    is_withdrawn: bool = False
+    """Whether its task was cancelled before."""
     placements: Sequence[Placement] = ()
     error: BaseException | None = None
 
+    def withdraw(self, _: object = None) -> Abort:
+        """Store nothing of it, unless it is too late for that."""
+        if self.is_taken:
+            return Abort.FAILED
+        self.is_withdrawn = True
+        return Abort.SUCCEEDED
 
-class Observer(Protocol):
-    """A bus, as the journal sees it. None of it waits."""
 
-    def collect(self) -> Changes:
+class StoreUser(Protocol):
+    """A bus, as its store's commits see it. None of it waits."""
+
+    def take_changes(self) -> Changes:
         """Return what the groups have come to since the last time."""
 
-    def recorded(self, changes: Changes) -> None:
-        """What was collected is stored."""
-
     def give_back(self, changes: Changes, error: BaseException) -> None:
-        """What was collected is not stored, because of an error."""
+        """These changes are not stored, because of an error."""
 
-    def released(self) -> None:
-        """Nobody is left to take along what the groups come to."""
-
-    def committed(self, entries: Sequence[Entry]) -> None:
-        """Events have found their places in the log, in this order."""
+    def committed(self, changes: Changes, submissions: Sequence[Submission]) -> None:
+        """These changes are stored, and the events have these places in the log, in this order."""
 
 
 @attrs.define(eq=False)
-class Journal:
+class CommitQueue:
     """Stores what comes from many tasks, in the order in which it comes."""
 
     _commit: Callable[[Transaction], Awaitable[list[list[Placement] | Exception]]]
     _check_process: Callable[[], None]
-    """Raises in a forked child, where whoever leads would never be done."""
-    observer: Observer | None = None
-    """The bus that uses the store."""
-    is_busy: bool = False
-    """Whether somebody leads, who will take along what there is."""
+    """Raises in a forked child, where no writer would ever answer."""
+    user: StoreUser | None = None
+    """The bus that uses the store, and runs the writer."""
     is_halted: bool = False
-    _pending: dict[Entry, None] = attrs.field(factory=dict)
+    _is_signalled: bool = False
+    _turn: trio.Lock = attrs.field(factory=trio.Lock)
+    """The task that holds it is the writer."""
+    _received: list[Submission] = attrs.field(factory=list)
+    """What the writer has received and not taken into a commit yet."""
+    _send: trio.MemorySendChannel[Submission | None] = attrs.field(init=False)
+    _receive: trio.MemoryReceiveChannel[Submission | None] = attrs.field(init=False)
+    """None is the signal that groups have finished something."""
+
+    def __attrs_post_init__(self) -> None:
+        # Each waiting task has one submission in it, and there is at most one signal.
+        self._send, self._receive = trio.open_memory_channel[Submission | None](inf)
 
     @enable_ki_protection
-    async def submit(self, entry: Entry) -> Sequence[Placement]:
-        """Store an entry's events, and return where they are.
+    async def submit(self, submission: Submission) -> Sequence[Placement]:
+        """Store a submission's events, and return where they are.
 
-        Cancelled before the entry is in a commit, nothing is stored; after that it has no effect.
+        Cancelled before they are in a commit, nothing is stored; after that it has no effect.
         """
         self._check_process()
-        await self._wait_for_turn(entry)
-        if entry.is_leading:
-            await self._lead()
-        if entry.error is not None:
-            raise entry.error
-        return entry.placements
-
-    @asynccontextmanager
-    async def quiet(self) -> AsyncIterator[None]:
-        """Wait for a turn in which nothing is stored while the block runs; then others go on.
-
-        Cancelled while it waits, it has had no turn. Raises `BusClosed` after a simulated crash.
-        """
-        self._check_process()
-        entry = Entry(Batch([]), None, is_apart=True)
-        await self._wait_for_turn(entry)
-        if entry.error is not None:
-            raise entry.error
-        del self._pending[entry]
-        try:
-            yield
-        finally:
-            self._pass_on()
-
-    async def _wait_for_turn(self, entry: Entry) -> None:
-        """Return when the entry leads, or is stored or refused by another that does."""
         if self.is_halted:
             raise _halted()
-        self._pending[entry] = None
-        if not self.is_busy:
-            self.is_busy = entry.is_leading = True
-            return
-        entry.task = trio.lowlevel.current_task()
-
-        def abort(_: object) -> Abort:
-            if entry.is_taken:
-                return Abort.FAILED
-            del self._pending[entry]
-            return Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
+        self._send.send_nowait(submission)
+        if self.user is None:
+            await self._take_turn(submission)
+        if not submission.is_taken:
+            submission.task = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(submission.withdraw)
+        if submission.error is not None:
+            raise submission.error
+        return submission.placements
 
     async def flush(self) -> None:
         """Store what the groups have finished. Raises `StoreError`."""
-        await self.submit(Entry(Batch([]), None))
+        await self.submit(Submission(Batch([]), None))
+
+    def signal(self) -> None:
+        """Let the writer know that the groups have finished something."""
+        if not self._is_signalled:
+            self._is_signalled = True
+            self._send.send_nowait(None)
+
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Store nothing while the block runs; what is submitted meanwhile comes after it.
+
+        Raises `BusClosed` after a simulated crash.
+        """
+        self._check_process()
+        async with self._turn:
+            if self.is_halted:
+                raise _halted()
+            yield
 
     def halt(self) -> None:
         """Store nothing any more; what is in the commit under way may be stored or not."""
         self.is_halted = True
-        for entry in self._pending:
-            entry.error = _halted()
-            if not entry.is_leading:
-                assert entry.task is not None
-                trio.lowlevel.reschedule(entry.task)
-        self._pending.clear()
+        for submission in self._take_all():
+            submission.error = _halted()
+            _wake(submission)
+
+    # The writer
 
     @enable_ki_protection
-    async def _lead(self) -> None:
-        # Whoever is about to come, because the last commit has let them go on, comes now.
-        await cancel_shielded_checkpoint()
-        if self.is_halted:
-            return
-        entries = [entry for entry in self._pending if not entry.is_apart]
-        for entry in entries:
-            del self._pending[entry]
-            entry.is_taken = True
-        try:
-            await self._carry_out(entries)
-        finally:
-            # Whatever was raised, nobody who waits may be forgotten.
-            for entry in entries:
-                if not entry.is_leading:
-                    assert entry.task is not None
-                    trio.lowlevel.reschedule(entry.task)
-            self._pass_on()
+    async def run(self) -> None:
+        """Commit what is submitted, for ever: the writer task of a bus."""
+        while True:
+            first = await self._receive.receive()
+            if first is None:
+                # So that the next publisher, which may be about to come, shares the commit.
+                self._is_signalled = False
+                await trio.lowlevel.checkpoint()
+            else:
+                self._received.append(first)
+            # Tasks that the last commit has let go on, and that submit again, are in time too.
+            await trio.lowlevel.checkpoint()
+            async with self._turn:
+                await self._commit_all()
 
-    async def _carry_out(self, entries: Sequence[Entry]) -> None:
-        """Store entries, and hand them over. Raises what the observer raises, and nothing else."""
-        changes = _NO_CHANGES
+    @enable_ki_protection
+    async def release(self) -> None:
+        """Commit what is left, and be used by no bus any more. Not to be cancelled.
+
+        Raises `StoreError` if what the groups have finished could not be stored.
+        """
+        async with self._turn:
+            try:
+                error = await self._commit_all()
+            finally:
+                self.user = None
+                await self._commit_all()  # what came meanwhile, which no bus has to be told of
+        if error is not None:
+            raise error
+
+    async def _take_turn(self, submission: Submission) -> None:
+        """Store a submission, by this task or another one whose turn comes before.
+
+        A bus may come meanwhile, whose writer has received the submission and will store it.
+        """
         try:
-            if self.observer is not None:
-                changes = self.observer.collect()
-            await self._store(entries, changes)
-        except BaseException as error:  # noqa: BLE001  # each of them gets it
-            for entry in entries:
-                entry.error = _copied(error) if isinstance(error, StoreError) else error
-            if self.observer is not None:
-                self.observer.give_back(changes, error)
+            await self._turn.acquire()
+        except BaseException:
+            if submission.withdraw() is Abort.SUCCEEDED:
+                raise
+            with trio.CancelScope(shield=True):  # it is being stored, which takes a moment
+                await self._turn.acquire()
+        try:
+            if not submission.is_taken:
+                await self._commit_all()
+        finally:
+            self._turn.release()
+
+    async def _commit_all(self) -> BaseException | None:
+        """Commit everything that is there, and answer; return the error of the commit, if any.
+
+        The writer calls it. It raises only what the bus that uses the store raises.
+        """
+        if self.is_halted:
+            return None
+        submissions, changes, user = self._take_all(), _NO_CHANGES, self.user
+        try:
+            if user is not None:
+                changes = user.take_changes()
+            await self._store(submissions, changes)
+        except BaseException as error:  # noqa: BLE001  # each of the tasks that wait gets it
+            for submission in submissions:
+                submission.error = _copied(error) if isinstance(error, StoreError) else error
+            if user is not None:
+                user.give_back(changes, error)
+            return error
         else:
             if self.is_halted:
-                for entry in entries:
-                    entry.error = _outcome_unknown()
-            elif self.observer is not None:
-                self.observer.recorded(changes)
-                self.observer.committed([e for e in entries if e.append and e.error is None])
+                for submission in submissions:
+                    submission.error = _outcome_unknown()
+            elif user is not None:
+                stored = [each for each in submissions if each.append and each.error is None]
+                user.committed(changes, stored)
+            return None
+        finally:
+            # Whatever was raised, no task that waits may be forgotten.
+            for submission in submissions:
+                _wake(submission)
 
-    def _pass_on(self) -> None:
-        """Let the next one lead that waits."""
-        self.is_busy = bool(self._pending)
-        if self._pending:
-            heir = next(iter(self._pending))
-            heir.is_leading = True
-            assert heir.task is not None
-            trio.lowlevel.reschedule(heir.task)
-        elif self.observer is not None:
-            self.observer.released()
+    def _take_all(self) -> list[Submission]:
+        """Take everything that was submitted, and not withdrawn, into a commit."""
+        received, self._received = self._received, []
+        with suppress(trio.WouldBlock):
+            while True:
+                submission = self._receive.receive_nowait()
+                if submission is not None:
+                    received.append(submission)
+                else:
+                    self._is_signalled = False
+        taken = [submission for submission in received if not submission.is_withdrawn]
+        for submission in taken:
+            submission.is_taken = True
+        return taken
 
-    async def _store(self, entries: Sequence[Entry], changes: Changes) -> None:
-        """Commit, and tell every entry where its events are or why they are not."""
-        storing = [entry for entry in entries if entry.append is not None]
-        appends = [entry.append for entry in storing if entry.append is not None]
+    async def _store(self, submissions: Sequence[Submission], changes: Changes) -> None:
+        """Commit, and tell every submission where its events are or why they are not."""
+        storing = [submission for submission in submissions if submission.append is not None]
+        appends = [each.append for each in storing if each.append is not None]
         if not (appends or changes.groups or changes.letters):
             return
         results = await self._commit(Transaction(appends, changes))
-        for entry, result in zip(storing, results, strict=True):
+        for submission, result in zip(storing, results, strict=True):
             if isinstance(result, Exception):
-                entry.error = result
+                submission.error = result
             else:
-                entry.placements = result
+                submission.placements = result
+
+
+def _wake(submission: Submission) -> None:
+    if submission.task is not None:
+        trio.lowlevel.reschedule(submission.task)
 
 
 def _halted() -> BusClosed:

@@ -37,7 +37,7 @@ from triobus._events import (
 )
 from triobus._events.batch import Batch
 from triobus._events.causes import calling_delivery
-from triobus.stores._commits import Entry, Journal
+from triobus.stores._commits import CommitQueue, Submission
 from triobus.stores._duplicates import Differs, conflict_of, is_same
 from triobus.stores._values import (
     Append,
@@ -76,8 +76,7 @@ class EventStore(ABC):
         _checks.whole_number("max_event_bytes", max_event_bytes, least=1)
         self.codec = EventCodec(types, max_event_bytes, converters)
         """Makes JSON of events and events of JSON."""
-        self.journal = Journal(self.commit, self.check_process)
-        """Through it everything is stored."""
+        self._commits = CommitQueue(self.commit, self.check_process)
         self._users = 0
         self._opening = trio.Lock()
 
@@ -216,7 +215,7 @@ class EventStore(ABC):
             async with self._opening:
                 is_open = self._users > 0
                 self._users = 0
-                self.journal = Journal(self.commit, self.check_process)
+                self._commits = CommitQueue(self.commit, self.check_process)
                 if is_open:
                     await self.abandon()
 
@@ -276,7 +275,7 @@ class EventStore(ABC):
         while True:
             append = new(Append, (records, expected_sequence, same))
             try:
-                return await self.journal.submit(Entry(batch, append))
+                return await self._commits.submit(Submission(batch, append))
             except Differs as found:
                 if not is_same(self.codec, found.content, batch.events[found.index]):
                     raise conflict_of(found, records[found.index]) from None

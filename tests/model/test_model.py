@@ -62,13 +62,13 @@ def test_the_command_tells_the_seed_and_the_program_of_a_violation(capsys, monke
 
 
 def _lost_acknowledgement(monkeypatch):
-    settle = Feed.settle
+    settle = Feed._settle
 
     def settle_all_but_one(self, carriage):
         if carriage.position != 2:
             settle(self, carriage)
 
-    monkeypatch.setattr(Feed, "settle", settle_all_but_one)
+    monkeypatch.setattr(Feed, "_settle", settle_all_but_one)
 
 
 def _acknowledgement_too_early(monkeypatch):
@@ -253,7 +253,7 @@ def _offset_that_runs_ahead(monkeypatch):
 
 
 def _lost_changes(monkeypatch):
-    collect = Recorder.collect
+    collect = Recorder.take_changes
     counted = [0]
 
     def collect_and_lose(self):
@@ -261,7 +261,7 @@ def _lost_changes(monkeypatch):
         counted[0] += 1
         return changes if counted[0] % 3 else _values.Changes()
 
-    monkeypatch.setattr(Recorder, "collect", collect_and_lose)
+    monkeypatch.setattr(Recorder, "take_changes", collect_and_lose)
 
 
 @pytest.mark.parametrize(

@@ -79,10 +79,6 @@ class Life:
     _mode: Drain = attrs.field(default=False, init=False)
     """What the stop waits for."""
     _draining: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
-    _logging: trio.CancelScope = attrs.field(
-        factory=lambda: trio.CancelScope(shield=True), init=False
-    )
-    """Around the task of the log, which outlives the handlers."""
     _was_drained: bool = attrs.field(default=False, init=False)
     _is_crashed: bool = attrs.field(default=False, init=False)
     _is_starting: bool = attrs.field(default=False, init=False)
@@ -184,7 +180,7 @@ class Life:
         self._nursery = await self._manager.__aenter__()
         self._is_starting = True
         self._nursery.start_soon(self._conduct)
-        self._nursery.start_soon(self._run_log)
+        self._nursery.start_soon(self.log.run)
         try:
             await self._start_groups()
         except BaseException as error:
@@ -210,10 +206,6 @@ class Life:
     def is_own(self) -> bool:
         """Whether the block around this life is the calling task's."""
         return self._nursery.parent_task is trio.lowlevel.current_task()
-
-    async def _run_log(self) -> None:
-        with self._logging:
-            await self.log.run()
 
     # Asking for the end
 
@@ -272,7 +264,6 @@ class Life:
                 except StoreError as error:
                     self.unrecorded = error
                 finally:
-                    self._logging.cancel()
                     self._finish()
 
     async def _drain_groups(self) -> None:

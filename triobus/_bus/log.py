@@ -45,7 +45,7 @@ class Log(Protocol):
         """Record what is finished, and let go of everything. Raises `StoreError`."""
 
     async def run(self) -> None:
-        """Do what has to be done beside all others, until cancelled."""
+        """Do what has to be done beside all others, until it is closed."""
 
     def halt(self) -> None:
         """Record nothing from here on, as a killed process would."""

@@ -206,7 +206,7 @@ class Recorder:
             self._commits.signal()
 
     async def run(self) -> None:
-        """Store what is published, and record what is finished, until cancelled."""
+        """Store what is published, and record what is finished, until it is detached."""
         await self._commits.run()
 
     async def flush(self) -> None:

@@ -74,6 +74,9 @@ class CommitQueue:
     """The task that holds it is the writer."""
     _received: list[Submission] = attrs.field(factory=list)
     """What the writer has received and not taken into a commit yet."""
+    _writing: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
+    """The scope of the writer task, which outlives everything else in the nursery of its bus."""
+    _has_ended: trio.Event = attrs.field(factory=trio.Event)
     _send: trio.MemorySendChannel[Submission | None] = attrs.field(init=False)
     _receive: trio.MemoryReceiveChannel[Submission | None] = attrs.field(init=False)
     """None is the signal that groups have finished something."""
@@ -126,6 +129,9 @@ class CommitQueue:
     def halt(self) -> None:
         """Store nothing any more; what is in the commit under way may be stored or not."""
         self.is_halted = True
+        self._refuse_all()
+
+    def _refuse_all(self) -> None:
         for submission in self._take_all():
             submission.error = _halted()
             _wake(submission)
@@ -134,32 +140,44 @@ class CommitQueue:
 
     @enable_ki_protection
     async def run(self) -> None:
-        """Commit what is submitted, for ever: the writer task of a bus."""
-        while True:
-            first = await self._receive.receive()
-            if first is None:
-                # So that the next publisher, which may be about to come, shares the commit.
-                self._is_signalled = False
-                await trio.lowlevel.checkpoint()
-            else:
-                self._received.append(first)
-            # Tasks that the last commit has let go on, and that submit again, are in time too.
+        """Commit what is submitted until `release` is called: the writer task of a bus."""
+        try:
+            with self._writing:
+                while True:
+                    await self._commit_next()
+        finally:
+            self._has_ended.set()
+
+    async def _commit_next(self) -> None:
+        """Wait for something to be submitted, and commit it with all that comes with it."""
+        first = await self._receive.receive()
+        if first is None:
+            # So that the next publisher, which may be about to come, shares the commit.
+            self._is_signalled = False
             await trio.lowlevel.checkpoint()
-            async with self._turn:
-                await self._commit_all()
+        else:
+            self._received.append(first)
+        # Tasks that the last commit has let go on, and that submit again, are in time too.
+        await trio.lowlevel.checkpoint()
+        async with self._turn:
+            await self._commit_all()
 
     @enable_ki_protection
     async def release(self) -> None:
-        """Commit what is left, and be used by no bus any more. Not to be cancelled.
+        """End the writer, commit what is left, and be used by no bus any more.
 
-        Raises `StoreError` if what the groups have finished could not be stored.
+        Not to be cancelled. Raises `StoreError` if what the groups have finished is not stored.
         """
+        self._writing.cancel()
+        await self._has_ended.wait()
         async with self._turn:
             try:
                 error = await self._commit_all()
             finally:
                 self.user = None
-                await self._commit_all()  # what came meanwhile, which no bus has to be told of
+                await self._commit_all()  # what came meanwhile, of which no bus is told
+                self._writing = trio.CancelScope(shield=True)
+                self._has_ended = trio.Event()
         if error is not None:
             raise error
 
@@ -187,6 +205,7 @@ class CommitQueue:
         The writer calls it. It raises only what the bus that uses the store raises.
         """
         if self.is_halted:
+            self._refuse_all()
             return None
         submissions, changes, user = self._take_all(), _NO_CHANGES, self.user
         try:

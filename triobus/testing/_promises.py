@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 import attrs
+from trio.lowlevel import enable_ki_protection
 
 from triobus._bus import EventBus
 from triobus._durability.unreadable import Unreadable
@@ -152,6 +153,7 @@ class Watch(AttemptWitness):
         retry = carriage.subscription.retry
         return retry.delay_after(carriage.attempt, error, carriage.event.event_id) is not None
 
+    @enable_ki_protection  # an interrupted count would be wrong for ever
     def _began(self, carriage: Carriage, subscription: Subscription) -> _Lane:
         group, aggregate_id = subscription.group, carriage.event.aggregate_id
         self._running[group] = self._running.get(group, 0) + 1

@@ -146,6 +146,7 @@ class GroupModel:
             member.terms.hold
             and fact.key is not None
             and (delivery is None or name not in delivery.attempts or not self.terms.is_ordered)
+            and (self.terms.name, name, fact.number) not in self._letters.kept
             and self._letters.was_held(self.terms.name, name, fact.key, known.begun)
         )
 

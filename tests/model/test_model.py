@@ -1,5 +1,7 @@
 """Programs drawn by Hypothesis keep the promises of the model; planted bugs are found."""
 
+from collections import Counter
+
 import attrs
 import pytest
 import trio
@@ -253,15 +255,15 @@ def _offset_that_runs_ahead(monkeypatch):
 
 
 def _lost_changes(monkeypatch):
-    collect = Recorder.take_changes
-    counted = [0]
+    take_changes = Recorder.take_changes
+    counted = Counter()
 
-    def collect_and_lose(self):
-        changes = collect(self)
-        counted[0] += 1
-        return changes if counted[0] % 3 else _values.Changes()
+    def take_and_lose(self):
+        changes = take_changes(self)
+        counted[self] += 1
+        return changes if counted[self] % 3 else _values.Changes()
 
-    monkeypatch.setattr(Recorder, "take_changes", collect_and_lose)
+    monkeypatch.setattr(Recorder, "take_changes", take_and_lose)
 
 
 @pytest.mark.parametrize(

@@ -286,3 +286,38 @@ async def test_the_start_tells_where_a_group_goes_on(new_store, caplog):
     assert (
         "group 'default' goes on behind position 2 of 2; a subscription that is new" in caplog.text
     )
+
+
+async def test_an_event_that_waits_behind_a_dead_letter_of_its_own_is_not_blamed_for_a_crash(
+    new_store, autojump_clock
+):
+    handled, running, retry = [], trio.Event(), Retry(attempts=1)
+
+    async def fail(event):
+        raise ValueError(event.number)
+
+    async def hang(_):
+        running.set()
+        await trio.sleep_forever()
+
+    async def note(event):
+        handled.append((event.number, current_delivery().attempt))
+
+    def bus_with(second):
+        bus = EventBus(new_store())
+        bus.subscribe(Noted, fail, name="first", retry=retry)
+        bus.subscribe(Noted, second, name="second", retry=retry)
+        return bus
+
+    async with trio.open_nursery() as nursery:
+        bus = bus_with(hang)
+        await nursery.start(bus.run)
+        await bus.publish(Noted(1))
+        await running.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        await bus._crash()
+    async with bus_with(note) as again:
+        await again.wait_idle()
+        letters = await again.dead_letters.list()
+    assert handled == [(1, 1)]
+    assert [letter.subscription for letter in letters] == ["first"]

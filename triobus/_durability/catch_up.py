@@ -39,7 +39,7 @@ from triobus._groups.workers import GroupShell, Replayed
 from triobus._threads import is_virtual
 from triobus.stores import EventStore
 from triobus.stores._store import BATCH
-from triobus.stores._values import NOT_COUNTED, Attempts, GroupChange, GroupRecord, Record
+from triobus.stores._values import BEGUN, NOT_COUNTED, Attempts, GroupChange, GroupRecord, Record
 
 logger = logging.getLogger("triobus")
 
@@ -204,7 +204,7 @@ class Feed:
     def note_begun(self, carriage: Carriage, *, is_counted: bool) -> None:
         """Know that an attempt is about to be made, counted as if it had been made or not."""
         attempts = carriage.attempt if is_counted else carriage.attempt - 1
-        self._note(carriage, carriage.index, attempts, _wall_time() if is_counted else NOT_COUNTED)
+        self._note(carriage, carriage.index, attempts, BEGUN if is_counted else NOT_COUNTED)
 
     def _note(
         self, carriage: Carriage, index: int, attempts: int, due_at: float, delay: float = 0

@@ -130,6 +130,7 @@ class Failures:
             self._told(error),
         )
 
+    @enable_ki_protection
     def give_up(
         self, carriage: Carriage, subscription: Subscription, error: Exception, attempts: int
     ) -> None:

@@ -71,8 +71,8 @@ class Append(NamedTuple):
     """Which of them are known to be what their ids stand for, though the JSON is different."""
 
 
-NOT_COUNTED = 0.0
-"""The time of an attempt of which it is recorded that it is made, and which does not count yet."""
+BEGUN, NOT_COUNTED = -1.0, -2.0
+"""The times of an attempt of which it is recorded that it is made; one does not count yet."""
 
 
 class Attempts(NamedTuple):

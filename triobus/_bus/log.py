@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import attrs
 import trio
-from trio.lowlevel import cancel_shielded_checkpoint
+from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
 
 from triobus._bus.routing import Routing, describe_full
 from triobus._durability.listener import StoredListener
@@ -265,8 +265,9 @@ class StoredLog:
         finally:
             self._recorder.forget()
 
+    @enable_ki_protection
     async def run(self) -> None:
-        """Record what no publisher takes along."""
+        """Run the writer."""
         await self._recorder.run()
 
     def halt(self) -> None:

@@ -89,7 +89,7 @@ class Recorder:
     @enable_ki_protection
     def _take_over(self, snapshot: Snapshot) -> None:
         """Go on from what is in the store."""
-        self._commits.user = self
+        self._commits.serve(self)
         self.is_attached = True
         if self.is_halted:
             self._commits.halt()
@@ -205,6 +205,7 @@ class Recorder:
         if self.is_attached:
             self._commits.signal()
 
+    @enable_ki_protection
     async def run(self) -> None:
         """Store what is published, and record what is finished, until it is detached."""
         await self._commits.run()

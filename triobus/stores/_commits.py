@@ -76,7 +76,7 @@ class CommitQueue:
     """What the writer has received and not taken into a commit yet."""
     _writing: trio.CancelScope = attrs.field(factory=lambda: trio.CancelScope(shield=True))
     """The scope of the writer task, which outlives everything else in the nursery of its bus."""
-    _has_ended: trio.Event = attrs.field(factory=trio.Event)
+    _ended: trio.Event | None = None
     _send: trio.MemorySendChannel[Submission | None] = attrs.field(init=False)
     _receive: trio.MemoryReceiveChannel[Submission | None] = attrs.field(init=False)
     """None is the signal that groups have finished something."""
@@ -138,15 +138,21 @@ class CommitQueue:
 
     # The writer
 
+    def serve(self, user: StoreUser) -> None:
+        """Be used by a bus, which runs the writer from here on until it calls `release`."""
+        self.user = user
+        self._writing, self._ended = trio.CancelScope(shield=True), None
+
     @enable_ki_protection
     async def run(self) -> None:
         """Commit what is submitted until `release` is called: the writer task of a bus."""
+        ended = self._ended = trio.Event()
         try:
             with self._writing:
                 while True:
                     await self._commit_next()
         finally:
-            self._has_ended.set()
+            ended.set()
 
     async def _commit_next(self) -> None:
         """Wait for something to be submitted, and commit it with all that comes with it."""
@@ -169,15 +175,14 @@ class CommitQueue:
         Not to be cancelled. Raises `StoreError` if what the groups have finished is not stored.
         """
         self._writing.cancel()
-        await self._has_ended.wait()
+        if self._ended is not None:  # else it has not begun, and will not wait for anything
+            await self._ended.wait()
         async with self._turn:
             try:
                 error = await self._commit_all()
             finally:
                 self.user = None
                 await self._commit_all()  # what came meanwhile, of which no bus is told
-                self._writing = trio.CancelScope(shield=True)
-                self._has_ended = trio.Event()
         if error is not None:
             raise error
 

@@ -551,7 +551,7 @@ class CoreMatchesModel(RuleBasedStateMachine):
         self.number += 1
         event = cls(self.number, key)
         for (group, lanes, model), spec in zip(self.groups, self.specs, strict=True):
-            plan = group.plan_for(cls)
+            plan = group._plan_for(cls)
             wanted = [i for i, (base, _, _) in enumerate(spec) if issubclass(cls, base)]
             names = [
                 str(i) for priority in (2, 1, 0, -1, -2) for i in wanted if spec[i][1] == priority

@@ -185,7 +185,7 @@ def _ignored_hold(monkeypatch):
 def _ignored_priority(monkeypatch):
     monkeypatch.setattr(
         Group,
-        "in_order",
+        "_in_order",
         lambda self, wanted: tuple(s for s in self._by_name.values() if s in wanted),
     )
 

@@ -30,7 +30,7 @@ from triobus._events.causes import calling_deliveries
 from triobus._groups.failures import LogErrors, OnFailure
 from triobus._groups.handlers import Handler, Predicate
 from triobus._groups.instruments import Witness
-from triobus._groups.listeners import Listener, Waiter
+from triobus._groups.listeners import Inbox, Listener, Waiter
 from triobus._groups.outcome import Outcome, OutcomeWatch
 from triobus._groups.statistics import BusStatistics, GroupStatistics
 from triobus._groups.subscribing import Wanted, event_types, subscribe
@@ -123,7 +123,7 @@ class EventBus:
         life = self._life
         if not life.cycle.allows("start"):
             raise BusAlreadyStarted("the bus runs: give it its store before it starts")
-        if life.routing.listeners or life.routing.waiters:
+        if life.routing.inboxes or life.routing.waiters:
             raise InvalidOption("the bus is listened to: give it its store before")
         self._life = self._new_life(store)
 
@@ -405,13 +405,13 @@ class EventBus:
         _checks.capacity("buffer", buffer, least=1)
         life = self._life
         life.cycle.check("listen", "listen()")
-        listener = life.log.listener(found, buffer)
-        life.routing.add(listener)
+        inbox = Inbox(found, buffer, life.routing.admit)
+        listener = life.log.listen(inbox)
         try:
             await trio.lowlevel.checkpoint()
             yield listener
         finally:
-            life.routing.remove(listener)
+            life.routing.unlisten(inbox)
 
     async def _wait_for(self, types: object, where: Predicate | None) -> DomainEvent:
         life = self._life

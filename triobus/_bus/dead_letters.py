@@ -300,7 +300,7 @@ class _Replay:
         """Whether the bus has the subscription of a lane."""
         group, name, _ = lane
         shell = self._shells.get(group)
-        return shell is not None and shell.group.get(name) is not None
+        return shell is not None and shell.group._get(name) is not None
 
     def _target(self, letter_id: int) -> tuple[GroupShell, Subscription]:
         group, name, _ = self._letters.lane_of(letter_id)
@@ -311,7 +311,7 @@ class _Replay:
                 f"dead letter {letter_id} belongs to {name!r} in group {group!r}, and the bus has "
                 f"no such group now; it has: {names}. Make the group again, or discard the letter"
             )
-        subscription = shell.group.get(name)
+        subscription = shell.group._get(name)
         if subscription is not None:
             return shell, subscription
         names = ", ".join(repr(s.name) for s in shell.group.subscriptions) or "none"

@@ -12,19 +12,17 @@ import trio
 from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
 
 from triobus._bus.routing import Routing, describe_full
-from triobus._durability.listener import StoredListener
+from triobus._durability.listener import StoredInbox
 from triobus._durability.recorder import Recorder
 from triobus._errors import BusFull, InvalidOption
 from triobus._events import DomainEvent, Published, published
 from triobus._events.batch import Batch
 from triobus._groups.dead_letters import DeadLetterBox, Letters
 from triobus._groups.delivery import Carriage, Lanes
-from triobus._groups.listeners import Listener
+from triobus._groups.listeners import Inbox, Listener
 from triobus._groups.outcome import Outcome, OutcomeWatch
 from triobus._groups.subscriptions import GroupOptions
 from triobus._groups.workers import GroupLog, GroupShell, Replayed
-
-EventClasses = tuple[type[DomainEvent], ...]
 
 
 class Log(Protocol):
@@ -59,8 +57,8 @@ class Log(Protocol):
     def resubscribed(self, name: str) -> None:
         """A subscription of a group has come or gone."""
 
-    def listener(self, types: EventClasses, buffer: float) -> Listener[Any]:
-        """Return a listener, which hears nothing yet."""
+    def listen(self, inbox: Inbox) -> Listener[Any]:
+        """Return a listener, whose inbox gets what is accepted from here on."""
 
     async def publish(self, event: DomainEvent, expected_sequence: int | None) -> Published:
         """Accept an event."""
@@ -164,9 +162,10 @@ class MemoryLog:
         """Let those go on who wait for room in a group that does not want their events any more."""
         self._routing.admit(self._routing.shells[name])
 
-    def listener(self, types: EventClasses, buffer: float) -> Listener[Any]:
-        """Return a listener, for whom publishers wait."""
-        return Listener[Any](types, buffer, self._routing.admit)
+    def listen(self, inbox: Inbox) -> Listener[Any]:
+        """Return a listener for which publishers wait."""
+        self._routing.listen(inbox, inbox.offer)
+        return Listener(inbox, inbox.receive)
 
     async def publish(self, event: DomainEvent, expected_sequence: int | None) -> Published:
         """Accept an event as soon as there is room. Cancelled while it waits, it is not."""
@@ -287,9 +286,11 @@ class StoredLog:
         """A subscription of a group has come or gone."""
         self._recorder.notice_subscriptions(self._recorder.feeds[name])
 
-    def listener(self, types: EventClasses, buffer: float) -> Listener[Any]:
+    def listen(self, inbox: Inbox) -> Listener[Any]:
         """Return a listener that reads back what there was no room for."""
-        return StoredListener(types, buffer, self._routing.admit, self._recorder.store)
+        stored = StoredInbox(inbox, self._recorder.store)
+        self._routing.listen(inbox, stored.offer)
+        return Listener(inbox, stored.receive)
 
     async def publish(self, event: DomainEvent, expected_sequence: int | None) -> Published:
         """Accept an event when it is stored."""

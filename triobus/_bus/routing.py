@@ -6,7 +6,7 @@ nobody is overtaken and a publisher that is woken has nothing left to do.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import attrs
@@ -20,11 +20,12 @@ from triobus._events.batch import Batch, runs
 from triobus._events.causes import calling_deliveries, calling_delivery, handling
 from triobus._groups.delivery import Carriage, Lanes
 from triobus._groups.instruments import Witness
-from triobus._groups.listeners import Listener, Waiter
+from triobus._groups.listeners import Inbox, Waiter
 from triobus._groups.subscriptions import Subscription
 from triobus._groups.workers import GroupShell
 
-Place = GroupShell | Listener[Any]
+Place = GroupShell | Inbox
+Offer = Callable[[DomainEvent, int | None], None]
 """Where there may be no room."""
 
 
@@ -47,7 +48,8 @@ class _Route:
     """Where the events of one type go."""
 
     targets: list[tuple[Lanes, GroupShell, tuple[Subscription, ...]]]
-    listeners: list[Listener[Any]]
+    inboxes: list[Inbox]
+    offers: list[Offer]
     waiters: list[Waiter]
     witnesses: Sequence[Witness]
     shells: list[GroupShell] = attrs.field(init=False)
@@ -58,8 +60,8 @@ class _Route:
 
     def __attrs_post_init__(self) -> None:
         self.shells = [shell for _, shell, _ in self.targets]
-        self.is_plain = not (self.listeners or self.waiters) and bool(self.targets)
-        self.is_unwanted = not (self.listeners or self.targets)
+        self.is_plain = not (self.inboxes or self.waiters) and bool(self.targets)
+        self.is_unwanted = not (self.inboxes or self.targets)
 
 
 @attrs.define(eq=False)
@@ -72,7 +74,8 @@ class Routing:
     """The groups by name."""
     published: int = attrs.field(default=0, init=False)
     """Events accepted so far."""
-    listeners: dict[Listener[Any], None] = attrs.field(factory=dict, init=False)
+    inboxes: dict[Inbox, Offer] = attrs.field(factory=dict, init=False)
+    """The inboxes of the listeners, and how each is given an event."""
     waiters: dict[Waiter, None] = attrs.field(factory=dict, init=False)
     unhandled: Counter[str] = attrs.field(factory=Counter, init=False)
     """Events that neither a subscription nor a listener wanted, by their types."""
@@ -118,14 +121,14 @@ class Routing:
         """Whether it is a delivery of this bus."""
         subscription = carriage.subscription
         shell = self.shells.get(subscription.group)
-        return shell is not None and shell.group is subscription.owner
+        return shell is not None and shell.group is subscription._owner
 
     def _needs(self, batch: Batch) -> Counter[Any]:
         """Return how many of the batch's events go to each group and listener."""
         needs: Counter[Any] = Counter()
         for cls, count in batch.counts.items():
             route = self._route(cls)
-            for place in (*route.shells, *route.listeners):
+            for place in (*route.shells, *route.inboxes):
                 needs[place] += count
         return needs
 
@@ -162,7 +165,7 @@ class Routing:
 
     def check_not_waiting_for_itself(self, place: Place) -> None:
         """Raise `WouldDeadlock` if only the task that asks could make room at a place."""
-        if isinstance(place, Listener) and place.taker is trio.lowlevel.current_task():
+        if isinstance(place, Inbox) and place.taker is trio.lowlevel.current_task():
             raise WouldDeadlock(
                 f"publish() would wait for room in the listener that this very task reads: it "
                 f"holds {place.held} events, and its buffer is {place.buffer:g}. Publish in "
@@ -246,8 +249,8 @@ class Routing:
             self._offer(route, event, None)
 
     def _offer(self, route: _Route, event: DomainEvent, position: int | None) -> None:
-        for listener in route.listeners:
-            listener.offer(event, position)
+        for offer in route.offers:
+            offer(event, position)
         for waiter in route.waiters:
             if waiter in self.waiters and waiter.offer(event):
                 self.remove(waiter)
@@ -255,10 +258,12 @@ class Routing:
     def _route(self, cls: type[DomainEvent]) -> _Route:
         route = self._routes.get(cls)
         if route is None:
-            plans = [(shell, shell.group.plan_for(cls)) for shell in self.shells.values()]
+            plans = [(shell, shell.group._plan_for(cls)) for shell in self.shells.values()]
+            inboxes = [inbox for inbox in self.inboxes if issubclass(cls, inbox.types)]
             route = self._routes[cls] = _Route(
                 [(shell.lanes, shell, plan) for shell, plan in plans if plan],
-                [listener for listener in self.listeners if issubclass(cls, listener.types)],
+                inboxes,
+                [self.inboxes[inbox] for inbox in inboxes],
                 [waiter for waiter in self.waiters if issubclass(cls, waiter.types)],
                 self.witnesses,
             )
@@ -267,7 +272,7 @@ class Routing:
     @property
     def places(self) -> list[Place]:
         """Where there may be no room."""
-        return [*self.shells.values(), *self.listeners]
+        return [*self.shells.values(), *self.inboxes]
 
     def refuse_all(self) -> None:
         """Send the publishers away that wait for room."""
@@ -284,29 +289,32 @@ class Routing:
     def close(self) -> None:
         """End what waits for further events."""
         self.refuse_all()
-        for listener in self.listeners:
-            listener.close()
+        for inbox in self.inboxes:
+            inbox.close()
         for waiter in self.waiters:
             waiter.fail(BusClosed("the bus stopped before an event came that wait_for() wanted"))
 
-    def add(self, taker: Listener[Any] | Waiter) -> None:
-        """Give a listener or waiter the events that are accepted from now on."""
-        if isinstance(taker, Listener):
-            self.listeners[taker] = None
-        else:
-            self.waiters[taker] = None
+    def listen(self, inbox: Inbox, offer: Offer) -> None:
+        """Give an inbox the events that are accepted from now on."""
+        self.inboxes[inbox] = offer
         self._routes.clear()
 
-    def remove(self, taker: Listener[Any] | Waiter) -> None:
-        """Give it no more, unless that was done before; nobody waits for it any longer."""
-        if isinstance(taker, Listener):
-            self.listeners.pop(taker, None)
-            taker.close()
-            self._routes.clear()
-            self.admit(taker)
-        else:
-            self.waiters.pop(taker, None)
-            self._routes.clear()
+    def unlisten(self, inbox: Inbox) -> None:
+        """Give it no more, unless that was done before; no publisher waits for it any longer."""
+        self.inboxes.pop(inbox, None)
+        inbox.close()
+        self._routes.clear()
+        self.admit(inbox)
+
+    def add(self, waiter: Waiter) -> None:
+        """Give a waiter the events that are accepted from now on."""
+        self.waiters[waiter] = None
+        self._routes.clear()
+
+    def remove(self, waiter: Waiter) -> None:
+        """Give it no more, unless that was done before."""
+        self.waiters.pop(waiter, None)
+        self._routes.clear()
 
 
 def describe_full(place: Place) -> str:
@@ -322,7 +330,7 @@ def describe_waiting(place: Place) -> str:
         who = f"the handler {first.handler.name!r} in group {first.handler.group!r} of another bus"
     publishers = f"{who} waits" if count == 1 else f"{who} and {count - 1} more publishers wait"
     reader = ""
-    if isinstance(place, Listener) and place.taker is not None:
+    if isinstance(place, Inbox) and place.taker is not None:
         reader = f", and is read by task {place.taker.name!r}"
     return (
         f"{publishers} for room: {_full(place)}{reader}. Give it a larger buffer or faster handlers"
@@ -330,7 +338,7 @@ def describe_waiting(place: Place) -> str:
 
 
 def _full(place: Place) -> str:
-    if isinstance(place, Listener):
+    if isinstance(place, Inbox):
         what, held, waiting = "a listener", place.held, 0
     else:
         what, held, waiting = f"group {place.group.name!r}", place.lanes.held, place.lanes.waiting

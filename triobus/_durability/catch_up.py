@@ -293,7 +293,7 @@ class Feed:
     def _plan_for(self, cls: type[DomainEvent]) -> tuple[Subscription, ...]:
         plan = self._plans.get(cls)
         if plan is None:
-            plan = self._plans[cls] = self.group.plan_for(cls)
+            plan = self._plans[cls] = self.group._plan_for(cls)
         return plan
 
     # In: events that are read back
@@ -568,8 +568,8 @@ class Feed:
         plan = self._plans.get(record.event_type)
         if plan is None:
             classes = self._store.codec.classes(record.event_type) or [DomainEvent]
-            wanted = {s for cls in classes for s in self.group.plan_for(cls)}
-            plan = self.group.in_order(wanted)
+            wanted = {s for cls in classes for s in self.group._plan_for(cls)}
+            plan = self.group._in_order(wanted)
             self._plans[record.event_type] = plan
         return plan
 

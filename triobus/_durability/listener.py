@@ -1,27 +1,23 @@
 """Listening to a bus with a store: nobody waits, and what there is no room for is read back."""
 
 from collections import deque
-from typing import Any
 
 import attrs
 import trio
 
 from triobus._errors import EventNotDecodable, StoreClosed
 from triobus._events import DomainEvent
-from triobus._groups.listeners import Listener
+from triobus._groups.listeners import Inbox
 from triobus.stores import EventStore
 from triobus.stores._store import BATCH, type_names
 from triobus.stores._values import Record
 
 
-@attrs.define(eq=False, repr=False)
-class StoredListener(Listener[Any]):
-    """The events that were published since `listen` was entered. Iterate over it.
+@attrs.define(eq=False)
+class StoredInbox:
+    """The events that wait for a listener: some in memory, and the rest in the store."""
 
-    Raises `EventNotDecodable` at an event that had to be read back and cannot be, and goes on
-    behind it; raises `StoreError`.
-    """
-
+    inbox: Inbox
     _store: EventStore
     _read_to: int = attrs.field(default=0, init=False)
     """Everything up to it has been added."""
@@ -31,23 +27,23 @@ class StoredListener(Listener[Any]):
     """Events that have been read back, older than all that comes from now on."""
     _reading: trio.Lock = attrs.field(factory=trio.Lock, init=False)
 
-    def offer(self, event: DomainEvent, position: int | None = None) -> None:
+    def offer(self, event: DomainEvent, position: int | None) -> None:
         """Add an event if there is room, else note that it can be read at its position."""
         assert position is not None
         is_behind = self._last > self._read_to
         self._last = position
-        if not is_behind and self.held < self.buffer:
+        if not is_behind and self.inbox.held < self.inbox.buffer:
             self._read_to = position
-            super().offer(event)
+            self.inbox.offer(event, position)
         elif not is_behind:
             self._read_to = position - 1
 
-    async def __anext__(self) -> Any:
-        """Return the next event. Cancelled, it has taken none."""
+    async def receive(self) -> DomainEvent:
+        """Return the next event; raises `EndOfChannel`. Cancelled, it has taken none."""
         async with self._reading:
-            while not (self._back or self.held) and self._last > self._read_to:
+            while not (self._back or self.inbox.held) and self._last > self._read_to:
                 await self._read_back()
-            return self._back.popleft() if self._back else await super().__anext__()
+            return self._back.popleft() if self._back else await self.inbox.receive()
 
     async def _read_back(self) -> None:
         """Read some of what there was no room for. The bus may have closed its store by now."""
@@ -71,4 +67,6 @@ class StoredListener(Listener[Any]):
             self._read_to = up_to
 
     async def _fetch(self, up_to: int) -> list[Record]:
-        return await self._store.fetch(self._read_to, BATCH, up_to, types=type_names(self.types))
+        return await self._store.fetch(
+            self._read_to, BATCH, up_to, types=type_names(self.inbox.types)
+        )

@@ -327,10 +327,10 @@ class Recorder:
     def _watch_on(self, event: DomainEvent, position: int, watch: OutcomeWatch) -> None:
         """Let a publisher wait for the groups that have still to deal with an event of the log."""
         open_ = [feed for feed in self.feeds.values() if feed.is_open(event, position)]
-        watch.expect([feed.group.plan_for(type(event)) for feed in open_])
+        watch.expect([feed.group._plan_for(type(event)) for feed in open_])
         for feed in open_:
             feed.ask(position, watch)
 
     def _plans(self, cls: type[DomainEvent]) -> list[Any]:
-        plans = (feed.group.plan_for(cls) for feed in self.feeds.values() if feed.is_active)
+        plans = (feed.group._plan_for(cls) for feed in self.feeds.values() if feed.is_active)
         return [plan for plan in plans if plan]

@@ -131,4 +131,4 @@ def _carriage() -> Carriage:
 
 async def _handle(subscription: Subscription, event: object) -> object:
     # It may have been unsubscribed while that was recorded.
-    return await subscription.invoke(event) if subscription.is_active else PASSED_OVER
+    return await subscription._invoke(event) if subscription.is_active else PASSED_OVER

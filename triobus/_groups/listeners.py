@@ -2,7 +2,7 @@
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar, cast
 
 import attrs
@@ -15,17 +15,13 @@ from triobus._groups.handlers import Predicate
 E_co = TypeVar("E_co", bound=DomainEvent, covariant=True)
 
 
-@attrs.define(eq=False, repr=False)
-class Listener(Generic[E_co]):
-    """The events that were published since `listen` was entered. Iterate over it.
-
-    It ends when the bus has stopped and all that was published before is taken. Several tasks may
-    share one; each event goes to one of them.
-    """
+@attrs.define(eq=False)
+class Inbox:
+    """The events that wait for a listener, and the publishers that wait for room among them."""
 
     types: tuple[type[DomainEvent], ...]
     buffer: float
-    _on_room: Callable[["Listener[Any]"], None]
+    _on_room: Callable[["Inbox"], None]
     waiting: OrderedDict[Any, None] = attrs.field(factory=OrderedDict, init=False)
     """The publishers that wait for room here, as the bus keeps them."""
     admits_at: float = attrs.field(default=-1, init=False)
@@ -35,7 +31,7 @@ class Listener(Generic[E_co]):
     taker: trio.lowlevel.Task | None = attrs.field(default=None, init=False)
     """The one task that has taken events so far; None before any, and when there are several."""
     _is_shared: bool = attrs.field(default=False, init=False)
-    _is_closed: bool = attrs.field(default=False, init=False)
+    is_closed: bool = attrs.field(default=False, init=False)
     _send: trio.MemorySendChannel[DomainEvent] = attrs.field(init=False)
     _receive: trio.MemoryReceiveChannel[DomainEvent] = attrs.field(init=False)
 
@@ -43,25 +39,14 @@ class Listener(Generic[E_co]):
         # Without a limit of its own: handlers may publish beyond `buffer`.
         self._send, self._receive = trio.open_memory_channel[DomainEvent](math.inf)
 
-    def __repr__(self) -> str:
-        types = ", ".join(cls.__qualname__ for cls in self.types)
-        ended = ", ended" if self._is_closed else ""
-        return f"<Listener to {types}, {self.held} events to be taken{ended}>"
-
-    def __aiter__(self) -> "Listener[E_co]":
-        return self
-
-    async def __anext__(self) -> E_co:
-        """Return the next event. Cancelled, it has taken none."""
+    async def receive(self) -> DomainEvent:
+        """Return the next event; raises `EndOfChannel`. Cancelled, it has taken none."""
         self._note_taker(trio.lowlevel.current_task())
-        try:
-            event = await self._receive.receive()
-        except trio.EndOfChannel:
-            raise StopAsyncIteration from None
+        event = await self._receive.receive()
         self.held -= 1
         if self.held <= self.admits_at:
             self._on_room(self)
-        return cast("E_co", event)  # it is offered no others
+        return event
 
     def _note_taker(self, task: trio.lowlevel.Task) -> None:
         if self.taker is not task and not self._is_shared:
@@ -76,17 +61,48 @@ class Listener(Generic[E_co]):
         """Return how few events must be held for `count` more to fit."""
         return self.buffer - min(count, self.buffer)
 
-    def offer(self, event: DomainEvent, position: int | None = None) -> None:  # noqa: ARG002  # for those with a store
-        """Add an event, room or not, unless it is closed; a store has it at `position`."""
-        if not self._is_closed:
+    def offer(self, event: DomainEvent, _position: int | None) -> None:
+        """Add an event, room or not, unless it is closed."""
+        if not self.is_closed:
             self.held += 1
             self._send.send_nowait(event)
 
     def close(self) -> None:
         """End the iteration after what is there, and hold up no publisher any more."""
         self.buffer = math.inf
-        self._is_closed = True
+        self.is_closed = True
         self._send.close()
+
+
+@attrs.define(eq=False, repr=False)
+class Listener(Generic[E_co]):
+    """The events that were published since `listen` was entered. Iterate over it.
+
+    It ends when the bus has stopped and all that was published before is taken. Several tasks may
+    share one; each event goes to one of them. With a store, an event that had to be read back and
+    cannot be made from its JSON raises `EventNotDecodable`, and iterating goes on behind it; a
+    store that cannot be read raises `StoreError`.
+    """
+
+    _inbox: Inbox
+    _receive: Callable[[], Awaitable[DomainEvent]]
+
+    def __repr__(self) -> str:
+        inbox = self._inbox
+        types = ", ".join(cls.__qualname__ for cls in inbox.types)
+        ended = ", ended" if inbox.is_closed else ""
+        return f"<Listener to {types}, {inbox.held} events to be taken{ended}>"
+
+    def __aiter__(self) -> "Listener[E_co]":
+        return self
+
+    async def __anext__(self) -> E_co:
+        """Return the next event. Cancelled, it has taken none."""
+        try:
+            event = await self._receive()
+        except trio.EndOfChannel:
+            raise StopAsyncIteration from None
+        return cast("E_co", event)  # it is offered no others
 
 
 @attrs.define(eq=False)

@@ -33,17 +33,17 @@ class Subscription:
     """Whether later events of an aggregate follow a dead letter, until that is dealt with."""
     is_active: bool = attrs.field(default=True, init=False)
     """False once it was unsubscribed."""
-    where: Predicate | None = attrs.field(repr=False)
+    _where: Predicate | None
     """The test that an event has to pass."""
-    is_plain: bool = attrs.field(init=False, repr=False)
+    _is_plain: bool = attrs.field(init=False)
     """Whether every event it matches is simply to be handled: active, and without `hold`."""
-    invoke: Invoke = attrs.field(repr=False)
+    _invoke: Invoke
     """Calls the handler with one event, as `where` and the timeout ask."""
-    owner: "Group" = attrs.field(repr=False)
+    _owner: "Group"
     """The group itself; `group` is its name."""
 
     def __attrs_post_init__(self) -> None:
-        self.is_plain = not self.hold
+        self._is_plain = not self.hold
 
     def __repr__(self) -> str:
         types = ", ".join(cls.__qualname__ for cls in self.types)
@@ -57,8 +57,8 @@ class Subscription:
         a retry of it goes on at once.
         """
         if self.is_active:
-            self.is_active = self.is_plain = False
-            self.owner.remove(self)
+            self.is_active = self._is_plain = False
+            self._owner._remove(self)
 
 
 @attrs.define(eq=False, repr=False)
@@ -67,11 +67,11 @@ class Group:
 
     name: str
     """Its name, unique in the bus."""
-    _limiter: trio.CapacityLimiter = attrs.field(repr=False)
-    _check_types: Callable[[tuple[type[DomainEvent], ...]], None] = attrs.field(repr=False)
+    _limiter: trio.CapacityLimiter
+    _check_types: Callable[[tuple[type[DomainEvent], ...]], None]
     """Raises for classes whose events the bus could not keep."""
-    _on_change: Callable[[], None] = attrs.field(repr=False)
-    on_gone: Callable[[Subscription], None] | None = attrs.field(default=None, init=False)
+    _on_change: Callable[[], None]
+    _on_gone: Callable[[Subscription], None] | None = attrs.field(default=None, init=False)
     """Called with a subscription that has gone."""
     _by_name: dict[str, Subscription] = attrs.field(factory=dict, init=False)
 
@@ -108,25 +108,27 @@ class Group:
         """The subscriptions, in the order in which they were made."""
         return tuple(self._by_name.values())
 
-    def get(self, name: str) -> Subscription | None:
+    def _get(self, name: str) -> Subscription | None:
         """Return the subscription of that name, or None."""
         return self._by_name.get(name)
 
-    def plan_for(self, event_type: type[DomainEvent]) -> tuple[Subscription, ...]:
+    def _plan_for(self, event_type: type[DomainEvent]) -> tuple[Subscription, ...]:
         """Return the subscriptions that want the type, in the order in which they are called."""
-        return self.in_order({s for s in self._by_name.values() if issubclass(event_type, s.types)})
+        return self._in_order(
+            {s for s in self._by_name.values() if issubclass(event_type, s.types)}
+        )
 
-    def in_order(self, wanted: Set[Subscription]) -> tuple[Subscription, ...]:
+    def _in_order(self, wanted: Set[Subscription]) -> tuple[Subscription, ...]:
         """Return the subscriptions in the order in which they are called."""
         chosen = [s for s in self._by_name.values() if s in wanted]
         return tuple(sorted(chosen, key=lambda s: -s.priority))
 
-    def remove(self, subscription: Subscription) -> None:
+    def _remove(self, subscription: Subscription) -> None:
         """What `Subscription.unsubscribe` does in the group."""
         del self._by_name[subscription.name]
         self._on_change()
-        if self.on_gone is not None:
-            self.on_gone(subscription)
+        if self._on_gone is not None:
+            self._on_gone(subscription)
 
 
 @attrs.frozen(kw_only=True)

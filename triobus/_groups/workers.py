@@ -142,7 +142,7 @@ class GroupShell:
             expect=self.expect,
             note_attempts=self.log.note_attempts,
         )
-        self.group.on_gone = self._let_go
+        self.group._on_gone = self._let_go
         self.log.serve(self)
 
     # Deliveries
@@ -303,7 +303,7 @@ class GroupShell:
         first = self.letters.first_of(self.group.name, subscription.name, aggregate_id)
         if first is None or first == letter_id:
             return False
-        where = subscription.where
+        where = subscription._where
         is_wanted = where is None or truth("where", where(carriage.event))
         if letter_id is None and is_wanted:
             reason = HeldBack(
@@ -408,12 +408,12 @@ async def _work(shell: GroupShell, own: Handling) -> None:
             subscription = carriage.plan[carriage.index]
             carriage.attempt += 1
             try:
-                if (subscription.is_plain and carriage.letter_id is None) or not (
+                if (subscription._is_plain and carriage.letter_id is None) or not (
                     shell.is_passed_over(carriage, subscription)
                 ):
                     if carriage.attempt > 1:
                         shell.retries += 1
-                    result = await subscription.invoke(carriage.event)
+                    result = await subscription._invoke(carriage.event)
                 else:
                     result = PASSED_OVER
             except (Exception, trio.Cancelled, BaseExceptionGroup) as error:  # noqa: BLE001  # the one around a user's handler

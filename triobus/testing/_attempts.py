@@ -25,7 +25,7 @@ class AttemptWitness(ABC):
         for subscription in group.subscriptions:
             if subscription not in self._attended:
                 self._attended.add(subscription)
-                subscription.invoke = self._watched(subscription, subscription.invoke)
+                subscription._invoke = self._watched(subscription, subscription._invoke)
 
     @abstractmethod
     def _watched(self, subscription: Subscription, invoke: Invoke) -> Invoke:
@@ -36,5 +36,5 @@ class AttemptWitness(ABC):
         return {
             (subscription.group, subscription.name)
             for group in self._groups.values()
-            for subscription in group.plan_for(type(event))
+            for subscription in group._plan_for(type(event))
         }

@@ -248,7 +248,7 @@ class Watch(AttemptWitness):
         return sorted(
             name
             for owner, name in self._log.open.get(event_id, ())
-            if owner == group and self._groups[group].get(name) is not None
+            if owner == group and self._groups[group]._get(name) is not None
         )
 
     def drained(self) -> None:

@@ -1,7 +1,5 @@
 """`EventBus`: what a program declares and calls."""
 
-import os
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,14 +11,12 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from triobus import _checks
 from triobus._bus.dead_letters import DeadLetters
-from triobus._bus.health import Health, memory_mb
+from triobus._bus.health import Health, health_of, statistics_of
 from triobus._bus.life import Drain, Life, StopReport
 from triobus._bus.listening import listen, wait_for
-from triobus._bus.routing import describe_waiting
 from triobus._environment import environment
 from triobus._errors import (
     BusAlreadyStarted,
-    BusClosed,
     DuplicateName,
     InvalidOption,
     WouldDeadlock,
@@ -32,7 +28,7 @@ from triobus._groups.handlers import Handler, Predicate
 from triobus._groups.instruments import Witness
 from triobus._groups.listeners import Inbox, Listener, Waiter
 from triobus._groups.outcome import Outcome, OutcomeWatch
-from triobus._groups.statistics import BusStatistics, GroupStatistics
+from triobus._groups.statistics import BusStatistics
 from triobus._groups.subscribing import Wanted, event_types, subscribe
 from triobus._groups.subscriptions import Group, GroupOptions, Start, Subscription
 from triobus.stores import EventStore
@@ -93,10 +89,8 @@ class EventBus:
         self._default = self.group("default", workers=workers, buffer=buffer, start=start)
 
     def __repr__(self) -> str:
-        store = self._life.store
-        names = ", ".join(self._options)
-        where = "in memory" if store is None else f"with {store!r}"
-        return f"<EventBus {where}, {self._life.cycle.state}, groups: {names}>"
+        life, names = self._life, ", ".join(self._options)
+        return f"<EventBus {life.log.where}, {life.cycle.state}, groups: {names}>"
 
     subscribe = subscribe
     listen = listen
@@ -326,11 +320,8 @@ class EventBus:
         others there is `publish_from_thread`. Otherwise like `publish`.
         """
         life = self._life
-        if life.token is not None and threading.get_ident() != life.thread:
-            raise InvalidOption(
-                "publish_nowait() was called in another thread than the bus runs in: "
-                "call publish_from_thread() there"
-            )
+        if life.home is not None:
+            life.home.check_same_thread("publish_nowait()", "publish_from_thread()")
         return life.log.publish_nowait(event)
 
     @enable_ki_protection
@@ -357,30 +348,14 @@ class EventBus:
         `publish`.
         """
         life, call = self._life, "publish_from_thread()"
-        if life.token is None:
+        home = life.home
+        if home is None:
             raise life.cycle.closed(call)
-        if os.getpid() != life.pid:
-            life.log.check_process()
-            raise BusClosed(
-                f"{call}: the bus runs in process {life.pid}, and process {os.getpid()} is a "
-                "forked child of it, in which it does not run"
-            )
-        is_bus_thread = threading.get_ident() == life.thread and not life.ended.is_set()
-        if is_bus_thread or trio.lowlevel.in_trio_run():
-            whose = "the bus" if is_bus_thread else "another run of Trio"
-            raise WouldDeadlock(
-                f"{call} was called in the thread of {whose}, which it would block: use 'await "
-                "bus.publish(event)' in the run of the bus, and in another one 'await "
-                "trio.to_thread.run_sync(bus.publish_from_thread, event)'"
-            )
+        life.log.check_process()
+        home.check_same_process(call)
+        home.check_other_thread(call, has_ended=life.ended.is_set())
         try:
-            is_own = trio.from_thread.run_sync(trio.lowlevel.current_trio_token) is life.token
-        except RuntimeError:
-            is_own = False
-        try:
-            return trio.from_thread.run(
-                self.publish, event, trio_token=None if is_own else life.token
-            )
+            return home.call(self.publish, event)
         except trio.RunFinishedError:
             raise life.cycle.closed(call) from None
 
@@ -428,50 +403,11 @@ class EventBus:
 
     def statistics(self) -> BusStatistics:
         """Return the counters of this life of the bus, or of its last one, as they are now."""
-        life = self._life
-        groups = {name: shell.statistics() for name, shell in life.shells.items()}
-
-        def total(counter: Callable[[GroupStatistics], int]) -> int:
-            return sum(map(counter, groups.values()))
-
-        return BusStatistics(
-            running=life.cycle.state == "running",
-            uptime_seconds=life.uptime,
-            published=life.routing.published,
-            unhandled=dict(life.routing.unhandled),
-            handled=total(lambda group: group.handled),
-            failed_attempts=total(lambda group: group.failed_attempts),
-            retries=total(lambda group: group.retries),
-            dead_lettered=total(lambda group: group.dead_lettered),
-            queued=total(lambda group: group.queued),
-            in_flight=total(lambda group: group.in_flight),
-            waiting_for_retry=total(lambda group: group.waiting_for_retry),
-            worker_count=total(lambda group: group.worker_count),
-            subscription_count=total(lambda group: group.subscription_count),
-            groups=groups,
-        )
+        return statistics_of(self._life)
 
     def health(self) -> Health:
         """Return whether the bus works as it should, and if not, why."""
-        life, statistics = self._life, self.statistics()
-        hindrances = [] if statistics.running else [str(life.cycle.closed("the bus"))]
-        hindrances += [describe_waiting(place) for place in life.routing.places if place.waiting]
-        hindrances += life.log.reasons()
-        letters = life.letters
-        notes = []
-        if len(letters):
-            notes.append(f"dead letters wait to be replayed or discarded: {len(letters)}.")
-        if letters.dropped:
-            notes.append(f"dead letters were dropped to make room: {letters.dropped}.")
-        is_stopped = life.cycle.state in ("new", "starting", "stopped")
-        status: Literal["degraded", "healthy"] = "degraded" if hindrances else "healthy"
-        return Health(
-            status="stopped" if is_stopped else status,
-            reasons=(*hindrances, *notes),
-            queue_size=statistics.queued,
-            worker_count=statistics.worker_count,
-            memory_mb=memory_mb(),
-        )
+        return health_of(self._life)
 
     def _check_waitable(self, call: str) -> None:
         for carriage in calling_deliveries():

@@ -8,8 +8,6 @@ in this order and once. So nothing depends on who of those that wait for the end
 
 import contextvars
 import logging
-import os
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Literal
@@ -18,10 +16,10 @@ import attrs
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
-from triobus._bus.log import Log, MemoryLog, StoredLog
+from triobus._bus.home import Home
+from triobus._bus.log import Log, log_of
 from triobus._bus.routing import Routing
 from triobus._bus.states import LifeCycle
-from triobus._durability.recorder import Recorder
 from triobus._errors import BusClosed, StoreError
 from triobus._events import DomainEvent
 from triobus._groups.dead_letters import Letters
@@ -70,9 +68,8 @@ class Life:
     ended: trio.Event = attrs.field(factory=trio.Event, init=False)
     unrecorded: StoreError | None = attrs.field(default=None, init=False)
     """Why what was finished at the end could not be recorded; whoever tells of it takes it."""
-    token: trio.lowlevel.TrioToken | None = attrs.field(default=None, init=False)
-    thread: int = attrs.field(default=0, init=False)
-    pid: int = attrs.field(default=0, init=False)
+    home: Home | None = attrs.field(default=None, init=False)
+    """Where it runs, once it does."""
     _clock: trio.abc.Clock | None = attrs.field(default=None, init=False)
     _started_at: float = attrs.field(default=0.0, init=False)
     _stopped_at: float | None = attrs.field(default=None, init=False)
@@ -90,10 +87,7 @@ class Life:
 
     def __attrs_post_init__(self) -> None:
         self.routing = Routing(self.cycle, self.witnesses)
-        self.log = MemoryLog(self.routing)
-        if self.store is not None:
-            recorder = Recorder(self.store, self.routing.tell, self.witnesses)
-            self.log = StoredLog(self.routing, recorder)
+        self.log = log_of(self.store, self.routing)
 
     # What belongs to it
 
@@ -173,8 +167,7 @@ class Life:
             raise
         self._clock = trio.lowlevel.current_clock()
         self._started_at = self._clock.current_time()
-        self.token = trio.lowlevel.current_trio_token()
-        self.thread, self.pid = threading.get_ident(), os.getpid()
+        self.home = Home()
         self._context = contextvars.copy_context()
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()

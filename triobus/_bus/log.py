@@ -23,10 +23,15 @@ from triobus._groups.listeners import Inbox, Listener
 from triobus._groups.outcome import Outcome, OutcomeWatch
 from triobus._groups.subscriptions import GroupOptions
 from triobus._groups.workers import GroupLog, GroupShell, Replayed
+from triobus.stores import EventStore
 
 
 class Log(Protocol):
     """Where the events of one life of a bus go, and what is known of how far its groups are."""
+
+    @property
+    def where(self) -> str:
+        """In words, where events are kept."""
 
     @property
     def letters(self) -> Letters:
@@ -134,6 +139,7 @@ class MemoryLog:
     """Gives events straight to groups and listeners; publishers wait until these have room."""
 
     _routing: Routing
+    where: str = attrs.field(default="in memory", init=False)
     letters: Letters = attrs.field(factory=DeadLetterBox, init=False)
     is_pending: bool = attrs.field(default=False, init=False)
 
@@ -244,6 +250,11 @@ class StoredLog:
     _recorder: Recorder
 
     @property
+    def where(self) -> str:
+        """The store."""
+        return f"with {self._recorder.store!r}"
+
+    @property
     def letters(self) -> Letters:
         """The dead letters in the store."""
         return self._recorder.letters
@@ -352,3 +363,10 @@ def _no_sequences(expected_sequence: int) -> InvalidOption:
         f"expected_sequence={expected_sequence!r}: a bus without a store knows no "
         "sequences; give it one: EventBus(store=...)"
     )
+
+
+def log_of(store: EventStore | None, routing: Routing) -> Log:
+    """Return the log of a bus that has this store, or none."""
+    if store is None:
+        return MemoryLog(routing)
+    return StoredLog(routing, Recorder(store, routing.tell, routing.witnesses))

@@ -8,7 +8,7 @@ import trio
 
 from tests.kit.scenarios import Ordered, durable, in_memory
 from triobus import EventBus
-from triobus._durability.catch_up import Feed
+from triobus._durability.catch_up import CatchUp
 from triobus._durability.progress import Progress
 from triobus._groups.delivery import Lanes
 from triobus._groups.workers import GroupShell
@@ -24,14 +24,14 @@ from triobus.testing import (
 
 
 def test_an_acknowledgement_before_the_handler_ends_is_found(monkeypatch):
-    offer = Feed.offer
+    offer = CatchUp.offer
 
     def acknowledge_at_once(self, events, keys, first, watch):
-        self.progress.finish(first, first + len(events) - 1)
+        self.acknowledgements.progress.finish(first, first + len(events) - 1)
         offer(self, events, keys, first, watch)
 
-    monkeypatch.setattr(Feed, "offer", acknowledge_at_once)
-    monkeypatch.setattr(Feed, "_settle", lambda self, carriage: None)
+    monkeypatch.setattr(CatchUp, "offer", acknowledge_at_once)
+    monkeypatch.setattr(CatchUp, "_settle", lambda self, carriage: None)
     with pytest.raises(ExplorationFailed, match="is recorded as finished in group 'default'"):
         explore(durable)
 
@@ -128,13 +128,13 @@ def test_an_offset_that_goes_back_is_found(monkeypatch):
 
 
 def test_a_recovery_that_skips_an_event_is_found(monkeypatch):
-    restore = Feed.restore
+    restore = CatchUp.restore
 
     def skip_one(self, record, suspects):
         restore(self, record, suspects)
         self.read_to += 1
 
-    monkeypatch.setattr(Feed, "restore", skip_one)
+    monkeypatch.setattr(CatchUp, "restore", skip_one)
     # Which of the two is seen first depends on the seed that comes first upon it.
     with pytest.raises(ExplorationFailed, match=r"'lag': 1|event .* is lost"):
         explore(durable)

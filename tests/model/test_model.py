@@ -11,7 +11,7 @@ from tests.model.facts import Broken
 from tests.model.play import Tally
 from triobus import EventBus
 from triobus._bus import routing
-from triobus._durability.catch_up import Feed
+from triobus._durability.catch_up import CatchUp
 from triobus._durability.lanes import StoredLanes
 from triobus._durability.progress import Progress
 from triobus._durability.recorder import Recorder
@@ -64,23 +64,23 @@ def test_the_command_tells_the_seed_and_the_program_of_a_violation(capsys, monke
 
 
 def _lost_acknowledgement(monkeypatch):
-    settle = Feed._settle
+    settle = CatchUp._settle
 
     def settle_all_but_one(self, carriage):
         if carriage.position != 2:
             settle(self, carriage)
 
-    monkeypatch.setattr(Feed, "_settle", settle_all_but_one)
+    monkeypatch.setattr(CatchUp, "_settle", settle_all_but_one)
 
 
 def _acknowledgement_too_early(monkeypatch):
-    note_attempts = Feed.note_attempts
+    note_attempts = CatchUp.note_attempts
 
     def finish_what_has_failed(self, carriage, *rest):
         note_attempts(self, carriage, *rest)
-        self.progress.finish(carriage.position)
+        self.acknowledgements.progress.finish(carriage.position)
 
-    monkeypatch.setattr(Feed, "note_attempts", finish_what_has_failed)
+    monkeypatch.setattr(CatchUp, "note_attempts", finish_what_has_failed)
 
 
 def _swapped_events(monkeypatch):
@@ -140,23 +140,23 @@ def _delivered_twice(monkeypatch):
 
 
 def _forgotten_attempts(monkeypatch):
-    restore = Feed.restore
+    restore = CatchUp.restore
 
     def forget(self, record, suspects):
         restore(self, attrs.evolve(record, attempts=()), suspects)
 
-    monkeypatch.setattr(Feed, "restore", forget)
+    monkeypatch.setattr(CatchUp, "restore", forget)
 
 
 def _skipped_event(monkeypatch):
-    restore = Feed.restore
+    restore = CatchUp.restore
 
     def skip_one(self, record, suspects):
         restore(self, record, suspects)
         if self.read_to < self.last:
             self.read_to += 1
 
-    monkeypatch.setattr(Feed, "restore", skip_one)
+    monkeypatch.setattr(CatchUp, "restore", skip_one)
 
 
 def _dropped_letter(monkeypatch):
@@ -221,16 +221,16 @@ def _early_drain(monkeypatch):
 
 
 def _half_a_batch(monkeypatch):
-    offer = Feed.offer
+    offer = CatchUp.offer
 
     def offer_all_but_the_last(self, events, keys, first, watch):
         if len(events) > 2:
-            self.progress.finish(first + len(events) - 1)
+            self.acknowledgements.progress.finish(first + len(events) - 1)
             self.read_to += 1
             events, keys = events[:-1], keys[:-1]
         offer(self, events, keys, first, watch)
 
-    monkeypatch.setattr(Feed, "offer", offer_all_but_the_last)
+    monkeypatch.setattr(CatchUp, "offer", offer_all_but_the_last)
 
 
 def _delivered_although_it_raised(monkeypatch):

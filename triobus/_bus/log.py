@@ -18,11 +18,11 @@ from triobus._errors import BusFull, InvalidOption
 from triobus._events import DomainEvent, Published, published
 from triobus._events.batch import Batch
 from triobus._groups.dead_letters import DeadLetterBox, Letters
-from triobus._groups.delivery import Carriage, Lanes
+from triobus._groups.delivery import Carriage, Lanes, Replayed
 from triobus._groups.listeners import Inbox, Listener
 from triobus._groups.outcome import Outcome, OutcomeWatch
 from triobus._groups.subscriptions import GroupOptions
-from triobus._groups.workers import GroupLog, GroupShell, Replayed
+from triobus._groups.workers import GroupLog, GroupShell
 from triobus.stores import EventStore
 
 

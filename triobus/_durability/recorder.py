@@ -13,7 +13,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from triobus._durability.catch_up import Feed
+from triobus._durability.catch_up import CatchUp
 from triobus._durability.dead_letters import StoredLetters
 from triobus._durability.suspects import Suspects, blamed_alone
 from triobus._errors import BusClosed, StoreError, StoreInUse
@@ -37,7 +37,7 @@ class Recorder:
     """Called with new events for those who listen, and whether the groups get them in this life."""
     _witnesses: Sequence[Witness]
     letters: StoredLetters = attrs.field(init=False)
-    feeds: dict[str, Feed] = attrs.field(factory=dict, init=False)
+    feeds: dict[str, CatchUp] = attrs.field(factory=dict, init=False)
     """By the name of the group."""
     last: int = attrs.field(default=0, init=False)
     """The position of the last event."""
@@ -162,29 +162,33 @@ class Recorder:
         if self.is_attached:  # before that it may be another bus's
             self._commits.halt()
 
-    def add(self, options: GroupOptions) -> Feed:
+    def add(self, options: GroupOptions) -> CatchUp:
         """Return what brings the store's log to one more group."""
-        feed = Feed(options, self.store, self.note_change)
+        feed = CatchUp(options, self.store, self.note_change)
         self.feeds[options.group.name] = feed
         if self.is_attached:
             self._take_up(feed)
         return feed
 
-    def _take_up(self, feed: Feed) -> None:
+    def _take_up(self, feed: CatchUp) -> None:
         feed.last = self._reach
         record = self._stored.pop(feed.group.name, None)
         if record is not None:
             feed.restore(record, self._suspects_of(feed) if self._is_suspicious else None)
         self.notice_subscriptions(feed)
 
-    def _suspects_of(self, feed: Feed) -> Suspects:
+    def _suspects_of(self, feed: CatchUp) -> Suspects:
         return Suspects(
-            self._last_before, feed.options.workers, self._alone, feed.note_begun, self.flush_now
+            self._last_before,
+            feed.options.workers,
+            self._alone,
+            feed.acknowledgements.record_begun,
+            self.flush_now,
         )
 
-    def notice_subscriptions(self, feed: Feed) -> None:
+    def notice_subscriptions(self, feed: CatchUp) -> None:
         """Somebody has come or gone in a group."""
-        feed.forget_plans()
+        feed.plans.forget()
         if self.is_attached:
             feed.activate()
 
@@ -193,7 +197,9 @@ class Recorder:
     @property
     def is_changed(self) -> bool:
         """Whether there is something to be recorded."""
-        return self.letters.is_changed or any(feed.is_changed for feed in self.feeds.values())
+        return self.letters.is_changed or any(
+            feed.acknowledgements.is_changed for feed in self.feeds.values()
+        )
 
     @property
     def is_pending(self) -> bool:
@@ -249,7 +255,11 @@ class Recorder:
     def take_changes(self) -> Changes:
         """Return what the groups have come to since the last time."""
         self._is_storing = self.is_changed
-        groups = {name: feed.take_change() for name, feed in self.feeds.items() if feed.is_changed}
+        groups = {
+            name: feed.acknowledgements.take_change()
+            for name, feed in self.feeds.items()
+            if feed.acknowledgements.is_changed
+        }
         return Changes(groups, self.letters.take_change() if self.letters.is_changed else {})
 
     def give_back(self, changes: Changes, error: BaseException) -> None:
@@ -263,7 +273,7 @@ class Recorder:
             if changes.groups or changes.letters:
                 logger.warning("what is finished could not be recorded yet: %s", error)
         for name, change in changes.groups.items():
-            self.feeds[name].give_back(change)
+            self.feeds[name].acknowledgements.give_back(change)
         self.letters.give_back(dict(changes.letters))
 
     def committed(self, changes: Changes, submissions: Sequence[Submission]) -> None:
@@ -271,8 +281,8 @@ class Recorder:
         self.failure = None
         self._is_storing = False
         for name, change in changes.groups.items():
-            self.feeds[name].progress.note_stored(change.progress)
-            self.feeds[name].note_recorded()
+            self.feeds[name].acknowledgements.progress.note_stored(change.progress)
+            self.feeds[name].on_recorded()
             for witness in self._witnesses:
                 witness.recorded(name, change.progress.offset, change.progress.ranges)
         self._hand_over_all(submissions)
@@ -329,7 +339,7 @@ class Recorder:
         open_ = [feed for feed in self.feeds.values() if feed.is_open(event, position)]
         watch.expect([feed.group._plan_for(type(event)) for feed in open_])
         for feed in open_:
-            feed.ask(position, watch)
+            feed.acknowledgements.ask(position, watch)
 
     def _plans(self, cls: type[DomainEvent]) -> list[Any]:
         plans = (feed.group._plan_for(cls) for feed in self.feeds.values() if feed.is_active)

@@ -54,6 +54,10 @@ Queued = tuple[
 """A queued delivery: the first seven fields of its carriage, for a third of what that costs."""
 
 
+Replayed = tuple[DomainEvent, str | None, tuple[Subscription, ...], Watch, int, int | None]
+"""What `Lanes.add` takes for a replay."""
+
+
 @attrs.define(eq=False)
 class Carriage:
     """One delivery while the group carries it."""

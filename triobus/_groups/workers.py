@@ -19,11 +19,10 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._checks import truth
 from triobus._errors import HeldBack
-from triobus._events import DomainEvent
 from triobus._events.causes import Handling, handling
 from triobus._groups.contexts import CleanContext
 from triobus._groups.dead_letters import DeadLetter, Letters
-from triobus._groups.delivery import Carriage, Lanes, Watch
+from triobus._groups.delivery import Carriage, Lanes, Replayed
 from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_id_of
 from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER
 from triobus._groups.idle import Idle
@@ -31,9 +30,6 @@ from triobus._groups.instruments import Witness
 from triobus._groups.statistics import GroupStatistics, percentile
 from triobus._groups.subscriptions import Group, Subscription
 from triobus._threads import is_virtual
-
-Replayed = tuple[DomainEvent, str | None, tuple[Subscription, ...], Watch, int, int | None]
-"""What `Lanes.add` takes for a replay."""
 
 _DELIVERIES_PER_TURN = 256
 """How many deliveries a worker carries before it lets other tasks run, if no handler does."""

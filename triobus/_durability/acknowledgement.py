@@ -1,0 +1,116 @@
+"""What a group has finished, and how far it is with the rest: recorded with the next commit."""
+
+import time
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from triobus._durability.progress import Progress
+from triobus._groups.delivery import Carriage, Watch
+from triobus._threads import is_virtual
+from triobus.stores._values import BEGUN, NOT_COUNTED, Attempts, GroupChange, GroupRecord
+
+
+@attrs.define(eq=False)
+class Acknowledgements:
+    """The progress of one group, with what has changed since the last commit."""
+
+    _on_change: Callable[[], None]
+    """Called when there is something to be recorded."""
+    progress: Progress = attrs.field(factory=Progress, init=False)
+    recovered: dict[int, Attempts] = attrs.field(factory=dict, init=False)
+    """What the store had of deliveries that have not been read back since the start."""
+    _changed: dict[int, Attempts | None] = attrs.field(factory=dict, init=False)
+    _asked: dict[int, list[Watch]] = attrs.field(factory=dict, init=False)
+    """The publishers that wait for the end of deliveries which others have published."""
+
+    def restore(self, record: GroupRecord) -> None:
+        """Take up the progress that a store has of the group."""
+        self.progress = Progress.stored(record.offset, record.ranges)
+        self.recovered = {row.position: row for row in record.attempts}
+
+    def begin(self, offset: int) -> None:
+        """Begin behind an offset: the group is new."""
+        self.progress = Progress(offset, is_changed=True)
+        self._on_change()
+
+    def finish(self, carriage: Carriage) -> None:
+        """A delivery is finished."""
+        assert carriage.position is not None
+        self.progress.finish(carriage.position)
+        if self._asked:
+            self._answer(carriage.position)
+        if carriage.is_recorded:
+            self._changed[carriage.position] = None
+        self._on_change()
+
+    def pass_over(self, first: int, last: int) -> None:
+        """No subscription wants the events of these positions."""
+        self.progress.finish(first, last)
+        self._on_change()
+
+    def pass_over_read(self, position: int) -> None:
+        """No subscription wants an event any more that was read back."""
+        if self.forget_recovered(position) is not None:
+            self._changed[position] = None
+        self.pass_over(position, position)
+        self._answer(position)
+
+    def record_attempts(self, carriage: Carriage, index: int, attempts: int, delay: float) -> None:
+        """A delivery has come to a subscription of its plan, and waits for its next attempt."""
+        self._record(carriage, index, attempts, wall_time() + delay, delay)
+
+    def record_begun(self, carriage: Carriage, *, is_counted: bool) -> None:
+        """An attempt is about to be made, counted as if it had been made or not."""
+        attempts = carriage.attempt if is_counted else carriage.attempt - 1
+        self._record(carriage, carriage.index, attempts, BEGUN if is_counted else NOT_COUNTED, 0)
+
+    def _record(
+        self, carriage: Carriage, index: int, attempts: int, due_at: float, delay: float
+    ) -> None:
+        assert carriage.position is not None
+        carriage.is_recorded = True
+        done = (*carriage.done, *(subscription.name for subscription in carriage.plan[:index]))
+        self._changed[carriage.position] = Attempts(
+            carriage.position, carriage.plan[index].name, attempts, due_at, delay, done
+        )
+        self._on_change()
+
+    def forget_recovered(self, position: int) -> Attempts | None:
+        """Return what the store had of a delivery, for it goes on from there now."""
+        row = self.recovered.pop(position, None)
+        if row is not None and not self.recovered:
+            self.recovered = {}  # a dictionary keeps the room that it once needed
+        return row
+
+    def ask(self, position: int, watch: Watch) -> None:
+        """Tell a watch when the delivery of an event is finished."""
+        self._asked.setdefault(position, []).append(watch)
+
+    def _answer(self, position: int) -> None:
+        for watch in self._asked.pop(position, ()):
+            watch.finished()
+
+    # What the commits ask
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether there is something to be recorded."""
+        return self.progress.is_changed or bool(self._changed)
+
+    def take_change(self) -> GroupChange:
+        """Return what has changed since the last time."""
+        changed, self._changed = self._changed, {}
+        return GroupChange(self.progress.take_change(), changed)
+
+    def give_back(self, change: GroupChange) -> None:
+        """Take a change back, because it could not be stored."""
+        self.progress.give_back(change.progress)
+        self._changed = {**change.attempts, **self._changed}
+
+
+def wall_time() -> float:
+    """Return the time that goes on when the program does not run; virtual if Trio's is."""
+    clock = trio.lowlevel.current_clock()
+    return clock.current_time() if is_virtual(clock) else time.time()

@@ -593,7 +593,7 @@ async def test_a_commit_that_sqlite_interrupts_fails_its_publish_alone(
     async with handling(store, handler) as bus:
         await bus.publish(Noted(1))
         await bus.wait_idle()
-        connection = store._database._connection
+        connection = store._database.connection
         assert connection is not None
         await store._worker.run(connection.set_progress_handler, interrupt, 1)
         with pytest.raises(StoreIOError, match="interrupted"):

@@ -351,14 +351,14 @@ async def test_a_start_after_an_unclean_end_looks_at_no_more_of_a_long_log_than_
         path.with_name(f"{count}.db-wal").write_bytes(b"")
         async with SqliteEventStore(path) as store:
             statements = []
-            store._database._connection.set_trace_callback(statements.append)
+            store._database.connection.set_trace_callback(statements.append)
             work = 0
 
             def count_work():
                 nonlocal work
                 work += 1
 
-            store._database._connection.set_progress_handler(count_work, 100)
+            store._database.connection.set_progress_handler(count_work, 100)
             await store.claim()
             looked_at[count] = len(statements), work
     assert looked_at[2_000][0] == looked_at[40_000][0]
@@ -439,7 +439,7 @@ async def test_no_bit_that_flips_in_a_store_at_rest_ever_changes_an_event(tmp_pa
 
 async def test_what_keeps_a_hostile_file_harmless_is_set(tmp_path):
     async with SqliteEventStore(tmp_path / "a.db") as store:
-        connection = store._database._connection
+        connection = store._database.connection
         found = {
             name: connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("trusted_schema", "cell_size_check", "synchronous", "wal_autocheckpoint")
@@ -456,4 +456,4 @@ async def test_what_keeps_a_hostile_file_harmless_is_set(tmp_path):
 
 async def test_with_normal_commits_do_not_wait_for_the_disk(tmp_path):
     async with SqliteEventStore(tmp_path / "a.db", synchronous="normal") as store:
-        assert store._database._connection.execute("PRAGMA synchronous").fetchone() == (1,)
+        assert store._database.connection.execute("PRAGMA synchronous").fetchone() == (1,)

@@ -27,7 +27,7 @@ from triobus import (
     StoreReplaced,
 )
 from triobus.stores._values import Append, NewRecord, Transaction
-from triobus.stores.sqlite import _database
+from triobus.stores.sqlite import _connection, _faults
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -162,7 +162,7 @@ from pathlib import Path
 from tests.events import Noted
 from tests.torture.shim import How, Kind, Shim
 from triobus import *
-from triobus.stores.sqlite import _database
+from triobus.stores.sqlite import _connection
 
 path = sys.argv[1]
 shim = Shim()
@@ -245,7 +245,7 @@ trio.run(main)
 
 def test_a_checkpoint_that_fails_to_sync_loses_nothing_and_is_told(tmp_path, shim):
     script = """
-_database._FRAMES_BEFORE_CHECKPOINT = 1
+_connection.FRAMES_BEFORE_CHECKPOINT = 1
 
 async def main():
     async with EventBus(SqliteEventStore(path)) as bus:
@@ -293,7 +293,7 @@ def other_program(path, statement):
 async def test_a_file_that_another_program_has_locked_is_told_and_the_bus_goes_on(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(_database, "_BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(_faults, "BUSY_SECONDS", 0.01)
     async with EventBus(SqliteEventStore(tmp_path / "a.db")) as bus:
         await bus.publish(Noted(0))
         with other_program(tmp_path / "a.db", "BEGIN IMMEDIATE") as process:
@@ -306,7 +306,7 @@ async def test_a_file_that_another_program_has_locked_is_told_and_the_bus_goes_o
 
 
 async def test_a_reader_that_never_ends_is_told_until_it_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(_database, "_FRAMES_BEFORE_CHECKPOINT", 1)
+    monkeypatch.setattr(_connection, "FRAMES_BEFORE_CHECKPOINT", 1)
     async with EventBus(SqliteEventStore(tmp_path / "a.db")) as bus:
         await bus.publish(Noted(0))
         with other_program(tmp_path / "a.db", "BEGIN") as process:
@@ -331,11 +331,11 @@ async def test_a_reader_never_takes_a_log_that_grows_for_a_damaged_one(tmp_path)
             nonlocal last
             event = Noted(last)
             record = NewRecord(event.event_id, "noted", 1, None, writer.codec.encode(event))
-            writer._database.commit(Transaction([Append([record])]))
+            writer._writer.commit(Transaction([Append([record])]))
             last += 1
 
         # It is called before each statement of the reader.
-        reader._database._connection.set_trace_callback(another_writes)
+        reader._database.connection.set_trace_callback(another_writes)
         assert await reader.fetch(last + 1, limit=1) == []
         assert last == 3
         assert 3 < await reader.last_position() < last
@@ -507,7 +507,7 @@ async def test_a_directory_that_is_renamed_is_told_and_what_is_in_it_is_whole(tm
 async def test_a_read_that_fails_is_an_error_of_the_disk_and_the_next_one_works(tmp_path):
     async with SqliteEventStore(tmp_path / "a.db") as store:
         await store.append([Noted(n) for n in range(3)])
-        connection = store._database._connection
+        connection = store._database.connection
         for read in (
             lambda: store.fetch(0, 10),
             lambda: store.get(UUID(int=1)),
@@ -538,7 +538,7 @@ async def test_what_the_system_refuses_while_reading_is_an_error_of_the_store(
             def refuse(*_):
                 raise refusal
 
-            patched.setattr(_database.Database, "_room", refuse)
+            patched.setattr(_faults.Faults, "room", refuse)
             with pytest.raises(StoreIOError, match="could not be read"):
                 await store.statistics()
         assert (await store.statistics()).events == 1

@@ -113,7 +113,7 @@ async def main():
                     await trio.lowlevel.checkpoint()
                 for _ in range(3):
                     await trio.lowlevel.checkpoint()
-                connection = bus.store._database._connection
+                connection = bus.store._database.connection
                 while not connection.in_transaction:
                     pass  # until the thread has begun
                 pid = os.fork()

@@ -16,8 +16,10 @@ from tests.torture.violation import Violation
 from triobus import EventBus, Retry, SqliteEventStore, StoreCorrupt, StoreError
 from triobus._cli._verify import examined
 from triobus.stores._values import Attempts, Changes, GroupChange, ProgressChange, Transaction
-from triobus.stores.sqlite import _database, _wal
+from triobus.stores.sqlite import _connection, _wal
+from triobus.stores.sqlite._reading import Reader
 from triobus.stores.sqlite._seals import Seals
+from triobus.stores.sqlite._writing import Writer
 from triobus.testing import crash
 
 
@@ -296,7 +298,7 @@ def test_a_commit_that_was_torn_over_an_earlier_use_of_the_wal_is_not_taken_for_
 async def test_nothing_is_complained_of_while_a_bus_writes_and_begins_its_wal_anew(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(_database, "_FRAMES_BEFORE_CHECKPOINT", 30)
+    monkeypatch.setattr(_connection, "FRAMES_BEFORE_CHECKPOINT", 30)
     path = tmp_path / "a.db"
     found, begun = [], set()
     async with EventBus(SqliteEventStore(path)) as bus:
@@ -321,10 +323,11 @@ async def test_nothing_is_complained_of_while_a_bus_writes_and_begins_its_wal_an
 
 def test_a_seal_that_is_kept_is_that_of_the_rows_whatever_commits_came_and_failed(tmp_path):
     chance = random.Random(5)
-    database = _database.Database(str(tmp_path / "a.db"), "full", 10_000, False)
+    database = _connection.Database(str(tmp_path / "a.db"), "full", 10_000, False)
+    writer = Writer(database, Reader(database))
     database.open()
-    database.claim()
-    connection = database._connection
+    writer.claim()
+    connection = database.connection
     for _ in range(100):
         group = chance.choice(("one", "two", "größer"))
         ranges = {first: chance.choice((None, first + 2)) for first in chance.sample(range(30), 4)}
@@ -337,13 +340,13 @@ def test_a_seal_that_is_kept_is_that_of_the_rows_whatever_commits_came_and_faile
         if fails:
             connection.set_authorizer(_no_attempts)
         try:
-            database.commit(Transaction((), Changes({group: change})))
+            writer.commit(Transaction((), Changes({group: change})))
         except StoreError:
             assert fails
         connection.set_authorizer(None)
         seals, wrong = Seals.read(connection)
         assert wrong == []
-        kept = database._seals._sums
+        kept = writer.seals._sums
         assert {k: v for k, v in seals._sums.items() if v} == {k: v for k, v in kept.items() if v}
     database.close()
 

@@ -13,7 +13,7 @@ from tests.torture import sabotage
 from tests.torture.program import GROUPS, POISON, Program, report
 from tests.torture.shim import How, Shim
 from triobus._environment import replace
-from triobus.stores.sqlite import _database
+from triobus.stores.sqlite import _connection
 from triobus.testing._scheduler import scheduled_by
 
 PUBLISHERS = 3
@@ -87,7 +87,7 @@ def script(
     files, and all of them are reported.
     """
     sabotage.plant(planted)
-    _database._FRAMES_BEFORE_CHECKPOINT = 20  # so that there is a checkpoint before the last one
+    _connection.FRAMES_BEFORE_CHECKPOINT = 20  # so that there is a checkpoint before the last one
     if plan is not None:
         how, at, error = plan
         shim = Shim()

@@ -7,6 +7,7 @@ were handled by whom, and which progress was recorded.
 import ctypes
 import logging
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import trio
 
 import triobus
 from triobus._groups.instruments import Range
-from triobus.stores.sqlite import _database
+from triobus.stores.sqlite import _connection, _writing
 
 LIVES = 3
 """The first ends as a killed process does, the others as they should."""
@@ -144,20 +145,20 @@ async def live(path: str, life: int, synchronous: str, mark: Callable[..., None]
 
 def switch_off() -> None:
     """Let no store of this process synchronise anything from the moment when it writes."""
-    begin = _database.Database._begin_to_write
+    begin = _writing.Writer._begin_to_write
 
-    def begin_without(self: _database.Database, connection: "_database.sqlite3.Connection") -> None:
+    def begin_without(self: _writing.Writer, connection: sqlite3.Connection) -> None:
         begin(self, connection)
         connection.execute("PRAGMA synchronous = OFF")
 
-    _database.Database._begin_to_write = begin_without  # type: ignore[method-assign]  # a sabotage
+    _writing.Writer._begin_to_write = begin_without  # type: ignore[method-assign]  # a sabotage
 
 
 def main(path: str, life: str, synchronous: str) -> None:
     """Live once. The shim must be preloaded, or there is nobody to tell."""
     logging.getLogger("triobus").addHandler(logging.NullHandler())
     shim = ctypes.CDLL(None)
-    _database._FRAMES_BEFORE_CHECKPOINT = FRAMES_BEFORE_CHECKPOINT
+    _connection.FRAMES_BEFORE_CHECKPOINT = FRAMES_BEFORE_CHECKPOINT
     if synchronous == "off":
         switch_off()
 

@@ -5,9 +5,11 @@ They are planted in the child that is to be killed, and never in triobus itself.
 
 import sqlite3
 from collections.abc import Callable
+from typing import Any
 
 import triobus
-from triobus.stores.sqlite._database import Database
+from triobus.stores.sqlite._connection import Database
+from triobus.stores.sqlite._writing import Writer
 
 CHILD_BUGS = ("ack-before-commit", "no-fence", "overtake")
 
@@ -19,11 +21,11 @@ def plant(bug: str | None) -> None:
     global _planted
     _planted = bug
     if bug == "ack-before-commit":
-        _replace("_finish_commit", _finish_later)
-        _replace("commit", _after_the_last_one(Database.commit))
-        _replace("close", _after_the_last_one(Database.close))
+        _replace(Writer, "_finish_commit", _finish_later)
+        _replace(Writer, "commit", _after_the_last_one(Writer.commit, lambda writer: writer._db))
+        _replace(Database, "close", _after_the_last_one(Database.close, lambda database: database))
     elif bug == "no-fence":
-        _replace("_finish_commit", _commit_without_fence)
+        _replace(Writer, "_finish_commit", _commit_without_fence)
 
 
 def meddle(bus: triobus.EventBus) -> None:
@@ -34,17 +36,19 @@ def meddle(bus: triobus.EventBus) -> None:
             shell.lanes.is_ordered = False
 
 
-def _replace(method: str, bug: Callable[..., object]) -> None:
-    setattr(Database, method, bug)
+def _replace(owner: type, method: str, bug: Callable[..., object]) -> None:
+    setattr(owner, method, bug)
 
 
-def _finish_later(self: Database, connection: sqlite3.Connection) -> None:
+def _finish_later(self: Writer, connection: sqlite3.Connection) -> None:
     """Leave the transaction open, which the next commit finishes: the caller is told it is done."""
 
 
-def _after_the_last_one(method: Callable[..., object]) -> Callable[..., object]:
-    def wrapped(self: Database, *arguments: object) -> object:
-        connection = self._connection
+def _after_the_last_one(
+    method: Callable[..., object], database_of: Callable[[Any], Database]
+) -> Callable[..., object]:
+    def wrapped(self: object, *arguments: object) -> object:
+        connection = database_of(self).connection
         if connection is not None and connection.in_transaction:
             connection.execute("COMMIT")
         return method(self, *arguments)
@@ -52,10 +56,10 @@ def _after_the_last_one(method: Callable[..., object]) -> Callable[..., object]:
     return wrapped
 
 
-def _commit_without_fence(self: Database, connection: sqlite3.Connection) -> None:
+def _commit_without_fence(self: Writer, connection: sqlite3.Connection) -> None:
     """Commit, and if that fails, believe that it has failed for ever."""
     try:
         connection.execute("COMMIT")
     except sqlite3.Error:
-        self._roll_back()
+        self._db.roll_back()
         raise

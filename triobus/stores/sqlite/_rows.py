@@ -16,6 +16,9 @@ import msgspec
 from triobus._text import MESSAGE_LENGTH, TRACEBACK_LENGTH, shown
 from triobus.stores._values import Attempts, GroupRecord, LetterKey, LetterRecord
 
+UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, msgspec.MsgspecError)
+"""What comes of a row whose values are of other types than its columns, or no text or date."""
+
 GREATEST = 2**62
 """No number in a store is greater; SQLite ends at twice as much, and numbers grow."""
 

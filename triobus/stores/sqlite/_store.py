@@ -44,8 +44,12 @@ from triobus.stores._values import (
     StoreStatistics,
     Transaction,
 )
-from triobus.stores.sqlite._database import MEMORY, Database
+from triobus.stores.sqlite import _log
+from triobus.stores.sqlite._connection import MEMORY, Database
 from triobus.stores.sqlite._file import check_path
+from triobus.stores.sqlite._reading import Reader
+from triobus.stores.sqlite._verify import Verifier
+from triobus.stores.sqlite._writing import Writer
 
 T = TypeVar("T")
 Synchronous = Literal["full", "normal"]
@@ -85,6 +89,9 @@ class SqliteEventStore(EventStore):
         self.path = MEMORY if path == MEMORY else check_path(path)
         """The absolute path of the file."""
         self._database = Database(self.path, synchronous, max_event_bytes, read_only)
+        self._reader = Reader(self._database)
+        self._writer = Writer(self._database, self._reader)
+        self._verifier = Verifier(self._database)
         self._worker = Worker(f"triobus store {self.path!r}")
 
     def __repr__(self) -> str:
@@ -112,7 +119,7 @@ class SqliteEventStore(EventStore):
         """Open the file that was closed, to read on in it. Raises `StoreError` if it is gone."""
         self._worker.start()
         try:
-            await self._worker.run(self._database.reopen)
+            await self._worker.run(_log.reopen, self._database)
         except BaseException:
             self._worker.stop()
             raise
@@ -139,12 +146,12 @@ class SqliteEventStore(EventStore):
 
     async def claim(self) -> Snapshot:
         """Become the only writer. Raises `StoreInUse` with the pid of another one."""
-        return await self._run(self._database.claim)
+        return await self._run(self._writer.claim)
 
     async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
         """Store a transaction in one of SQLite's."""
         self._database.check_open()
-        return await self._worker.finish(self._database.commit, transaction)
+        return await self._worker.finish(self._writer.commit, transaction)
 
     async def fetch(
         self,
@@ -155,7 +162,7 @@ class SqliteEventStore(EventStore):
         types: Sequence[str] | None = None,
     ) -> list[Record]:
         """Return the first events behind a position."""
-        fetch = self._database.fetch
+        fetch = self._reader.fetch
         if types is None or aggregate_id is not None:
             return await self._run(fetch, after, limit, up_to, aggregate_id, types)
         # There is no index by type, and commits shall not wait until all of a log is looked at.
@@ -170,27 +177,27 @@ class SqliteEventStore(EventStore):
 
     async def find(self, event_id: UUID) -> Record | None:
         """Return an event by its id."""
-        return await self._run(self._database.find, str(event_id))
+        return await self._run(self._reader.find, str(event_id))
 
     async def last_position(self) -> int:
         """Return the position of the last event."""
-        return await self._run(self._database.last_position)
+        return await self._run(self._reader.last_position)
 
     async def groups(self) -> list[GroupRecord]:
         """Return the progress of all groups."""
-        return await self._run(self._database.groups)
+        return await self._run(self._reader.groups)
 
     async def letter_keys(self) -> list[LetterKey]:
         """Return what identifies each dead letter."""
-        return await self._run(self._database.letter_keys)
+        return await self._run(self._reader.letter_keys)
 
     async def letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
         """Return dead letters with their events."""
-        return await self._run(self._database.letters, ids)
+        return await self._run(self._reader.letters, ids)
 
     async def statistics(self) -> StoreStatistics:
         """Return what the store holds. It looks at every event."""
-        return await self._run(self._database.statistics)
+        return await self._run(self._reader.statistics)
 
     async def check(self, after: int = 0, limit: int = 1000) -> tuple[int, list[int]]:
         """Compare up to `limit` events behind a position with their checksums.
@@ -198,21 +205,21 @@ class SqliteEventStore(EventStore):
         Returns the position that it came to (`after` itself at the end), and the positions of the
         events that are damaged or missing. Raises `StoreError` where nothing can be read at all.
         """
-        return await self._run(self._database.check, after, limit)
+        return await self._run(self._verifier.check, after, limit)
 
     async def problems(self) -> list[str]:
         """Look at everything beside the log: pages, indexes, progress, dead letters, the `-wal`.
 
         Returns what is wrong, in sentences. Raises `StoreError` where nothing can be read at all.
         """
-        return await self._run(self._database.problems)
+        return await self._run(self._verifier.problems)
 
     async def check_sequences(self, limit: int = 1000) -> list[int]:
         """Return the first positions of events whose sequences are not 1, 2, 3 ... as they come.
 
         Checksums do not show that in a log which somebody has made up. It looks at every event.
         """
-        return await self._run(self._database.check_sequences, limit)
+        return await self._run(self._verifier.check_sequences, limit)
 
     async def _run(self, function: Callable[..., T], *args: Any) -> T:
         self._database.check_open()

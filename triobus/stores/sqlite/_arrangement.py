@@ -1,0 +1,117 @@
+"""The arrangement of a commit: which place each of its events gets, before anything is written.
+
+Plain data but for the two questions that it asks the log.
+"""
+
+import zlib
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import attrs
+
+from triobus.stores._duplicates import Known, known_places, may_be_refused, refusal
+from triobus.stores._values import Append, NewRecord, Placement, conflict
+
+_BYTES_BESIDE = 200
+"""About how many bytes a row has beside the event in JSON."""
+
+
+@attrs.define(eq=False)
+class Arrangement:
+    """What a transaction makes of the log."""
+
+    position: int
+    """The position of the log's last event."""
+    checksum: int
+    """The checksum of that event."""
+    _now: datetime
+    _looks: bool
+    """Whether to look for events that the log has already, or cannot have. That is rare."""
+    _last_sequence: Callable[[str], int]
+    """Returns the last sequence that an aggregate has in the log."""
+    _known: Callable[[str], Known | None]
+    """Returns what the log has under an id."""
+    rows: list[tuple[Any, ...]] = attrs.field(factory=list, init=False)
+    sequences: dict[str, int] = attrs.field(factory=dict, init=False)
+    """The last sequence of each aggregate that is appended to."""
+    results: list[list[Placement] | Exception] = attrs.field(factory=list, init=False)
+    """What becomes of each append."""
+    bytes: int = attrs.field(default=0, init=False)
+    _seen: dict[str, Known] = attrs.field(factory=dict, init=False)
+
+    def add(self, append: Append) -> bool:
+        """Give the events of an append their places, or say in `results` why they get none.
+
+        Return False if that cannot be said without looking whether the log has some of them.
+        """
+        records, expected, _ = append
+        known: list[Placement | None] = [None] * len(records)
+        if self._looks:
+            looked_up = refusal(append) or known_places(append, self._find)
+            if isinstance(looked_up, Exception):
+                self.results.append(looked_up)
+                return True
+            known = looked_up
+        if expected is not None and records and not all(known):
+            aggregate_id = records[0].aggregate_id
+            assert aggregate_id is not None
+            found = self._sequence(aggregate_id)
+            if found != expected:
+                if not self._looks and self._has_any(records):
+                    return False
+                self.results.append(conflict(aggregate_id, expected, found))
+                return True
+        self.results.append(self._placed(records, known))
+        return True
+
+    def _placed(
+        self, records: Sequence[NewRecord], known: Sequence[Placement | None]
+    ) -> list[Placement]:
+        # One loop with its attributes in locals: every event that is stored goes through it.
+        recorded, now, crc, new = self._now.isoformat(), self._now, zlib.crc32, tuple.__new__
+        position, checksum, seen, places = self.position, self.checksum, self._seen, []
+        for record, place in zip(records, known, strict=True):
+            event_id, event_type, version, aggregate_id, data = record
+            text_id = str(event_id)
+            if place is None and text_id in seen:  # it is twice in this append
+                place = seen[text_id].place
+            if place is not None:
+                places.append(place)
+                continue
+            if not self._looks and may_be_refused(record):
+                raise ValueError("it is looked at, for it may be no row")
+            position += 1
+            sequence = None
+            if aggregate_id is not None:
+                sequence = self._sequence(aggregate_id) + 1
+                self.sequences[aggregate_id] = sequence
+            head = (
+                f"{position}\0{text_id}\0{event_type}\0{version}\0{aggregate_id or ''}\0"
+                f"{'' if sequence is None else sequence}\0{recorded}\0"
+            )
+            checksum = crc(data, crc(head.encode(), checksum))
+            row = (position, text_id, event_type, version, aggregate_id, sequence, recorded)
+            self.rows.append((*row, data.decode(), checksum))
+            self.bytes += len(data) + _BYTES_BESIDE
+            places.append(new(Placement, (position, sequence, now, True)))
+            if self._looks:
+                seen[text_id] = Known(Placement(position, sequence, now, False), record)
+        self.position, self.checksum = position, checksum
+        return places
+
+    def _sequence(self, aggregate_id: str) -> int:
+        """Return the last sequence of an aggregate, 0 if there is none."""
+        found = self.sequences.get(aggregate_id)
+        if found is None:
+            found = self.sequences[aggregate_id] = self._last_sequence(aggregate_id)
+        return found
+
+    def _find(self, event_id: str) -> Known | None:
+        """Return what an id stands for, in this transaction or in the log."""
+        return self._seen.get(event_id) or self._known(event_id)
+
+    def _has_any(self, records: Sequence[NewRecord]) -> bool:
+        """Whether some of the records are in the log, or among the rows that come before them."""
+        ids = {str(record.event_id) for record in records}
+        return any(row[1] in ids for row in self.rows) or any(map(self._known, ids))

@@ -1,0 +1,181 @@
+"""What `verify` compares: the log with its checksums, and the rest with what it must agree with.
+
+Beside the log these are pages and indexes, and what a bus keeps. What is on record twice nowhere,
+such as the text of an error, cannot be told from what it was before.
+"""
+
+import math
+import re
+import sqlite3
+from collections.abc import Iterator
+from datetime import datetime
+
+import attrs
+import msgspec
+
+from triobus._errors import StoreCorrupt
+from triobus.stores.sqlite import _rows, _wal
+from triobus.stores.sqlite._connection import Database
+from triobus.stores.sqlite._log import COLUMNS, last_position, record_of
+from triobus.stores.sqlite._rows import UNREADABLE
+from triobus.stores.sqlite._seals import Seals
+
+_is_uuid = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
+_SHOWN = 20
+"""How many complaints of one kind are listed."""
+
+_LAST = "(SELECT position FROM progress WHERE name = '')"
+_RULES = (
+    ("events", f"position NOT BETWEEN 1 AND {_LAST}"),
+    (
+        "progress",
+        f"position NOT BETWEEN 0 AND {_LAST} "
+        "OR (name = '') <> (fences IS NOT NULL) OR (name = '' AND checksum IS NULL)",
+    ),
+    (
+        "finished",
+        f"first_position < 1 OR last_position NOT BETWEEN first_position AND {_LAST} "
+        "OR group_name NOT IN (SELECT name FROM progress WHERE name > '')",
+    ),
+    (
+        "attempts",
+        f"position NOT BETWEEN 1 AND {_LAST} OR attempts < 0 "
+        "OR group_name NOT IN (SELECT name FROM progress WHERE name > '')",
+    ),
+    (
+        "dead_letters",
+        "id < 1 OR attempts < 0 OR NOT EXISTS (SELECT 1 FROM events "
+        "WHERE events.position = dead_letters.position "
+        "AND events.aggregate_id IS dead_letters.aggregate_id)",
+    ),
+)
+"""For each table what no row of it may be like."""
+
+
+@attrs.define(eq=False)
+class Verifier:
+    """Compares everything in one open file."""
+
+    _db: Database
+
+    def check(self, after: int, limit: int) -> tuple[int, list[int]]:
+        """Compare a piece of the log with its checksums.
+
+        Returns the position up to which it has been looked at (`after` at the end) and those of the
+        events that are damaged or missing.
+        """
+        connection = self._db.ready()
+        damaged: list[int] = []
+        with self._db.faults.explained("be read"), self._db.one_moment():
+            (newest,) = connection.execute("SELECT max(position) FROM events").fetchone()
+            # So many may be missing at the end; a number beyond that is wrong itself.
+            last = min(last_position(self._db), (newest or 0) + limit)
+            cursor = connection.execute(
+                f"SELECT {COLUMNS} FROM events WHERE position > ? AND position <= ? "
+                "ORDER BY position",
+                (after, after + limit),
+            )
+            due = after + 1
+            try:
+                for row in _rows.ascending(cursor, 1, self._db.faults.room()):
+                    damaged.extend(range(due, row[0]))
+                    due = row[0] + 1
+                    try:
+                        if not _is_uuid(record_of(self._db.faults, row, row[9] or 0).event_id):
+                            damaged.append(row[0])
+                    except StoreCorrupt:
+                        damaged.append(row[0])
+                    if row[0] > last:
+                        damaged.append(row[0])
+            finally:
+                cursor.close()
+            end = min(after + limit, last)
+            damaged.extend(range(due, end + 1))
+        return max(end, after), sorted(set(damaged))
+
+    def problems(self) -> list[str]:
+        """Return what is wrong beside the log, in sentences."""
+        with self._db.faults.explained("be read"), self._db.one_moment():
+            found = _problems(self._db.ready())
+        file = self._db.at
+        if file is not None and (passed := _wal.commits_passed_over(file.path + "-wal")):
+            found.append(
+                f"at least {passed:,} commits are in its '-wal' behind a damaged place: they "
+                "cannot be read"
+            )
+        return found
+
+    def check_sequences(self, limit: int) -> list[int]:
+        """Return the positions of events whose sequences do not count their aggregates' events."""
+        query = (
+            "SELECT position FROM (SELECT position, sequence, row_number() OVER "
+            "(PARTITION BY aggregate_id ORDER BY position) AS due FROM events "
+            "WHERE aggregate_id IS NOT NULL) WHERE sequence <> due ORDER BY position LIMIT ?"
+        )
+        with self._db.faults.explained("be read"):
+            return [row[0] for row in self._db.ready().execute(query, (limit,)).fetchall()]
+
+
+def _problems(connection: sqlite3.Connection) -> list[str]:
+    """Return what is wrong, in sentences. Raises `sqlite3.Error` where nothing can be read."""
+    found = [
+        _text(said)
+        for (said,) in connection.execute(f"PRAGMA integrity_check({_SHOWN})").fetchall()
+    ]
+    if found == ["ok"]:
+        found = []
+    for table, rule in _RULES:
+        (rows,) = connection.execute(f"SELECT count(*) FROM {table} WHERE {rule}").fetchone()
+        if rows:
+            found.append(f"the table {table} has {rows:,} rows that cannot be")
+    found += _unreadable(connection)
+    found += wrong_progress(connection)
+    return found
+
+
+def wrong_progress(connection: sqlite3.Connection) -> list[str]:
+    """Return which groups have a progress that is not what was written, in sentences."""
+    _, names = Seals.read(connection)
+    return [
+        f"the progress of the group {_text(name)!r} is not what was written (to go on with what "
+        "is there, set its checksum in the table progress to NULL)"
+        for name in names
+    ]
+
+
+def _unreadable(connection: sqlite3.Connection) -> Iterator[str]:
+    rows = connection.execute("SELECT subscription, due_at, delay, done FROM attempts").fetchall()
+    wrong = sum(not _is_attempt(*row) for row in rows)
+    if wrong:
+        yield f"the table attempts has {wrong:,} rows that cannot be read"
+    wrong = 0
+    for row in connection.execute(
+        "SELECT first_failed_at, last_failed_at, group_name, subscription, error_type, message, "
+        "traceback FROM dead_letters"
+    ):
+        wrong += not _is_letter(*row)
+    if wrong:
+        yield f"the table dead_letters has {wrong:,} rows that cannot be read"
+
+
+def _is_attempt(subscription: bytes, due_at: float, delay: float, done: bytes) -> bool:
+    try:
+        subscription.decode()
+        msgspec.json.decode(done, type=list[str])
+        return math.isfinite(due_at) and math.isfinite(delay) and delay >= 0
+    except UNREADABLE:
+        return False
+
+
+def _is_letter(first: bytes, last: bytes, *texts: bytes) -> bool:
+    try:
+        for text in texts:
+            text.decode()
+        moments = [datetime.fromisoformat(moment.decode()) for moment in (first, last)]
+    except UNREADABLE:
+        return False
+    return all(moment.tzinfo is not None for moment in moments)
+
+
+def _text(said: object) -> str:
+    return said.decode("utf-8", "replace") if isinstance(said, bytes) else str(said)

@@ -1,0 +1,295 @@
+"""Writing a store: one writer claims it, and makes one commit after the other."""
+
+import os
+import sqlite3
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import attrs
+import msgspec
+
+from triobus._errors import OutcomeUnknown, StoreCorrupt, StoreError, StoreReadOnly
+from triobus.stores._duplicates import Known
+from triobus.stores._values import (
+    Changes,
+    LetterRecord,
+    Placement,
+    ProgressChange,
+    Snapshot,
+    Transaction,
+)
+from triobus.stores.sqlite import _connection, _file, _rows
+from triobus.stores.sqlite._arrangement import Arrangement
+from triobus.stores.sqlite._connection import Database
+from triobus.stores.sqlite._faults import RESTORE
+from triobus.stores.sqlite._log import check_end, head, record_of, row_of_id
+from triobus.stores.sqlite._reading import Reader
+from triobus.stores.sqlite._seals import AttemptsRow, Seals
+from triobus.stores.sqlite._verify import wrong_progress
+
+_PAGES_A_COMMIT = 4
+_BYTES_A_PAGE = 3000
+_INEXACT_NS = 50_000_000
+_NO_FILE = (-1, -1)
+"""Device and inode of a log that was removed before it was looked at."""
+_SEQUENCES_KEPT = 10_000
+_CERTAIN = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY", "SQLITE_CONSTRAINT")
+"""How a commit fails of which nothing can be in the file."""
+_REFUSALS = (
+    sqlite3.IntegrityError,
+    sqlite3.DataError,
+    sqlite3.InterfaceError,
+    sqlite3.ProgrammingError,
+    OverflowError,
+    ValueError,
+)
+"""How rows are refused that are there already, or that cannot be."""
+_INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+@attrs.define(eq=False)
+class Writer:
+    """Writes to one open file."""
+
+    _db: Database
+    _reader: Reader
+    seals: Seals = attrs.field(factory=Seals, init=False)
+    _sequences: dict[str, int] = attrs.field(factory=dict, init=False)
+    """The last sequences of aggregates that were appended to lately."""
+    _settled_at: int | None = attrs.field(default=None, init=False)
+    """When the directory was changed last, if that was long before it was looked at."""
+
+    def claim(self) -> Snapshot:
+        """Become the only writer, unless it is one, and return what is there.
+
+        Raises `StoreInUse`, `StoreReadOnly` or `StoreCorrupt`.
+        """
+        connection = self._db.ready()
+        if not self._db.is_writer:
+            self._become_writer()
+        groups, letters = tuple(self._reader.groups()), tuple(self._reader.letter_keys())
+        with self._db.faults.explained("be read"):
+            (given,) = connection.execute("SELECT fences FROM progress WHERE name = ''").fetchone()
+            last_letter = _rows.whole(given, least=0)
+        return Snapshot(self._db.position, groups, letters, self._db.was_unclean, last_letter)
+
+    def _become_writer(self) -> None:
+        connection = self._db.ready()
+        if self._db.is_read_only:
+            raise StoreReadOnly(
+                f"{self._db.faults.shown} was opened with read_only=True: open it without to write"
+            )
+        if self._db.at is not None:
+            self._db.claim = _file.Claim.take(self._db.at)
+            self._db.was_unclean = self._db.was_unclean or self._db.claim.was_left
+        try:
+            with self._db.faults.explained("be claimed"):
+                self._begin_to_write(connection)
+        except BaseException:
+            self._db.release()
+            raise
+
+    def _begin_to_write(self, connection: sqlite3.Connection) -> None:
+        self._db.position, self._db.checksum = head(self._db)
+        if self._db.was_unclean:
+            check_end(self._db)
+        if self._db.at is not None:
+            # SQLite has opened it to read.
+            self._db.wal = _file.wal_identity(self._db.at.path) or _NO_FILE
+        self._sequences.clear()
+        self._settled_at = None
+        self.seals, wrong = Seals.read(connection)
+        if wrong:
+            said = "; ".join(wrong_progress(connection))
+            raise StoreCorrupt(f"{self._db.faults.shown} is damaged: {said}. {RESTORE}")
+        connection.execute("PRAGMA query_only = OFF")
+        self._db.is_writer = True
+        self._db.frames = _connection.FRAMES_BEFORE_CHECKPOINT if self._db.was_unclean else 0
+
+    def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+        """Store a transaction, and return what became of each of its appends."""
+        connection = self._db.ready()
+        if not self._db.is_writer:
+            self._become_writer()
+        with self._db.faults.explained("be written"):
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                written = self._write(connection, transaction)
+            except BaseException:
+                self._db.roll_back()
+                raise
+            self._finish_commit(connection)
+        self.seals.commit()
+        self._db.position, self._db.checksum = written.position, written.checksum
+        if len(self._sequences) > _SEQUENCES_KEPT:
+            self._sequences.clear()
+        self._sequences.update(written.sequences)
+        self._check_unchanged()
+        self._db.frames += _PAGES_A_COMMIT + len(written.rows) + written.bytes / _BYTES_A_PAGE
+        if self._db.frames >= _connection.FRAMES_BEFORE_CHECKPOINT and self._db.at is not None:
+            self._db.checkpoint("PASSIVE")
+        return written.results
+
+    def _write(self, connection: sqlite3.Connection, transaction: Transaction) -> Arrangement:
+        now = datetime.now(UTC)
+        try:
+            written = self._arranged(connection, transaction, now, looks=False)
+            connection.executemany(_INSERT, written.rows)
+        except _REFUSALS:
+            # Some of them are there already, or cannot be in a row. That is rare, so it is looked
+            # for only now.
+            connection.execute("ROLLBACK")
+            connection.execute("BEGIN IMMEDIATE")
+            written = self._arranged(connection, transaction, now, looks=True)
+            connection.executemany(_INSERT, written.rows)
+        if written.rows:
+            connection.execute(
+                "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
+                (written.position, written.checksum),
+            )
+        self.seals.begin()
+        self._write_changes(connection, transaction.changes)
+        return written
+
+    def _arranged(
+        self,
+        connection: sqlite3.Connection,
+        transaction: Transaction,
+        now: datetime,
+        *,
+        looks: bool,
+    ) -> Arrangement:
+        """Give each event its place, without writing anything."""
+
+        def last_sequence(aggregate_id: str) -> int:
+            found = self._sequences.get(aggregate_id)
+            if found is None:
+                row = connection.execute(
+                    "SELECT sequence FROM events WHERE aggregate_id = ? "
+                    "ORDER BY position DESC LIMIT 1",
+                    (aggregate_id,),
+                ).fetchone()
+                found = 0 if row is None else _rows.whole(row[0])
+            return found
+
+        arranged = Arrangement(
+            self._db.position, self._db.checksum, now, looks, last_sequence, self._known
+        )
+        for append in transaction.appends:
+            if not arranged.add(append):
+                return self._arranged(connection, transaction, now, looks=True)
+        return arranged
+
+    def _known(self, event_id: str) -> Known | None:
+        """Return what the log has under an id."""
+        row = row_of_id(self._db, event_id)
+        if row is None:
+            return None
+        record = record_of(self._db.faults, row, row[9] or 0)
+        place = Placement(record.position, record.sequence, record.recorded_at, False)
+        return Known(place, record)
+
+    def _finish_commit(self, connection: sqlite3.Connection) -> None:
+        """Commit; if that fails, make certain that it has."""
+        try:
+            connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._db.roll_back()
+            if error.sqlite_errorname.startswith(_CERTAIN):
+                raise
+            # Such a commit can be in the file after a crash, unless a later one has taken its place
+            # there: one that says nothing does.
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("UPDATE progress SET fences = fences + 1 WHERE name = ''")
+                connection.execute("COMMIT")
+            except sqlite3.Error as fence_error:
+                self._db.broken = OutcomeUnknown(
+                    f"{self._db.faults.shown}: a commit failed ({error}), and so did the one that "
+                    f"would have made that certain ({fence_error}). Open the store again, then "
+                    "publish the same events again: those that are stored are not stored twice"
+                )
+                raise self._db.broken from error
+            raise
+
+    def _check_unchanged(self) -> None:
+        if self._db.at is None:
+            return
+        # The files are looked at only after something in their directory has come or gone: Linux
+        # makes a commit a third slower after somebody has looked at the log that it writes to.
+        changed_at = None
+        with suppress(OSError):  # it was renamed, removed or closed to us: that is found below
+            changed_at = os.stat(os.path.dirname(self._db.at.path)).st_mtime_ns
+        if changed_at is not None and changed_at == self._settled_at:
+            return
+        looked_at = time.time_ns()
+        try:
+            _file.check_unchanged(self._db.at, self._db.wal)
+        except StoreError as error:
+            self._db.broken = error
+            raise
+        # The time of a directory is not exact: another change could have the same.
+        is_exact = changed_at is not None and looked_at - changed_at > _INEXACT_NS
+        self._settled_at = changed_at if is_exact else None
+
+    def _write_changes(self, connection: sqlite3.Connection, changes: Changes) -> None:
+        for name, group in changes.groups.items():
+            gone = [(name, position) for position, row in group.attempts.items() if row is None]
+            rows: list[AttemptsRow] = [
+                (name, *row[:-1], msgspec.json.encode(row.done).decode())
+                for row in group.attempts.values()
+                if row is not None
+            ]
+            seal = self.seals.written(connection, name, group.progress, gone, rows)
+            _write_progress(connection, name, group.progress, seal)
+            if gone:
+                connection.executemany(
+                    "DELETE FROM attempts WHERE group_name = ? AND position = ?", gone
+                )
+            if rows:
+                connection.executemany(
+                    "INSERT OR REPLACE INTO attempts VALUES (?,?,?,?,?,?,?)", rows
+                )
+        if changes.letters:
+            connection.execute(
+                "UPDATE progress SET fences = max(fences, ?) WHERE name = ''",
+                (max(changes.letters),),
+            )
+        for id_, letter in changes.letters.items():
+            _write_letter(connection, id_, letter)
+
+
+def _write_letter(connection: sqlite3.Connection, id_: int, letter: LetterRecord | None) -> None:
+    if letter is None:
+        connection.execute("DELETE FROM dead_letters WHERE id = ?", (id_,))
+        return
+    row = attrs.asdict(letter) | {
+        "first_failed_at": letter.first_failed_at.isoformat(),
+        "last_failed_at": letter.last_failed_at.isoformat(),
+    }
+    connection.execute(
+        "INSERT OR REPLACE INTO dead_letters VALUES (:id, :position, :group, :subscription, "
+        ":aggregate_id, :attempts, :first_failed_at, :last_failed_at, :error_type, :message, "
+        ":traceback)",
+        row,
+    )
+
+
+def _write_progress(
+    connection: sqlite3.Connection, name: str, change: ProgressChange, seal: int
+) -> None:
+    connection.execute(
+        "INSERT INTO progress (name, position, checksum) VALUES (?, ?, ?) "
+        "ON CONFLICT (name) DO UPDATE SET position = excluded.position, "
+        "checksum = excluded.checksum",
+        (name, change.offset, seal),
+    )
+    gone = [(name, first) for first, last in change.ranges if last is None]
+    if gone:
+        connection.executemany(
+            "DELETE FROM finished WHERE group_name = ? AND first_position = ?", gone
+        )
+    rows = [(name, first, last) for first, last in change.ranges if last is not None]
+    if rows:
+        connection.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?)", rows)

@@ -22,6 +22,7 @@ from trio.lowlevel import enable_ki_protection
 from triobus._environment import environment
 
 T = TypeVar("T")
+Call = TypeVar("Call", bound=Callable[..., object])
 
 
 @attrs.define(eq=False)
@@ -33,6 +34,12 @@ class _Guard:
 
 
 _guard: trio.lowlevel.RunVar[_Guard | None] = trio.lowlevel.RunVar("triobus clock guard", None)
+
+
+def makes_durable(function: Call) -> Call:
+    """Mark a function after which its arguments are on disk: a crash may come before it."""
+    function.makes_durable = True  # type: ignore[attr-defined]  # a function takes attributes
+    return function
 
 
 async def run_in_thread(

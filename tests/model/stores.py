@@ -55,7 +55,7 @@ class Opened:
         """Make a call that would go to a thread: here, after some turns of the scheduler."""
         for _ in range(self._chance.randrange(4)):
             await cancel_shielded_checkpoint()
-        is_commit = function.__qualname__ == "Writer.commit"
+        is_commit = getattr(function, "makes_durable", False)
         if is_commit and self.is_crashed and self._chance.random() < 0.5:
             raise StoreError("the process was killed before this was written")
         try:

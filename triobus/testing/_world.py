@@ -220,7 +220,7 @@ class World:
         crashes = self.crashes
         with trio.CancelScope(shield=True):
             await trio.sleep(self._chance.random() * self.faults.latency)
-            is_commit = function.__qualname__ == "Writer.commit"
+            is_commit = getattr(function, "makes_durable", False)
             if is_commit and self.crashes != crashes and self._chance.random() < 0.5:
                 raise StoreError("the process was killed before this was written")
             try:

@@ -14,8 +14,9 @@ import attrs
 
 from triobus._errors import NotAStore, StoreClosed, StoreError, StoreIOError
 from triobus.stores._duplicates import LONGEST_NAME
-from triobus.stores.sqlite import _faults, _file, _schema
+from triobus.stores.sqlite import _faults, _path, _schema
 from triobus.stores.sqlite._faults import STEPS_BETWEEN_LOOKS, Faults
+from triobus.stores.sqlite._lock import Claim
 
 MEMORY = ":memory:"
 FRAMES_BEFORE_CHECKPOINT = 2000
@@ -35,10 +36,10 @@ class Database:
     """What a person should look at, though everything works."""
     faults: Faults = attrs.field(init=False)
     connection: sqlite3.Connection | None = None
-    at: _file.StoreFile | None = None
-    was_at: _file.StoreFile | None = None
+    at: _path.StoreFile | None = None
+    was_at: _path.StoreFile | None = None
     """The file that was closed last."""
-    claim: _file.Claim | None = None
+    claim: Claim | None = None
     _pid: int = 0
     is_writer: bool = False
     was_unclean: bool = False
@@ -76,10 +77,10 @@ class Database:
             if self.path == MEMORY:
                 self._connect(MEMORY, uri=False)
             elif self.is_read_only or not creates:
-                self.at = _file.existing(self.path)
+                self.at = _path.existing(self.path)
                 self._connect_to_file()
             else:
-                self.at = _file.open_or_create(self.path)
+                self.at = _path.open_or_create(self.path)
                 self._connect_to_file()
             with self.faults.explained("be opened"):
                 self._prepare()
@@ -129,7 +130,7 @@ class Database:
     def _connect_to_file(self) -> None:
         assert self.at is not None
         self.faults.path = self.at.path
-        self.was_unclean = _file.wal_identity(self.at.path) is not None
+        self.was_unclean = _path.wal_identity(self.at.path) is not None
         name = quote(os.fsencode(self.at.path))
         is_writable = os.access(self.at.path, os.W_OK) and os.access(
             os.path.dirname(self.at.path), os.W_OK
@@ -167,7 +168,7 @@ class Database:
         version = _schema.version_of(connection, self.faults.shown)
         if version < len(_schema.MIGRATIONS) and not self.is_read_only:
             # Making a store is writing, and two may want to at once.
-            claim = None if self.at is None else _file.Claim.take(self.at)
+            claim = None if self.at is None else Claim.take(self.at)
             try:
                 self._make(connection)
             finally:
@@ -250,7 +251,7 @@ class Database:
     def check_process(self) -> None:
         """Raise `StoreForked` in a child of the process that has opened it."""
         if self.connection is not None:
-            _file.check_same_process(self._pid, self.path)
+            _path.check_same_process(self._pid, self.path)
 
     def ready(self) -> sqlite3.Connection:
         """Return the connection. Raises `StoreClosed` and the like where it is of no use."""

@@ -46,7 +46,7 @@ from triobus.stores._values import (
 )
 from triobus.stores.sqlite import _log
 from triobus.stores.sqlite._connection import MEMORY, Database
-from triobus.stores.sqlite._file import check_path
+from triobus.stores.sqlite._path import check_path
 from triobus.stores.sqlite._reading import Reader
 from triobus.stores.sqlite._verify import Verifier
 from triobus.stores.sqlite._writing import Writer

@@ -10,6 +10,7 @@ import attrs
 import msgspec
 
 from triobus._errors import OutcomeUnknown, StoreCorrupt, StoreError, StoreReadOnly
+from triobus._threads import makes_durable
 from triobus.stores._duplicates import Known
 from triobus.stores._values import (
     Changes,
@@ -19,10 +20,11 @@ from triobus.stores._values import (
     Snapshot,
     Transaction,
 )
-from triobus.stores.sqlite import _connection, _file, _rows
+from triobus.stores.sqlite import _connection, _path, _rows
 from triobus.stores.sqlite._arrangement import Arrangement
 from triobus.stores.sqlite._connection import Database
 from triobus.stores.sqlite._faults import RESTORE
+from triobus.stores.sqlite._lock import Claim
 from triobus.stores.sqlite._log import check_end, head, record_of, row_of_id
 from triobus.stores.sqlite._reading import Reader
 from triobus.stores.sqlite._seals import AttemptsRow, Seals
@@ -81,7 +83,7 @@ class Writer:
                 f"{self._db.faults.shown} was opened with read_only=True: open it without to write"
             )
         if self._db.at is not None:
-            self._db.claim = _file.Claim.take(self._db.at)
+            self._db.claim = Claim.take(self._db.at)
             self._db.was_unclean = self._db.was_unclean or self._db.claim.was_left
         try:
             with self._db.faults.explained("be claimed"):
@@ -96,7 +98,7 @@ class Writer:
             check_end(self._db)
         if self._db.at is not None:
             # SQLite has opened it to read.
-            self._db.wal = _file.wal_identity(self._db.at.path) or _NO_FILE
+            self._db.wal = _path.wal_identity(self._db.at.path) or _NO_FILE
         self._sequences.clear()
         self._settled_at = None
         self.seals, wrong = Seals.read(connection)
@@ -107,6 +109,7 @@ class Writer:
         self._db.is_writer = True
         self._db.frames = _connection.FRAMES_BEFORE_CHECKPOINT if self._db.was_unclean else 0
 
+    @makes_durable
     def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
         """Store a transaction, and return what became of each of its appends."""
         connection = self._db.ready()
@@ -225,7 +228,7 @@ class Writer:
             return
         looked_at = time.time_ns()
         try:
-            _file.check_unchanged(self._db.at, self._db.wal)
+            _path.check_unchanged(self._db.at, self._db.wal)
         except StoreError as error:
             self._db.broken = error
             raise

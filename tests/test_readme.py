@@ -26,7 +26,7 @@ import triobus.testing
 from benchmarks import report
 from benchmarks.__main__ import BENCHMARKS
 from tests.kit.scenarios import in_memory
-from tests.torture.__main__ import SABOTAGES
+from tests.proofs.torture.__main__ import SABOTAGES
 from triobus.testing import plugin
 
 ROOT = Path(__file__).parent.parent
@@ -385,7 +385,7 @@ def explain(span: str) -> str | None:
     source = span.removeprefix("await ").removeprefix("async with ").removesuffix(":")
     if span in NOT_OURS or span.startswith(("--", "@", "pytest ", "triobus ", "sqlite3 ")):
         return None
-    if command := re.match(r"python -m (tests\.\w+|benchmarks)", span):
+    if command := re.match(r"python -m (tests\.[\w.]+|benchmarks)", span):
         found = importlib.util.find_spec(f"{command[1]}.__main__")
         return None if found is not None else "no such command"
     if re.fullmatch(r"\w+=[\w\".]+", source):  # an option, such as `workers=1`

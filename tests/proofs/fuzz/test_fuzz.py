@@ -2,8 +2,9 @@
 
 import pytest
 
+from tests.proofs.__main__ import main
 from tests.proofs.fuzz import store
-from tests.proofs.fuzz.__main__ import KINDS, main, quarry, told
+from tests.proofs.fuzz.command import KINDS, quarry, told
 from tests.proofs.fuzz.hunting import Hunt, hunt
 
 
@@ -25,21 +26,21 @@ def test_a_finding_is_told_with_its_seed_and_the_smallest_example():
 
 
 def test_an_interpreter_that_dies_is_a_finding(capfd):
-    assert main(["--seconds", "5", "planted_crash"]) == 1
+    assert main(["fuzz", "--seconds", "5", "planted_crash"]) == 1
     said, example = capfd.readouterr().out.splitlines()
     assert said == "planted_crash: 1 finding: the interpreter died of SIGSEGV"
     assert int(example.removeprefix("the example: ")) > 50
 
 
 def test_a_hunt_that_does_not_come_back_is_a_finding(capfd):
-    assert main(["--seconds", "0.5", "--patience", "0.5", "planted_hang"]) == 1
+    assert main(["fuzz", "--seconds", "0.5", "--patience", "0.5", "planted_hang"]) == 1
     said, example = capfd.readouterr().out.splitlines()
     assert said == "planted_hang: 1 finding: it hangs: not back 0.5 s after its time"
     assert int(example.removeprefix("the example: ")) > 50
 
 
 def test_a_clean_hunt_is_one_line_and_exit_code_0(capfd):
-    assert main(["--seconds", "0.1", "lines"]) == 0
+    assert main(["fuzz", "--seconds", "0.1", "lines"]) == 0
     (line,) = capfd.readouterr().out.splitlines()
     assert line.startswith("lines: ")
     assert " examples, no finding, " in line

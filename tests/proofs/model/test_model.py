@@ -4,7 +4,8 @@ import attrs
 import pytest
 import trio
 
-from tests.proofs.model.__main__ import explore, main
+from tests.proofs.__main__ import main
+from tests.proofs.model.command import explore
 from tests.proofs.model.facts import Broken
 from tests.proofs.model.play import Tally
 from triobus import EventBus
@@ -22,7 +23,7 @@ from triobus.stores import _commits as _journal
 
 @pytest.mark.parametrize(("kind", "examples"), [("none", 20), ("memory", 30), ("sqlite", 10)])
 def test_programs_of_all_kinds_keep_the_promises(kind, examples):
-    """They are the same ones every time; `python -m tests.proofs.model` draws others."""
+    """They are the same ones every time; `python -m tests.proofs model` draws others."""
     tally = Tally()
     explore(kind, examples, 1, tally, is_shrinking=False)
     assert tally.examples == examples
@@ -41,9 +42,9 @@ def test_programs_that_use_the_store_beside_the_bus_keep_the_promises(kind, exam
 
 
 def test_the_command_prints_what_it_has_seen(capsys):
-    assert main(["--examples", "3", "--seed", "7"]) == 0
+    assert main(["model", "--examples", "3", "--seed", "7"]) == 0
     first = capsys.readouterr().out.splitlines()[-1].rpartition(", in ")[0]
-    assert main(["--examples", "3", "--seed", "7"]) == 0
+    assert main(["model", "--examples", "3", "--seed", "7"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].rpartition(", in ")[0] == first
     assert first.startswith("seed 7: ")
     assert first.endswith("0 violations")
@@ -51,7 +52,7 @@ def test_the_command_prints_what_it_has_seen(capsys):
 
 def test_the_command_tells_the_seed_and_the_program_of_a_violation(capsys, monkeypatch):
     _ignored_priority(monkeypatch)
-    assert main(["--examples", "20", "--seed", "2", "--store", "none", "--no-shrink"]) == 1
+    assert main(["model", "--examples", "20", "--seed", "2", "--store", "none", "--no-shrink"]) == 1
     found = capsys.readouterr()
     assert found.err.startswith("seed 2, store none: ")
     assert "Program(" in found.err

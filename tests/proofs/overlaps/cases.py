@@ -41,7 +41,7 @@ class Case:
         if self.seed:
             options += f" --seed {self.seed}"
         names = f"{shlex.quote(self.first)} {shlex.quote(self.second)}"
-        return f"python -m tests.proofs.overlaps {names} {options}"
+        return f"python -m tests.proofs overlaps {names} {options}"
 
 
 def situations(kind: Kind, first: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A sample of what `python -m tests.proofs.overlaps --all` tries: a step of a 16th of all pairs."""
+"""A sample of what `python -m tests.proofs overlaps --all` tries: a step of a 16th of all pairs."""
 
 import pytest
 import trio
@@ -64,7 +64,7 @@ def test_a_planted_fault_is_found_and_told_with_the_command_that_repeats_it(
     with pytest.raises(Violation, match=problem) as found:
         play(Case("memory", "planted", "nothing"))
     command = (
-        "python -m tests.proofs.overlaps planted nothing --kind memory --situation empty --step 0"
+        "python -m tests.proofs overlaps planted nothing --kind memory --situation empty --step 0"
     )
     assert str(found.value).endswith(f"Repeat it: {command}")
 

@@ -128,7 +128,7 @@ def serving(shim: Path | None) -> Iterator[Server]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.proofs.torture", "--serve"],
+            [sys.executable, "-m", "tests.proofs.torture.roles"],
             stdin=theirs.fileno(),
             cwd=ROOT,
             env=environment,

@@ -1,4 +1,4 @@
-"""The power is cut at every point of a run: a short share of `tests.proofs.torture.power`."""
+"""The power is cut at every point of a run: a short share of `python -m tests.proofs power`."""
 
 import random
 import shutil

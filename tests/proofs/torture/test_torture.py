@@ -1,4 +1,4 @@
-"""A short share of `python -m tests.proofs.torture`."""
+"""A short share of `python -m tests.proofs kills`, `points` and `faults`."""
 
 import random
 import re
@@ -6,9 +6,10 @@ import re
 import pytest
 import trio
 
+from tests.proofs.__main__ import PROOFS, main
 from tests.proofs.torture import faults, kills, points
-from tests.proofs.torture.__main__ import SABOTAGES, main
 from tests.proofs.torture.children import serving_two
+from tests.proofs.torture.command import SABOTAGES
 from tests.proofs.torture.shim import How, built
 from triobus import SqliteEventStore
 
@@ -106,7 +107,7 @@ def test_files_that_are_removed_or_replaced_are_noticed_at_the_next_commit(serve
     ],
 )
 def test_a_planted_bug_is_seen_and_told_with_the_seed(bug, seen, capsys):
-    assert main(["--sabotage", bug, "--seed", "7"]) == 1
+    assert main([SABOTAGES[bug], "--sabotage", bug, "--seed", "7"]) == 1
     said = capsys.readouterr().err
     assert "seed 7: a promise was broken" in said
     assert re.search(seen, said)
@@ -116,11 +117,30 @@ def test_every_bug_that_can_be_planted_has_its_test():
     assert set(SABOTAGES) == {"ack-before-commit", "overtake", "no-fence", "synchronous-off"}
 
 
-def test_the_command_begins_nothing_when_its_time_is_over_and_says_so(capsys):
-    assert main(["--seconds", "0"]) == 0
-    *said, last = capsys.readouterr().out.splitlines()
-    assert last == (
-        "in all 0 rounds, 0 points, 0 events: 0 lost, 0 reordered, 0 repeated that were in "
-        "flight, 0 that were not"
+def test_kills_and_faults_begin_nothing_when_their_time_is_over_and_say_so(capsys):
+    assert main(["kills", "--seconds", "0"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == (
+        "0 rounds, 0 kills (; 0 of them in a commit, 0 more too late): 0 events accepted, 0 lost, "
+        "0 reordered, 0 repeated that were in flight, 0 that were not"
     )
-    assert sum(line.endswith("skipped, the time is over") for line in said) == len(faults.FAULTS)
+    assert main(["faults", "--seconds", "0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{name}: skipped, the time is over" for name in faults.FAULTS]
+
+
+@needs_compiler
+def test_points_begins_nothing_when_its_time_is_over_and_says_so(capsys):
+    assert main(["points", "--seconds", "0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert "only 0 visited (0 crashes, 0 errors of the disk" in line
+
+
+@pytest.mark.parametrize("name", PROOFS)
+def test_every_proof_explains_its_options(name, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([name, "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m tests.proofs {name} ")

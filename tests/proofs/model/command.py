@@ -1,14 +1,9 @@
-"""Play programs that Hypothesis draws on real buses, beside a model of what a bus promises.
-
-python -m tests.proofs.model --examples 1000
-"""
+"""The model, as a command."""
 
 import argparse
-import logging
 import random
 import sys
 import time
-from collections.abc import Sequence
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
@@ -16,6 +11,7 @@ from hypothesis import seed as seeded
 from tests.proofs.model.facts import Broken
 from tests.proofs.model.play import KINDS, Tally, play
 from tests.proofs.model.programs import Program, programs
+from tests.proofs.proof import Proof
 
 SHARES = {"none": 0.3, "memory": 0.5, "sqlite": 0.2}
 """Which part of the examples has which store; a file takes the most time."""
@@ -51,9 +47,7 @@ def explore(
     example()
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m tests.proofs.model", description=__doc__)
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--examples", type=int, default=1000, metavar="N", help="how many programs (default 1000)"
     )
@@ -76,10 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="show the first program that breaks a promise, and do not look for a smaller one",
     )
-    options = parser.parse_args(arguments)
+
+
+def _prove(options: argparse.Namespace) -> int:
     if options.examples < 1:
-        parser.error("--examples: give at least 1")
-    logging.getLogger("triobus").addHandler(logging.NullHandler())
+        options.refuse("--examples: give at least 1")
     seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
     kinds = list(dict.fromkeys(options.store or KINDS))
     tally, began = Tally(), time.perf_counter()
@@ -109,5 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if violations else 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+PROOFS = {
+    "model": Proof(
+        "play programs that Hypothesis draws on real buses, beside a model of the promises",
+        _add_options,
+        _prove,
+    )
+}

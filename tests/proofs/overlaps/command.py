@@ -1,18 +1,7 @@
-"""Let every public call overlap with every other, at every step of the scheduler.
-
-python -m tests.proofs.overlaps                     a sample of all pairs
-python -m tests.proofs.overlaps --turn 0 --count 1  what the test suite plays of it
-python -m tests.proofs.overlaps --all               every step of all pairs, also cancelled
-python -m tests.proofs.overlaps --all publish stop  every step of one pair
-
-Time is virtual, and no thread is started except for publish_from_thread, so that a run is the same
-whenever it is repeated.
-"""
+"""The proof by overlapping calls, as a command."""
 
 import argparse
-import logging
 import re
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,17 +10,21 @@ from tests.proofs.overlaps.calls import CALLS
 from tests.proofs.overlaps.cases import TURNS, Case, every, pairs, sample, situations, turn_of
 from tests.proofs.overlaps.runs import Violation, length, play, scaled
 from tests.proofs.overlaps.situations import ALL, SITUATIONS
+from tests.proofs.proof import Proof
+
+_ABOUT = """every public call overlaps every other, at every step of the scheduler
+
+python -m tests.proofs overlaps                     a sample of all pairs
+python -m tests.proofs overlaps --turn 0 --count 1  what the test suite plays of it
+python -m tests.proofs overlaps --all               every step of all pairs, also cancelled
+python -m tests.proofs overlaps --all publish stop  every step of one pair
+
+Time is virtual, and no thread is started except for publish_from_thread, so that a run is the same
+whenever it is repeated.
+"""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    summary, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.proofs.overlaps",
-        description=summary,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", nargs="?", metavar="A", help=", ".join(CALLS))
     parser.add_argument("second", nargs="?", metavar="B", help="the same, beginning during A")
     parser.add_argument("--all", action="store_true", help="every step")
@@ -43,11 +36,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cancel", choices=("A", "B"), default="", help="who is cancelled")
     parser.add_argument("--after", type=int, default=0, help="so many steps after B has begun")
     parser.add_argument("--seed", type=int, default=0, help="the order of tasks")
-    options = parser.parse_args(arguments)
+
+
+def _prove(options: argparse.Namespace) -> int:
     for name in (options.first, options.second):
         if name is not None and name not in CALLS:
-            parser.error(f"no call {name!r}: there are {', '.join(CALLS)}")
-    logging.getLogger("triobus").addHandler(logging.NullHandler())
+            options.refuse(f"no call {name!r}: there are {', '.join(CALLS)}")
     return _play_all(_chosen(options))
 
 
@@ -104,5 +98,4 @@ def _cause(violation: Violation) -> str:
     return re.sub(r"'[^']*'|\d+|\[.*?\]|Statistics\(.*\)", "#", problem)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+PROOFS = {"overlaps": Proof(_ABOUT, _add_options, _prove)}

@@ -1,20 +1,16 @@
-"""Hunt for input that triobus does not stand: spoiled events, lines and store files.
-
-python -m tests.proofs.fuzz --seconds 300
-"""
+"""The hunts, as a command."""
 
 import argparse
 import faulthandler
 import importlib
-import logging
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 from tests.proofs.fuzz.hunting import Hunt, Quarry, hunt
+from tests.proofs.proof import Proof
 
 KINDS = ("codec", "lines", "store")
 _PLANTED = ("planted_crash", "planted_hang", "planted_finding")
@@ -25,9 +21,7 @@ smaller."""
 _ROOT = Path(__file__).parents[3]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line."""
-    options = _parser().parse_args(arguments)
+def _prove(options: argparse.Namespace) -> int:
     if options.inside is not None:
         return _hunt_inside(options)
     is_clean = True
@@ -36,14 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if is_clean else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.proofs.fuzz",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="exit codes:\n  0  nothing was found\n  1  there is a finding, printed with the "
-        "smallest example of it",
-    )
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "kinds",
         nargs="*",
@@ -57,7 +44,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, help="what the examples are drawn from")
     parser.add_argument("--patience", type=float, default=_PATIENCE, help=argparse.SUPPRESS)
     parser.add_argument("--inside", help=argparse.SUPPRESS)
-    return parser
 
 
 def quarry(kind: str) -> Quarry:
@@ -70,7 +56,7 @@ def quarry(kind: str) -> Quarry:
 def _hunt_in_a_child(kind: str, options: argparse.Namespace) -> bool:
     """Hunt where a crash or a hang ends nothing but the child. Return whether nothing is found."""
     with tempfile.NamedTemporaryFile(prefix="triobus-fuzz-") as note:
-        command = [sys.executable, "-m", "tests.proofs.fuzz", kind, "--inside", note.name]
+        command = [sys.executable, "-m", "tests.proofs", "fuzz", kind, "--inside", note.name]
         command += ["--seconds", str(options.seconds), "--seed", str(options.seed)]
         command += ["--patience", str(options.patience)]
         code = subprocess.run(command, cwd=_ROOT, check=False).returncode
@@ -87,7 +73,6 @@ def _hunt_in_a_child(kind: str, options: argparse.Namespace) -> bool:
 
 def _hunt_inside(options: argparse.Namespace) -> int:
     faulthandler.enable()
-    logging.getLogger("triobus").addHandler(logging.NullHandler())
     (kind,) = options.kinds
     hunted = quarry(kind)
     # The system itself ends whoever does not come back, whatever it is doing.
@@ -104,5 +89,11 @@ def told(kind: str, found: Hunt) -> str:
     return line if found.finding is None else f"{line}\n{found.finding}"
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+PROOFS = {
+    "fuzz": Proof(
+        "hunt for input that triobus does not stand: spoiled events, lines and store files\n\n"
+        "A finding is printed with the smallest example of it.",
+        _add_options,
+        _prove,
+    )
+}

@@ -1,14 +1,6 @@
-"""Prove the promises of triobus in small scenarios by doing everything that can be done to them.
-
-python -m tests.proofs.every --schedules --cancel --sigint
-
-Each scenario is run under every schedule that Trio can produce, cancelled before every step of the
-scheduler, and interrupted by Control-C at every bytecode that lets it in. Time is virtual, and no
-thread is started, so that a run is the same whenever it is repeated.
-"""
+"""The proofs in small scenarios, as commands."""
 
 import argparse
-import logging
 import sys
 import time
 import warnings
@@ -27,6 +19,7 @@ from tests.proofs.every.runs import run, run_interrupted
 from tests.proofs.every.scenario import Scenario
 from tests.proofs.every.scenarios import SCENARIOS
 from tests.proofs.every.schedules import NotRepeatable, every_schedule, one_schedule, some_schedules
+from tests.proofs.proof import Proof
 
 
 @attrs.define
@@ -98,77 +91,80 @@ def sigint(chosen: list[Scenario], _: argparse.Namespace, report: Report) -> str
     return "every bytecode"
 
 
-PROOFS: dict[str, Callable[[list[Scenario], argparse.Namespace, Report], str]] = {
-    "schedules": schedules,
-    "cancel": cancel,
-    "sigint": sigint,
-}
+Try = Callable[[list[Scenario], argparse.Namespace, Report], str]
+"""Tries the scenarios, and returns what is to be said of all of them."""
 
 
-COUNTED = {"schedules": "schedules", "cancel": "steps cancelled", "sigint": "interrupts"}
-"""What is counted in each."""
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line."""
-    summary, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.proofs.every",
-        description=summary,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--schedules", action="store_true", help="every order of runnable tasks")
-    parser.add_argument("--cancel", action="store_true", help="cancelled before every step")
-    parser.add_argument("--sigint", action="store_true", help="SIGINT at every bytecode")
-    parser.add_argument(
-        "--most", type=int, default=20_000, help="schedules of one scenario, at most (20000)"
-    )
-    parser.add_argument(
-        "--seeds", type=int, default=50, help="in how many orders of tasks to cancel (50)"
-    )
-    parser.add_argument("--repeat", metavar="BITS", help="one schedule of one scenario again")
-    parser.add_argument(
-        "scenario",
-        nargs="*",
-        metavar="SCENARIO",
-        help="; ".join(f"{name}: {s.live.__doc__}" for name, s in SCENARIOS.items()),
-    )
-    options = parser.parse_args(arguments)
+def _prove(name: str, counted: str, attempt: Try, options: argparse.Namespace) -> int:
+    for chosen in options.scenario:
+        if chosen not in SCENARIOS:
+            options.refuse(f"no scenario {chosen!r}: there are {', '.join(SCENARIOS)}")
     # The calls are no scenarios: they are cancelled when no scenario was chosen.
     options.call = [] if options.scenario else [call.name for call in CALLS]
-    options.scenario = options.scenario or list(SCENARIOS)
-    for name in options.scenario:
-        if name not in SCENARIOS:
-            parser.error(f"no scenario {name!r}: there are {', '.join(SCENARIOS)}")
-    chosen = [SCENARIOS[name] for name in options.scenario]
-    proofs = [name for name in PROOFS if getattr(options, name)]
-    if options.repeat is not None and (proofs != ["schedules"] or len(chosen) != 1):
-        parser.error("--repeat is about one scenario: --schedules --repeat 0101 retry")
-    if not proofs:
-        parser.error("say what to do: --schedules, --cancel, --sigint")
-    logging.getLogger("triobus").addHandler(logging.NullHandler())
+    chosen = [SCENARIOS[name] for name in options.scenario or SCENARIOS]
+    if options.repeat is not None and len(chosen) != 1:
+        options.refuse("--repeat is about one scenario: schedules --repeat 0101 retry")
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
-    return _prove(proofs, chosen, options)
-
-
-def _prove(proofs: list[str], chosen: list[Scenario], options: argparse.Namespace) -> int:
-    report, said = Report(), []
+    report = Report()
     try:
         if options.repeat is not None:
             report.begin(f"schedules {chosen[0].name}")
             one_schedule(partial(run, chosen[0]), options.repeat)
             print(f"schedule {options.repeat} of {chosen[0].name}: no promise broken")
             return 0
-        for name in proofs:
-            outcome = PROOFS[name](chosen, options, report)
-            said.append(f"{report.sums[name]:,} {COUNTED[name]} ({outcome})")
+        outcome = attempt(chosen, options, report)
     except (AssertionError, NotRepeatable) as failure:
         print(f"VIOLATION in {report.current}: {failure}", file=sys.stderr)
         return 1
-    print(f"{len(chosen)} scenarios: {', '.join(said)}: no promise broken")
+    said = f"{report.sums[name]:,} {counted} ({outcome})"
+    print(f"{len(chosen)} scenarios: {said}: no promise broken")
     return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _scenarios(parser: argparse.ArgumentParser) -> None:
+    parser.set_defaults(repeat=None)
+    parser.add_argument(
+        "scenario",
+        nargs="*",
+        metavar="SCENARIO",
+        help="; ".join(f"{name}: {s.live.__doc__}" for name, s in SCENARIOS.items()),
+    )
+
+
+def _schedules(parser: argparse.ArgumentParser) -> None:
+    _scenarios(parser)
+    parser.add_argument(
+        "--most", type=int, default=20_000, help="schedules of one scenario, at most (20000)"
+    )
+    parser.add_argument("--repeat", metavar="BITS", help="one schedule of one scenario again")
+
+
+def _cancel(parser: argparse.ArgumentParser) -> None:
+    _scenarios(parser)
+    parser.add_argument(
+        "--seeds", type=int, default=50, help="in how many orders of tasks to cancel (50)"
+    )
+
+
+_REST = (
+    "Time is virtual, and no thread is started, so that a run is the same whenever it is repeated."
+)
+
+PROOFS = {
+    "schedules": Proof(
+        f"every order of runnable tasks that Trio can choose, in small scenarios\n\n{_REST}",
+        _schedules,
+        partial(_prove, "schedules", "schedules", schedules),
+    ),
+    "cancel": Proof(
+        "small scenarios, and every public call, are cancelled before every step of the "
+        f"scheduler\n\n{_REST}",
+        _cancel,
+        partial(_prove, "cancel", "steps cancelled", cancel),
+    ),
+    "sigint": Proof(
+        f"Control-C at every bytecode of a scenario that lets signals in\n\n{_REST}",
+        _scenarios,
+        partial(_prove, "sigint", "interrupts", sigint),
+    ),
+}

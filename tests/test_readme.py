@@ -5,12 +5,12 @@ exist, their commands name real extras.
 import ast
 import asyncio
 import builtins
-import importlib.util
 import inspect
 import json
 import os
 import pydoc
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -26,7 +26,8 @@ import triobus.testing
 from benchmarks import report
 from benchmarks.__main__ import BENCHMARKS
 from tests.kit.scenarios import in_memory
-from tests.torture.__main__ import SABOTAGES
+from tests.proofs import __main__ as proofs
+from tests.proofs.torture.command import SABOTAGES
 from triobus.testing import plugin
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +41,7 @@ DOCUMENTS = {
     )
 }
 README = DOCUMENTS["README.md"]
+ROOMS = sorted(path.parent.name for path in (ROOT / "tests").glob("*/__init__.py"))
 LINES = README.splitlines()
 EVERYTHING = "\n".join([*DOCUMENTS.values(), str(triobus.__doc__)])
 
@@ -323,6 +325,9 @@ NOT_OURS = {
     *("aggregate", "metadata"),  # keys of an event on the command line
     *("-wal",),  # files of SQLite
     *SABOTAGES,
+    *proofs.PROOFS,
+    "python -m tests.proofs NAME",
+    *(f"tests/{room}" for room in ROOMS),
 }
 
 PUBLIC_CLASSES = [
@@ -385,9 +390,14 @@ def explain(span: str) -> str | None:
     source = span.removeprefix("await ").removeprefix("async with ").removesuffix(":")
     if span in NOT_OURS or span.startswith(("--", "@", "pytest ", "triobus ", "sqlite3 ")):
         return None
-    if command := re.match(r"python -m (tests\.\w+|benchmarks)", span):
-        found = importlib.util.find_spec(f"{command[1]}.__main__")
-        return None if found is not None else "no such command"
+    if command := re.fullmatch(r"python -m tests\.proofs(?: (.*))?", span):
+        try:
+            proofs.parser().parse_args(shlex.split(command[1] or "--help"))
+        except SystemExit as end:
+            return "no such command" if end.code else None
+        return None
+    if span.startswith("python -m benchmarks"):
+        return None
     if re.fullmatch(r"\w+=[\w\".]+", source):  # an option, such as `workers=1`
         return None if source.split("=")[0] in PARAMETERS else "no such option"
     if source.isidentifier() and source in MEMBERS | PARAMETERS:
@@ -527,3 +537,14 @@ def test_every_fault_of_the_table_has_its_test():
     sources = [path.read_text() for path in Path(__file__).parent.rglob("test_*.py")]
     for name in FAULTS.values():
         assert any(f"def {name}(" in source for source in sources), name
+
+
+def test_every_room_of_the_tests_is_in_their_readme():
+    assert sorted(row[0] for row in rows("Running the tests")) == [
+        f"`tests/{room}`" for room in ROOMS
+    ]
+
+
+def test_every_proof_is_in_the_readme_of_the_tests():
+    commands = [row[0].split()[3].strip("`") for row in rows("Proof") if "tests.proofs" in row[0]]
+    assert commands == [*proofs.PROOFS]

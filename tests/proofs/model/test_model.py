@@ -1,0 +1,321 @@
+"""Programs drawn by Hypothesis keep the promises of the model; planted bugs are found."""
+
+from collections import Counter
+
+import attrs
+import pytest
+import trio
+
+from tests.proofs.__main__ import main
+from tests.proofs.model.command import explore
+from tests.proofs.model.facts import Broken
+from tests.proofs.model.play import Tally
+from triobus import EventBus
+from triobus._bus import routing
+from triobus._durability.catch_up import CatchUp
+from triobus._durability.lanes import StoredLanes
+from triobus._durability.progress import Progress
+from triobus._durability.recorder import Recorder
+from triobus._groups.delivery import Lanes
+from triobus._groups.failures import Failures
+from triobus._groups.subscriptions import Group
+from triobus._groups.workers import GroupShell
+from triobus.stores import _values
+
+
+@pytest.mark.parametrize(("kind", "examples"), [("none", 20), ("memory", 30), ("sqlite", 10)])
+def test_programs_of_all_kinds_keep_the_promises(kind, examples):
+    """They are the same ones every time; `python -m tests.proofs model` draws others."""
+    tally = Tally()
+    explore(kind, examples, 1, tally, is_shrinking=False)
+    assert tally.examples == examples
+    assert tally.operations > 5 * examples
+    assert tally.deliveries > tally.events > examples
+    assert tally.crashes > 0
+
+
+@pytest.mark.parametrize(("kind", "examples"), [("none", 15), ("memory", 20), ("sqlite", 8)])
+def test_programs_that_use_the_store_beside_the_bus_keep_the_promises(kind, examples):
+    """They append, read, listen slowly, publish again, and publish other content of the same id."""
+    tally = Tally()
+    explore(kind, examples, 1, tally, is_shrinking=False, is_wide=True)
+    assert tally.examples == examples
+    assert tally.deliveries > examples
+
+
+def test_the_command_prints_what_it_has_seen(capsys):
+    assert main(["model", "--examples", "3", "--seed", "7"]) == 0
+    first = capsys.readouterr().out.splitlines()[-1].rpartition(", in ")[0]
+    assert main(["model", "--examples", "3", "--seed", "7"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].rpartition(", in ")[0] == first
+    assert first.startswith("seed 7: ")
+    assert first.endswith("0 violations")
+
+
+def test_the_command_tells_the_seed_and_the_program_of_a_violation(capsys, monkeypatch):
+    _ignored_priority(monkeypatch)
+    assert main(["model", "--examples", "20", "--seed", "2", "--store", "none", "--no-shrink"]) == 1
+    found = capsys.readouterr()
+    assert found.err.startswith("seed 2, store none: ")
+    assert "Program(" in found.err
+    assert ", 1 violations, in " in found.out
+
+
+# Planted bugs
+
+
+def _lost_acknowledgement(monkeypatch):
+    settle = CatchUp._settle
+
+    def settle_all_but_one(self, carriage):
+        if carriage.position != 2:
+            settle(self, carriage)
+
+    monkeypatch.setattr(CatchUp, "_settle", settle_all_but_one)
+
+
+def _acknowledgement_too_early(monkeypatch):
+    note_attempts = CatchUp.note_attempts
+
+    def finish_what_has_failed(self, carriage, *rest):
+        note_attempts(self, carriage, *rest)
+        self.acknowledgements.progress.finish(carriage.position)
+
+    monkeypatch.setattr(CatchUp, "note_attempts", finish_what_has_failed)
+
+
+def _swapped_events(monkeypatch):
+    for lanes in (Lanes, StoredLanes):
+        monkeypatch.setattr(lanes, "add_many", _add_swapped(lanes.add_many))
+
+
+def _add_swapped(add):
+    def add_swapped(self, *args):
+        add(self, *args)
+        if len(self._queue) > 1:
+            self._queue[-1], self._queue[-2] = self._queue[-2], self._queue[-1]
+
+    return add_swapped
+
+
+def _forgotten_retry(monkeypatch):
+    fail = Lanes.fail
+
+    def forget(self, carriage, error, now):
+        due = fail(self, carriage, error, now)
+        if due is not None and carriage.attempt == 2:
+            self._waiting.clear()
+        return due
+
+    monkeypatch.setattr(Lanes, "fail", forget)
+
+
+def _retry_too_soon(monkeypatch):
+    fail = Lanes.fail
+    monkeypatch.setattr(Lanes, "fail", lambda self, *args: fail(self, *args[:-1], args[-1] - 0.2))
+
+
+def _overtaken_retry(monkeypatch):
+    fail = Lanes.fail
+
+    def let_go(self, carriage, error, now):
+        due = fail(self, carriage, error, now)
+        if due is not None and carriage.key is not None and not self._lanes[carriage.key]:
+            del self._lanes[carriage.key]
+            carriage.key = None
+        return due
+
+    monkeypatch.setattr(Lanes, "fail", let_go)
+
+
+def _delivered_twice(monkeypatch):
+    take = Lanes.take
+
+    def take_again(self, *spare):
+        carriage = take(self, *spare)
+        if carriage is not None and carriage.number == 3 and carriage.key is None:
+            self.add(carriage.event, None, carriage.plan, position=carriage.position)
+        return carriage
+
+    monkeypatch.setattr(Lanes, "take", take_again)
+
+
+def _forgotten_attempts(monkeypatch):
+    restore = CatchUp.restore
+
+    def forget(self, record, suspects):
+        restore(self, attrs.evolve(record, attempts=()), suspects)
+
+    monkeypatch.setattr(CatchUp, "restore", forget)
+
+
+def _skipped_event(monkeypatch):
+    restore = CatchUp.restore
+
+    def skip_one(self, record, suspects):
+        restore(self, record, suspects)
+        if self.read_to < self.last:
+            self.read_to += 1
+
+    monkeypatch.setattr(CatchUp, "restore", skip_one)
+
+
+def _dropped_letter(monkeypatch):
+    give_up = Failures.give_up
+
+    def keep_no_second_failure(self, carriage, subscription, error, attempts):
+        if attempts != 2:
+            give_up(self, carriage, subscription, error, attempts)
+
+    monkeypatch.setattr(Failures, "give_up", keep_no_second_failure)
+
+
+def _miscounted_attempts(monkeypatch):
+    give_up = Failures.give_up
+
+    def one_less(self, carriage, subscription, error, attempts):
+        give_up(self, carriage, subscription, error, max(attempts - 1, 0))
+
+    monkeypatch.setattr(Failures, "give_up", one_less)
+
+
+def _ignored_hold(monkeypatch):
+    monkeypatch.setattr(GroupShell, "is_passed_over", lambda self, carriage, s: not s.is_active)
+
+
+def _ignored_priority(monkeypatch):
+    monkeypatch.setattr(
+        Group,
+        "_in_order",
+        lambda self, wanted: tuple(s for s in self._by_name.values() if s in wanted),
+    )
+
+
+def _lost_cause(monkeypatch):
+    monkeypatch.setattr(routing, "with_cause", lambda event, cause: event)
+
+
+def _too_many_workers(monkeypatch):
+    tasks = GroupShell._tasks
+
+    def one_more(self):
+        self.worker_limit += 1
+        return tasks(self)
+
+    monkeypatch.setattr(GroupShell, "_tasks", one_more)
+
+
+def _lost_wake_up(monkeypatch):
+    wake = GroupShell.wake
+
+    def wake_unless_one_works(self):
+        if not self.lanes.in_flight:
+            wake(self)
+
+    monkeypatch.setattr(GroupShell, "wake", wake_unless_one_works)
+
+
+def _early_drain(monkeypatch):
+    monkeypatch.setattr(
+        GroupShell, "unsettled", property(lambda self: self.lanes.unsettled - self.lanes.waiting)
+    )
+
+
+def _half_a_batch(monkeypatch):
+    offer = CatchUp.offer
+
+    def offer_all_but_the_last(self, events, keys, first, watch):
+        if len(events) > 2:
+            self.acknowledgements.progress.finish(first + len(events) - 1)
+            self.read_to += 1
+            events, keys = events[:-1], keys[:-1]
+        offer(self, events, keys, first, watch)
+
+    monkeypatch.setattr(CatchUp, "offer", offer_all_but_the_last)
+
+
+def _delivered_although_it_raised(monkeypatch):
+    publish = EventBus.publish
+
+    async def publish_and_look_again(self, event, *, expected_sequence=None):
+        published = await publish(self, event, expected_sequence=expected_sequence)
+        await trio.lowlevel.checkpoint_if_cancelled()
+        return published
+
+    monkeypatch.setattr(EventBus, "publish", publish_and_look_again)
+
+
+def _offset_that_runs_ahead(monkeypatch):
+    take_change = Progress.take_change
+
+    def ahead(self):
+        change = take_change(self)
+        return attrs.evolve(change, offset=max([change.offset, *self._lasts]))
+
+    monkeypatch.setattr(Progress, "take_change", ahead)
+
+
+def _lost_changes(monkeypatch):
+    take_changes = Recorder.take_changes
+    counted = Counter()
+
+    def take_and_lose(self):
+        changes = take_changes(self)
+        counted[self] += 1
+        return changes if counted[self] % 3 else _values.Changes()
+
+    monkeypatch.setattr(Recorder, "take_changes", take_and_lose)
+
+
+@pytest.mark.parametrize(
+    ("plant", "kind", "seed", "message"),
+    [
+        (_lost_acknowledgement, "memory", 0, "statistics|not recorded|was drained"),
+        (_acknowledgement_too_early, "memory", 0, "is recorded as finished|was drained|statistics"),
+        (_swapped_events, "none", 2, "in different orders|which is before it"),
+        (_swapped_events, "memory", 3, "which is before it"),
+        (_forgotten_retry, "none", 0, "."),
+        (_retry_too_soon, "none", 0, "before its retry was due"),
+        (_overtaken_retry, "none", 8, "which is before it|waits for a retry|between two"),
+        (
+            _delivered_twice,
+            "none",
+            3,
+            "again, which it was done with|at the same time|it is attempt",
+        ),
+        (
+            _forgotten_attempts,
+            "memory",
+            3,
+            "and it is attempt|before its retry|again, which it was",
+        ),
+        (_skipped_event, "memory", 2, "."),
+        (_dropped_letter, "none", 0, "dead letters are missing|statistics|says nothing of"),
+        (_miscounted_attempts, "none", 0, "is listed, and it must be"),
+        (_ignored_hold, "none", 4, "holds it back"),
+        (_ignored_priority, "none", 2, "which comes before it|which comes after it"),
+        (_lost_cause, "none", 0, "and published was"),
+        (_too_many_workers, "none", 3, "by more workers than there are"),
+        (_lost_wake_up, "none", 4, "has a free worker, and time passes|every task waits"),
+        (_early_drain, "none", 0, "nothing is left, and|was cancelled while"),
+        (_half_a_batch, "memory", 0, "."),
+        (
+            _delivered_although_it_raised,
+            "none",
+            24,
+            "publishing it has raised|was not accepted|and counted are",
+        ),
+        (_offset_that_runs_ahead, "memory", 3, "is recorded as finished"),
+        (
+            _lost_changes,
+            "memory",
+            0,
+            "dead letters are missing|not recorded|was drained|is stored as",
+        ),
+    ],
+)
+def test_a_planted_bug_is_found(monkeypatch, plant, kind, seed, message):
+    """Each seed is one that shows the bug soon."""
+    plant(monkeypatch)
+    with pytest.raises(Broken, match=message):
+        explore(kind, 40, seed, Tally(), is_shrinking=False)

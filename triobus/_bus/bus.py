@@ -1,10 +1,8 @@
 """`EventBus`: what a program declares and calls."""
 
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Iterable
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
@@ -12,25 +10,22 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 from triobus import _checks
 from triobus._bus.dead_letters import DeadLetters
 from triobus._bus.health import Health, health_of, statistics_of
-from triobus._bus.life import Drain, Life, StopReport
+from triobus._bus.life import Drain, Life, StopReport, until_idle
 from triobus._bus.listening import listen, wait_for
-from triobus._environment import environment
+from triobus._bus.lives import Lives
 from triobus._errors import (
-    BusAlreadyStarted,
-    DuplicateName,
     InvalidOption,
     WouldDeadlock,
 )
 from triobus._events import DomainEvent, Published
 from triobus._events.causes import calling_deliveries
 from triobus._groups.failures import LogErrors, OnFailure
-from triobus._groups.handlers import Handler, Predicate
+from triobus._groups.handlers import Handler
 from triobus._groups.instruments import Witness
-from triobus._groups.listeners import Inbox, Listener, Waiter
 from triobus._groups.outcome import Outcome, OutcomeWatch
 from triobus._groups.statistics import BusStatistics
-from triobus._groups.subscribing import Wanted, event_types, subscribe
-from triobus._groups.subscriptions import Group, GroupOptions, Start, Subscription
+from triobus._groups.subscribing import Wanted, subscribe
+from triobus._groups.subscriptions import Group, Start, Subscription
 from triobus.stores import EventStore
 
 Ordering = Literal["aggregate", "none"]
@@ -77,19 +72,16 @@ class EventBus:
         _checks.choice("on_failure", on_failure, get_args(OnFailure))
         _check_drain(drain)
         _checks.choice("log_errors", log_errors, get_args(LogErrors))
-        self._log_errors: LogErrors = log_errors
-        self._on_failure: OnFailure = on_failure
-        self._drain: Drain = drain
-        self._options: dict[str, GroupOptions] = {}
-        self._witnesses: list[Witness] = []
-        self._watcher: Callable[[Any], Witness] | None = None
-        self._life = self._new_life(store)
-        self._blocks: list[Life] = []
+        self._lives = Lives(store, on_failure, log_errors, drain)
         self._dead_letters = DeadLetters(lambda: self._life, self._check_answerable)
         self._default = self.group("default", workers=workers, buffer=buffer, start=start)
 
+    @property
+    def _life(self) -> Life:
+        return self._lives.life
+
     def __repr__(self) -> str:
-        life, names = self._life, ", ".join(self._options)
+        life, names = self._life, ", ".join(self._lives.options)
         return f"<EventBus {life.log.where}, {life.cycle.state}, groups: {names}>"
 
     subscribe = subscribe
@@ -100,26 +92,15 @@ class EventBus:
         """Subscribe a handler in the group "default"."""
         return self._default._subscribe(handler, wanted)
 
-    def _new_life(self, store: EventStore | None) -> Life:
-        life = Life(store, self._on_failure, self._log_errors, self._drain, self._witnesses)
-        for options in self._options.values():
-            life.add(options)
-        return life
-
     @property
     def store(self) -> EventStore | None:
         """The store of the bus, None without one. It can be given while the bus does not run."""
-        return self._life.store
+        return self._lives.store
 
     @store.setter
     def store(self, store: EventStore) -> None:
         _check_store(store)
-        life = self._life
-        if not life.cycle.allows("start"):
-            raise BusAlreadyStarted("the bus runs: give it its store before it starts")
-        if life.routing.inboxes or life.routing.waiters:
-            raise InvalidOption("the bus is listened to: give it its store before")
-        self._life = self._new_life(store)
+        self._lives.replace_store(store)
 
     @property
     def dead_letters(self) -> DeadLetters:
@@ -148,52 +129,17 @@ class EventBus:
         _checks.capacity("buffer", buffer, least=0)
         _checks.choice("ordering", ordering, get_args(Ordering))
         _checks.choice("start", start, get_args(Start))
-        if name in self._options:
-            raise DuplicateName(f"the bus already has a group {name!r}: choose another name")
-        group = Group(
+        return self._lives.add_group(
             name,
-            trio.CapacityLimiter(workers),
-            self._check_types,
-            partial(self._resubscribed, name),
-        )
-        options = GroupOptions(
-            group=group,
             workers=workers,
             buffer=buffer,
             is_ordered=ordering == "aggregate",
             start=start,
         )
-        self._options[name] = options
-        self._life.add(options)
-        self._attend(group)
-        return group
-
-    def _check_types(self, types: tuple[type[DomainEvent], ...]) -> None:
-        self._life.check_types(types)
-
-    def _resubscribed(self, name: str) -> None:
-        self._life.resubscribed(name)
-        self._attend(self._options[name].group)
-
-    # Being watched
 
     def _watch(self, witness: Witness) -> None:
         """Let a witness see what happens from here on."""
-        self._witnesses.append(witness)
-        self._life.routing.forget_routes()
-        for options in self._options.values():
-            witness.attend(options.group)
-
-    def _attend(self, group: Group) -> None:
-        for witness in self._witnesses:
-            witness.attend(group)
-
-    def _watch_as_run_says(self) -> None:
-        """Let those watch who want to see every bus of this run of Trio."""
-        watcher = environment.get().instrument_of
-        if watcher is not None and watcher is not self._watcher:
-            self._watcher = watcher
-            self._watch(watcher(self))
+        self._lives.watch(witness)
 
     # Starting and stopping
 
@@ -205,20 +151,7 @@ class EventBus:
         If it raises, `Cancelled` and `StoreError` included, nothing is left running or open.
         """
         _checks.inside_trio("async with bus")
-        cycle = self._life.cycle
-        if not cycle.allows("start"):
-            raise BusAlreadyStarted(
-                f"the bus is {cycle.state}: let it stop before it is started again, or make a "
-                "further EventBus"
-            )
-        if cycle.state == "stopped":
-            last_letter = self._life.letters.last_id
-            self._life = self._new_life(self._life.store)
-            self._life.letters.last_id = last_letter  # no later letter is taken for an older one
-        self._watch_as_run_says()
-        life = self._life
-        await life.start()
-        self._blocks.append(life)
+        await self._lives.begin(self)
         return self
 
     @enable_ki_protection
@@ -229,10 +162,7 @@ class EventBus:
         traceback: TracebackType | None,
     ) -> None:
         """Drain, then stop. Cancelled, or left by KeyboardInterrupt, it cancels the handlers."""
-        # A bus that was stopped inside may have been started again, there or by another task.
-        life = next(filter(Life.is_own, reversed(self._blocks)), self._blocks[-1])
-        self._blocks.remove(life)
-        await life.leave(exc)
+        await self._lives.leave(exc)
 
     @enable_ki_protection
     async def run(
@@ -370,34 +300,7 @@ class EventBus:
         self._check_waitable("wait_idle()")
         life = self._life
         await trio.lowlevel.checkpoint()
-        await life.until_idle()
-
-    @asynccontextmanager
-    async def _listen(
-        self, types: tuple[type[DomainEvent], ...], buffer: float
-    ) -> AsyncIterator[Listener[Any]]:
-        found = event_types(types or DomainEvent)
-        _checks.capacity("buffer", buffer, least=1)
-        life = self._life
-        life.cycle.check("listen", "listen()")
-        inbox = Inbox(found, buffer, life.routing.admit)
-        listener = life.log.listen(inbox)
-        try:
-            await trio.lowlevel.checkpoint()
-            yield listener
-        finally:
-            life.routing.unlisten(inbox)
-
-    async def _wait_for(self, types: object, where: Predicate | None) -> DomainEvent:
-        life = self._life
-        life.cycle.check("listen", "wait_for()")
-        _checks.predicate("where", where)
-        waiter = Waiter(event_types(types), where)
-        life.routing.add(waiter)
-        try:
-            return await waiter.wait()
-        finally:
-            life.routing.remove(waiter)
+        await until_idle(life)
 
     # Looking at it
 

@@ -22,6 +22,9 @@ class Home:
     token: trio.lowlevel.TrioToken = attrs.field(
         factory=trio.lowlevel.current_trio_token, init=False
     )
+    clock: trio.abc.Clock = attrs.field(factory=trio.lowlevel.current_clock, init=False)
+    started_at: float = attrs.field(factory=trio.current_time, init=False)
+    """When the life began, on that clock."""
 
     def check_same_thread(self, call: str, instead: str) -> None:
         """Raise `InvalidOption` in another thread, where another call has to be made instead."""

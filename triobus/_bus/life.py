@@ -47,6 +47,14 @@ class StopReport:
     left: Mapping[str, int]
     """Deliveries that were accepted and not finished: queued, cancelled or waiting for a retry."""
 
+    @classmethod
+    def of(cls, shells: Mapping[str, GroupShell]) -> "StopReport":
+        """Return what groups have done, and what they have left."""
+        return cls(
+            settled={name: shell.lanes.finished for name, shell in shells.items()},
+            left={name: shell.unsettled for name, shell in shells.items()},
+        )
+
 
 @attrs.define(eq=False)
 class Life:
@@ -70,8 +78,6 @@ class Life:
     """Why what was finished at the end could not be recorded; whoever tells of it takes it."""
     home: Home | None = attrs.field(default=None, init=False)
     """Where it runs, once it does."""
-    _clock: trio.abc.Clock | None = attrs.field(default=None, init=False)
-    _started_at: float = attrs.field(default=0.0, init=False)
     _stopped_at: float | None = attrs.field(default=None, init=False)
     _mode: Drain = attrs.field(default=False, init=False)
     """What the stop waits for."""
@@ -143,10 +149,10 @@ class Life:
     def uptime(self) -> float:
         """Seconds from the start until now, or until the stop."""
         # The clock is asked, and not trio.current_time(), so that any thread may look.
-        if self._clock is None:
+        if self.home is None:
             return 0.0
-        now = self._clock.current_time() if self._stopped_at is None else self._stopped_at
-        return now - self._started_at
+        now = self.home.clock.current_time() if self._stopped_at is None else self._stopped_at
+        return now - self.home.started_at
 
     # The beginning
 
@@ -165,8 +171,6 @@ class Life:
             else:
                 self.cycle.state = "new"  # nothing has begun, and whoever listens may go on
             raise
-        self._clock = trio.lowlevel.current_clock()
-        self._started_at = self._clock.current_time()
         self.home = Home()
         self._context = contextvars.copy_context()
         self._manager = trio.open_nursery()
@@ -215,7 +219,7 @@ class Life:
         error, self.unrecorded = self.unrecorded, None
         if error is not None:
             raise error
-        return self.report()
+        return StopReport.of(self.shells)
 
     def ask_to_stop(self, drain: Drain, timeout: float | None = None) -> None:
         """Let nobody in from outside any more, and have the conductor end the life."""
@@ -296,8 +300,8 @@ class Life:
     def _finish(self) -> None:
         """Tell everybody who waits that it is over."""
         self.cycle.become("stopped")
-        if self._clock is not None:
-            self._stopped_at = self._clock.current_time()
+        if self.home is not None:
+            self._stopped_at = self.home.clock.current_time()
         if self._was_drained:
             for witness in self.witnesses:
                 witness.drained()
@@ -307,7 +311,7 @@ class Life:
         self.idle.notice()
         self.asked_to_stop.set()
         self.ended.set()
-        left = {name: count for name, count in self.report().left.items() if count}
+        left = {name: count for name, count in StopReport.of(self.shells).left.items() if count}
         if left and not self._is_crashed:
             counts = ", ".join(f"{count} in group {name!r}" for name, count in left.items())
             logger.warning("the bus stopped and left deliveries: %s", counts)
@@ -323,56 +327,46 @@ class Life:
         else:
             self.cancel()
         is_own = error is not None and not _is_cancellation(error)
-        into_nursery = None if is_own else error
-        failure: BaseException | None = None
-        try:
-            # It suppresses nothing: its own scope is cancelled only by an error, which it raises.
-            await self._manager.__aexit__(
-                None if into_nursery is None else type(into_nursery),
-                into_nursery,
-                None if into_nursery is None else into_nursery.__traceback__,
-            )
-        except BaseException as raised:  # noqa: BLE001  # it is raised below
-            failure = _interrupt_alone(raised)
+        failure = await self._leave_nursery(None if is_own else error)
         unrecorded, self.unrecorded = self.unrecorded, None
         if unrecorded is not None:
-            if failure is None and into_nursery is None:
+            if failure is None and (error is None or is_own):
                 failure = unrecorded
             else:
                 logger.error("what was finished at the end could not be recorded: %s", unrecorded)
         if failure is None or failure is error:
             return
-        if is_own:
-            assert error is not None
+        if error is not None and is_own:
             raise BaseExceptionGroup("the block and its bus failed", [error, failure]) from None
         raise failure
 
-    # Looking at it
+    async def _leave_nursery(self, error: BaseException | None) -> BaseException | None:
+        """Wait for all tasks of the life, and return what comes out of its nursery."""
+        type_, traceback = (None, None) if error is None else (type(error), error.__traceback__)
+        try:
+            # It suppresses nothing: its own scope is cancelled only by an error, which it raises.
+            await self._manager.__aexit__(type_, error, traceback)
+        except BaseException as raised:  # noqa: BLE001  # the caller raises it
+            return _interrupt_alone(raised)
+        return None
 
-    async def until_idle(self) -> None:
-        """Wait until nothing is left to do and all that is recorded; raise `BusClosed` if it ends.
 
-        Raises `StoreError` if what is finished could not be recorded yet.
-        """
+async def until_idle(life: Life) -> None:
+    """Wait until nothing is left to do and all that is recorded; raise `BusClosed` if it ends.
 
-        def is_met() -> bool:
-            return not self.unsettled or self.cycle.state == "stopped"
+    Raises `StoreError` if what is finished could not be recorded yet.
+    """
 
-        await self.idle.wait_until(is_met)
-        while self.log.is_pending:
-            await self.log.flush()
-            await self.idle.wait_until(is_met)
-        if self.unsettled:
-            raise BusClosed(
-                f"the bus stopped with {self.unsettled} deliveries left, which will not be made"
-            )
+    def is_met() -> bool:
+        return not life.unsettled or life.cycle.state == "stopped"
 
-    def report(self) -> StopReport:
-        """Return what was done, and what was left."""
-        shells = self.shells.items()
-        return StopReport(
-            settled={name: shell.lanes.finished for name, shell in shells},
-            left={name: shell.unsettled for name, shell in shells},
+    await life.idle.wait_until(is_met)
+    while life.log.is_pending:
+        await life.log.flush()
+        await life.idle.wait_until(is_met)
+    if life.unsettled:
+        raise BusClosed(
+            f"the bus stopped with {life.unsettled} deliveries left, which will not be made"
         )
 
 

@@ -1,13 +1,17 @@
 """`listen` and `wait_for`, as a bus has them: how they are typed, up to six classes."""
 
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol, overload
 
+import trio
+
+from triobus import _checks
+from triobus._bus.life import Life
 from triobus._events import DomainEvent
 from triobus._groups.handlers import Predicate
-from triobus._groups.listeners import Listener
-from triobus._groups.subscribing import E1, E2, E3, E4, E5, E6
+from triobus._groups.listeners import Inbox, Listener, Waiter
+from triobus._groups.subscribing import E1, E2, E3, E4, E5, E6, event_types
 
 _Listening = AbstractAsyncContextManager
 
@@ -15,13 +19,36 @@ _Listening = AbstractAsyncContextManager
 class Listenable(Protocol):
     """What can be listened to."""
 
-    def _listen(
-        self, types: tuple[type[DomainEvent], ...], buffer: float, /
-    ) -> _Listening[Listener[Any]]:
-        """Give a listener the events of the types; none stands for all."""
+    @property
+    def _life(self) -> Life:
+        """The present life of the bus, or the last one."""
 
-    async def _wait_for(self, types: object, where: Predicate | None, /) -> Any:
-        """Return the next event of the types that `where` is true for."""
+
+@asynccontextmanager
+async def _listening(
+    life: Life, types: tuple[type[DomainEvent], ...], buffer: float
+) -> AsyncIterator[Listener[Any]]:
+    found = event_types(types or DomainEvent)
+    _checks.capacity("buffer", buffer, least=1)
+    life.cycle.check("listen", "listen()")
+    inbox = Inbox(found, buffer, life.routing.admit)
+    listener = life.log.listen(inbox)
+    try:
+        await trio.lowlevel.checkpoint()
+        yield listener
+    finally:
+        life.routing.unlisten(inbox)
+
+
+async def _next_event(life: Life, types: object, where: Predicate | None) -> DomainEvent:
+    life.cycle.check("listen", "wait_for()")
+    _checks.predicate("where", where)
+    waiter = Waiter(event_types(types), where)
+    life.routing.add(waiter)
+    try:
+        return await waiter.wait()
+    finally:
+        life.routing.remove(waiter)
 
 
 @overload
@@ -116,7 +143,7 @@ def listen(
     with a store it reads the rest from there. The iteration ends when the bus has stopped.
     Raises `BusClosed` once it has, until it is started again.
     """
-    return self._listen(types, buffer)
+    return _listening(self._life, types, buffer)
 
 
 @overload
@@ -186,4 +213,4 @@ async def wait_for(
     waits for may come before, enter `listen()` first. Raises what `where` raises, and `BusClosed`
     if the bus stops before such an event.
     """
-    return await self._wait_for(type_, where)
+    return await _next_event(self._life, type_, where)

@@ -22,18 +22,17 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from triobus._durability.acknowledgement import Acknowledgements, wall_time
+from triobus._durability.acknowledgement import Acknowledgements
 from triobus._durability.alarm import Alarm
 from triobus._durability.evicted import Evicted
 from triobus._durability.lanes import StoredLanes
-from triobus._durability.plans import Plan, Plans
+from triobus._durability.plans import Plans
 from triobus._durability.suspects import Suspects
 from triobus._errors import StoreError, StoreIOError
 from triobus._events import DomainEvent
 from triobus._events.batch import runs
 from triobus._groups.delivery import Carriage, Replayed, Watch
-from triobus._groups.retry import LONGEST_WISH
-from triobus._groups.subscriptions import Group, GroupOptions, Subscription
+from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
 from triobus.stores._store import BATCH
@@ -85,7 +84,7 @@ class CatchUp:
         options = self.options
         self.lanes = StoredLanes(is_ordered=options.is_ordered, is_total=options.workers == 1)
         self.acknowledgements = Acknowledgements(self._on_change)
-        self.plans = Plans(options.group, self._store)
+        self.plans = Plans(options.group, self._store, self.lanes, self.acknowledgements)
         self._evicted = Evicted(self.lanes)
         self._steps = [self._read_on, self._refill, self._wake]
 
@@ -193,7 +192,7 @@ class CatchUp:
             else:
                 count = int(min(count, self._room_for_new()))
                 if count:
-                    self._add(run[:count], run_keys[:count], plan, watch, first)
+                    self._evicted.add(run[:count], run_keys[:count], plan, watch, first)
                     watch = None
             self.read_to += count
             first += count
@@ -204,26 +203,6 @@ class CatchUp:
                 self.lanes.watches[first] = watch
             self._alarm.ring()
         self._on_read()
-
-    def _add(
-        self,
-        events: Sequence[DomainEvent],
-        keys: Sequence[str | None],
-        plan: tuple[Subscription, ...],
-        watch: Watch | None,
-        first: int,
-    ) -> None:
-        """Put events into their lanes, except for those that have others before them on disk."""
-        if not (self._evicted and self.lanes.is_ordered):
-            self.lanes.add_many(events, keys, plan, watch, itertools.count(first))
-            return
-        for event, key, position in zip(events, keys, itertools.count(first), strict=False):
-            if key not in self._evicted:
-                self.lanes.add(event, key, plan, watch, position=position)
-                continue
-            self.lanes.add_outside()
-            if watch is not None:
-                self.lanes.watches[position] = watch
 
     # In: events that are read back
 
@@ -289,10 +268,7 @@ class CatchUp:
         return max(self.buffer - self.lanes.held, 0)
 
     def _room_for_new(self) -> float:
-        """Return how many events may be taken as they are published.
-
-        They leave half of the room to what has to be read back, or it would never have a turn.
-        """
+        """Return how many new events may be taken: they leave half of the room to older ones."""
         if self._evicted.free or self.lanes.due:
             return max(math.ceil(self._enough) - self.lanes.held, 0)
         return self._room()
@@ -317,13 +293,13 @@ class CatchUp:
         limit = int(min(self._room(), BATCH))
         for record in await self._store.fetch(self.read_to, limit, self.last):
             position, key = record.position, record.aggregate_id
-            if (plan := self._wanted_by(record)) is not None:
+            if (plan := self.plans.wanted_by(record)) is not None:
                 if self.lanes.is_ordered and key in self._evicted:
                     self.lanes.add_outside()
                 else:
-                    event, plan, watch = self._taken(record, plan)
+                    event, plan, watch = self.plans.taken(record, plan)
                     self.lanes.add(event, key, plan, watch, position=position)
-                    self._postpone(position, plan)
+                    self.plans.postpone(self.shell, position, plan)
             self.read_to = position
         self._on_read()
 
@@ -338,12 +314,12 @@ class CatchUp:
         for record in records:
             if self.acknowledgements.progress.is_finished(record.position):
                 continue
-            if (plan := self._wanted_by(record)) is None:
+            if (plan := self.plans.wanted_by(record)) is None:
                 self.lanes.drop()
                 continue
-            event, plan, watch = self._taken(record, plan)
+            event, plan, watch = self.plans.taken(record, plan)
             self.lanes.take_in(event, key, plan, watch, record.position)
-            self._postpone(record.position, plan)
+            self.plans.postpone(self.shell, record.position, plan)
             added += 1
         last = records[-1].position if records else None
         self._evicted.read_back(key, last, up_to, self.read_to, added)
@@ -373,39 +349,3 @@ class CatchUp:
         """Put a replay into its lane, behind what has to be read back of it."""
         if not self._evicted.replay(given, self.read_to):
             self.lanes.add(*given, after=self.read_to)
-
-    # One event that is read back
-
-    def _wanted_by(self, record: Record) -> Plan | None:
-        """Return who still gets an event; None if it is finished, or is now for want of them."""
-        position = record.position
-        if self.acknowledgements.progress.is_finished(position):
-            return None
-        plan = self.plans.of_record(record, self.acknowledgements.recovered.get(position))
-        if plan:
-            return plan
-        watch = self.lanes.watches.pop(position, None)
-        if watch is not None:
-            watch.finished()
-        self.acknowledgements.pass_over_read(position)
-        return None
-
-    def _taken(self, record: Record, plan: Plan) -> tuple[Any, Plan, Watch | None]:
-        """Return an event, who gets it and which publisher waits for its end."""
-        row = self.acknowledgements.recovered.get(record.position)
-        event, plan = self.plans.decoded(record, plan, row)
-        return event, plan, self.lanes.watches.pop(record.position, None)
-
-    def _postpone(self, position: int, plan: Plan) -> None:
-        """Let the delivery that was added last wait for the rest of its delay, if it had one."""
-        row = self.acknowledgements.forget_recovered(position)
-        if row is None:
-            return
-        is_same = plan[0].name == row.subscription
-        # Whatever a damaged store says: its handler may have asked for a delay itself.
-        longest = min(row.delay, max(plan[0].retry.longest_delay, LONGEST_WISH))
-        wait = min(row.due_at - wall_time(), longest) if is_same else 0
-        due = trio.current_time() + wait if wait > 0 else None
-        self.lanes.postpone(position, row.attempts if is_same else 0, due, row.done)
-        if due is not None:
-            self.shell.expect(due)

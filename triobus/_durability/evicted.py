@@ -6,12 +6,16 @@ are kept here, with the position up to which events go before them.
 """
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import count
 from math import inf
 
 import attrs
 
 from triobus._durability.lanes import StoredLanes, place_of
-from triobus._groups.delivery import Replayed
+from triobus._events import DomainEvent
+from triobus._groups.delivery import Replayed, Watch
+from triobus._groups.subscriptions import Subscription
 
 
 @attrs.define(eq=False)
@@ -30,6 +34,26 @@ class Evicted:
 
     def __contains__(self, key: str | None) -> bool:
         return key in self._from
+
+    def add(
+        self,
+        events: Sequence[DomainEvent],
+        keys: Sequence[str | None],
+        plan: tuple[Subscription, ...],
+        watch: Watch | None,
+        first: int,
+    ) -> None:
+        """Queue new events, except for those that have others before them on disk."""
+        if not (self._from and self._lanes.is_ordered):
+            self._lanes.add_many(events, keys, plan, watch, count(first))
+            return
+        for event, key, position in zip(events, keys, count(first), strict=False):
+            if key not in self._from:
+                self._lanes.add(event, key, plan, watch, position=position)
+                continue
+            self._lanes.add_outside()
+            if watch is not None:
+                self._lanes.watches[position] = watch
 
     def evict(self) -> None:
         """Give up everything that lines up."""
@@ -93,15 +117,15 @@ class Evicted:
 
     def _add_replays(self, key: str, read_to: int) -> int:
         """Queue the replays that have nothing before them on disk; return how many."""
-        replays, count = self._replays.get(key), 0
+        replays, added = self._replays.get(key), 0
         while replays and self._from.get(key, inf) > replays[0][0]:
             _, given = replays.popleft()
             self._lanes.outside -= 1
             self._lanes.add(*given, after=read_to)
-            count += 1
+            added += 1
         if not replays:
             self._replays.pop(key, None)
-        return count
+        return added
 
     def _bar(self) -> None:
         self._lanes.bar(min((self._from[key] for key in self.free), default=None))

@@ -1,15 +1,20 @@
-"""Which subscriptions an event of the log goes to, and the event itself, made of its JSON."""
+"""An event of the log on its way back: which subscriptions get it, and where it goes on."""
 
 from typing import Any
 
 import attrs
+import trio
 
-from triobus._durability.acknowledgement import wall_time
+from triobus._durability.acknowledgement import Acknowledgements, wall_time
+from triobus._durability.lanes import StoredLanes
 from triobus._durability.suspects import Suspects
 from triobus._durability.unreadable import stand_in, unreadable
 from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent
+from triobus._groups.delivery import Watch
+from triobus._groups.retry import LONGEST_WISH
 from triobus._groups.subscriptions import Group, Subscription
+from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
 from triobus.stores._values import Attempts, Record
 
@@ -22,6 +27,8 @@ class Plans:
 
     _group: Group
     _store: EventStore
+    _lanes: StoredLanes
+    _acknowledgements: Acknowledgements
     suspects: Suspects | None = None
     """What may have been in flight when the process died, if it did."""
     _plans: dict[type | str, Plan] = attrs.field(factory=dict)
@@ -37,7 +44,41 @@ class Plans:
             plan = self._plans[cls] = self._group._plan_for(cls)
         return plan
 
-    def of_record(self, record: Record, row: Attempts | None) -> Plan:
+    def wanted_by(self, record: Record) -> Plan | None:
+        """Return who still gets an event; None if it is finished, or is now for want of them."""
+        position = record.position
+        if self._acknowledgements.progress.is_finished(position):
+            return None
+        plan = self._of_record(record, self._acknowledgements.recovered.get(position))
+        if plan:
+            return plan
+        watch = self._lanes.watches.pop(position, None)
+        if watch is not None:
+            watch.finished()
+        self._acknowledgements.pass_over_read(position)
+        return None
+
+    def taken(self, record: Record, plan: Plan) -> tuple[Any, Plan, Watch | None]:
+        """Return an event, who gets it and which publisher waits for its end."""
+        row = self._acknowledgements.recovered.get(record.position)
+        event, plan = self.decoded(record, plan, row)
+        return event, plan, self._lanes.watches.pop(record.position, None)
+
+    def postpone(self, shell: GroupShell, position: int, plan: Plan) -> None:
+        """Let the delivery that was added last wait for the rest of its delay, if it had one."""
+        row = self._acknowledgements.forget_recovered(position)
+        if row is None:
+            return
+        is_same = plan[0].name == row.subscription
+        # Whatever a damaged store says: its handler may have asked for a delay itself.
+        longest = min(row.delay, max(plan[0].retry.longest_delay, LONGEST_WISH))
+        wait = min(row.due_at - wall_time(), longest) if is_same else 0
+        due = trio.current_time() + wait if wait > 0 else None
+        self._lanes.postpone(position, row.attempts if is_same else 0, due, row.done)
+        if due is not None:
+            shell.expect(due)
+
+    def _of_record(self, record: Record, row: Attempts | None) -> Plan:
         """Return the subscriptions that still get an event, given what the store has of it."""
         plan = self._of_type(record.event_type)
         if row is not None:

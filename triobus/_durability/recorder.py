@@ -5,7 +5,7 @@ groups signal the writer themselves.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -101,37 +101,7 @@ class Recorder:
         self._last_before = snapshot.last
         for feed in self.feeds.values():
             self._take_up(feed)
-        self._tell_of_groups(snapshot)
-
-    def _tell_of_groups(self, snapshot: Snapshot) -> None:
-        """Log where groups go on, and what the store has for handlers that are not there."""
-        feeds = self.feeds.items()
-        known = {name: {s.name for s in feed.group.subscriptions} for name, feed in feeds}
-        used = {(key.group, key.subscription) for key in snapshot.letters}
-        for record in snapshot.groups:
-            used |= {(record.name, row.subscription) for row in record.attempts}
-        groups = {record.name for record in snapshot.groups} | {group for group, _ in used}
-        gone = [f"group {group!r}" for group in sorted(groups - known.keys())]
-        gone += [
-            f"subscription {name!r} of group {group!r}"
-            for group, name in sorted(used)
-            if group in known and name not in known[group]
-        ]
-        if gone:
-            logger.warning(
-                "the store has progress or dead letters of what the program has not, or not yet: "
-                "%s. What is theirs is kept, and goes on when they are there again",
-                ", ".join(gone),
-            )
-        for record in snapshot.groups:
-            if record.name in known:
-                logger.info(
-                    "group %r goes on behind position %d of %d; a subscription that is new in it "
-                    "gets nothing before, for which a new group is there",
-                    record.name,
-                    record.offset,
-                    snapshot.last,
-                )
+        _log_groups(snapshot, self.feeds.values())
 
     async def detach(self) -> None:
         """Record what is finished, and close the store. Not to be cancelled; raises `StoreError`.
@@ -344,3 +314,33 @@ class Recorder:
     def _plans(self, cls: type[DomainEvent]) -> list[Any]:
         plans = (feed.group._plan_for(cls) for feed in self.feeds.values() if feed.is_active)
         return [plan for plan in plans if plan]
+
+
+def _log_groups(snapshot: Snapshot, feeds: Iterable[CatchUp]) -> None:
+    """Log where groups go on, and what the store has for handlers that are not there."""
+    known = {feed.group.name: {s.name for s in feed.group.subscriptions} for feed in feeds}
+    used = {(key.group, key.subscription) for key in snapshot.letters}
+    for record in snapshot.groups:
+        used |= {(record.name, row.subscription) for row in record.attempts}
+    groups = {record.name for record in snapshot.groups} | {group for group, _ in used}
+    gone = [f"group {group!r}" for group in sorted(groups - known.keys())]
+    gone += [
+        f"subscription {name!r} of group {group!r}"
+        for group, name in sorted(used)
+        if group in known and name not in known[group]
+    ]
+    if gone:
+        logger.warning(
+            "the store has progress or dead letters of what the program has not, or not yet: "
+            "%s. What is theirs is kept, and goes on when they are there again",
+            ", ".join(gone),
+        )
+    for record in snapshot.groups:
+        if record.name in known:
+            logger.info(
+                "group %r goes on behind position %d of %d; a subscription that is new in it "
+                "gets nothing before, for which a new group is there",
+                record.name,
+                record.offset,
+                snapshot.last,
+            )

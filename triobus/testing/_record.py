@@ -121,7 +121,7 @@ def record(bus: EventBus) -> "Recording":
     Call it before the bus starts to see everything. Called again for the same bus it returns the
     same recording. It keeps all events in memory: it is for tests.
     """
-    for witness in bus._witnesses:
+    for witness in bus._lives.witnesses:
         if isinstance(witness, Recording) and not witness.is_shared:
             return witness
     recording = Recording()

@@ -1,0 +1,122 @@
+"""What a program has declared of a bus, and the lives that the bus has: one after the other."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import attrs
+import trio
+
+from triobus._bus.life import Drain, Life
+from triobus._environment import environment
+from triobus._errors import BusAlreadyStarted, DuplicateName, InvalidOption
+from triobus._events import DomainEvent
+from triobus._groups.failures import LogErrors, OnFailure
+from triobus._groups.instruments import Witness
+from triobus._groups.subscriptions import Group, GroupOptions, Start
+from triobus.stores import EventStore
+
+
+@attrs.define(eq=False)
+class Lives:
+    """The declared groups of one bus, and its present life, or the last one."""
+
+    _store: EventStore | None
+    _on_failure: OnFailure
+    _log_errors: LogErrors
+    _drain: Drain
+    options: dict[str, GroupOptions] = attrs.field(factory=dict, init=False)
+    """What was said of each group, by its name."""
+    life: Life = attrs.field(init=False)
+    witnesses: list[Witness] = attrs.field(factory=list, init=False)
+    _instrument_of: Callable[[Any], Any] | None = attrs.field(default=None, init=False)
+    """What has given the bus an instrument of its environment, if something has."""
+    _blocks: list[Life] = attrs.field(factory=list, init=False)
+    """The lives whose blocks have not been left."""
+
+    def __attrs_post_init__(self) -> None:
+        self.life = self._new_life()
+
+    def _new_life(self) -> Life:
+        life = Life(self._store, self._on_failure, self._log_errors, self._drain, self.witnesses)
+        for options in self.options.values():
+            life.add(options)
+        return life
+
+    @property
+    def store(self) -> EventStore | None:
+        """The store of the bus, None without one."""
+        return self._store
+
+    def replace_store(self, store: EventStore) -> None:
+        """Keep everything in another store, from the next start on."""
+        if not self.life.cycle.allows("start"):
+            raise BusAlreadyStarted("the bus runs: give it its store before it starts")
+        if self.life.routing.inboxes or self.life.routing.waiters:
+            raise InvalidOption("the bus is listened to: give it its store before")
+        self._store = store
+        self.life = self._new_life()
+
+    def add_group(
+        self, name: str, *, workers: int, buffer: float, is_ordered: bool, start: Start
+    ) -> Group:
+        """Make a group; while the bus runs, its workers come at once."""
+        if name in self.options:
+            raise DuplicateName(f"the bus already has a group {name!r}: choose another name")
+        limiter = trio.CapacityLimiter(workers)
+        group = Group(name, limiter, self._check_types, partial(self._resubscribed, name))
+        options = self.options[name] = GroupOptions(
+            group=group, workers=workers, buffer=buffer, is_ordered=is_ordered, start=start
+        )
+        self.life.add(options)
+        self._attend(group)
+        return group
+
+    def _check_types(self, types: tuple[type[DomainEvent], ...]) -> None:
+        self.life.check_types(types)
+
+    def _resubscribed(self, name: str) -> None:
+        self.life.resubscribed(name)
+        self._attend(self.options[name].group)
+
+    def watch(self, witness: Witness) -> None:
+        """Let a witness see what happens from here on."""
+        self.witnesses.append(witness)
+        self.life.routing.forget_routes()
+        for options in self.options.values():
+            witness.attend(options.group)
+
+    def _attend(self, group: Group) -> None:
+        for witness in self.witnesses:
+            witness.attend(group)
+
+    def watch_as_environment_says(self, bus: Any) -> None:
+        """Give the bus the instrument that every bus of this environment gets, but once."""
+        instrument_of = environment.get().instrument_of
+        if instrument_of is not None and instrument_of is not self._instrument_of:
+            self._instrument_of = instrument_of
+            self.watch(instrument_of(bus))
+
+    async def begin(self, bus: Any) -> None:
+        """Begin a life, a new one if the last is over. Raises `BusAlreadyStarted`."""
+        cycle = self.life.cycle
+        if not cycle.allows("start"):
+            raise BusAlreadyStarted(
+                f"the bus is {cycle.state}: let it stop before it is started again, or make a "
+                "further EventBus"
+            )
+        if cycle.state == "stopped":
+            last_letter = self.life.letters.last_id
+            self.life = self._new_life()
+            self.life.letters.last_id = last_letter  # no later letter is taken for an older one
+        self.watch_as_environment_says(bus)
+        life = self.life
+        await life.start()
+        self._blocks.append(life)
+
+    async def leave(self, error: BaseException | None) -> None:
+        """End the life with the block around it, which `error` leaves if one does."""
+        # A bus that was stopped inside may have been started again, there or by another task.
+        life = next(filter(Life.is_own, reversed(self._blocks)), self._blocks[-1])
+        self._blocks.remove(life)
+        await life.leave(error)

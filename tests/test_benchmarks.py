@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 
-from benchmarks import idle, ordering, peers, report
+from benchmarks import idle, ordering, peers, report, trips
 from benchmarks.__main__ import BENCHMARKS, main
 from benchmarks.measuring import Benchmark, Competitor, Figure, Report, run
 from benchmarks.peers_durable import DURABLE
@@ -249,3 +249,20 @@ def test_the_help_names_every_benchmark():
         check=True, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert all(f"\n{name}: " in done.stdout for name in BENCHMARKS)
+
+
+def test_the_way_of_one_event_is_counted_and_does_not_grow(capsys):
+    trips.main()
+    found = {line[:32].strip(): line[32:].split() for line in capsys.readouterr().out.splitlines()}
+    assert found.pop("trip") == ["entries", "files", "moves"]
+    ways = {name: (int(files), int(moves)) for name, (_, files, moves) in found.items()}
+    longest = {
+        "publish in memory": (6, 7),
+        "publish_many in memory": (9, 16),
+        "publish with SQLite": (32, 86),
+        "publish and retry with SQLite": (34, 116),
+        "entering the block with SQLite": (37, 196),
+        "replay of one with SQLite": (33, 93),
+    }
+    assert ways.keys() == longest.keys()
+    assert [name for name, way in ways.items() if way > longest[name]] == []

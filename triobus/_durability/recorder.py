@@ -27,6 +27,8 @@ from triobus.stores._values import Changes, GroupRecord, Snapshot
 
 logger = logging.getLogger("triobus")
 
+_NO_CHANGES = Changes()
+
 
 @attrs.define(eq=False)
 class Recorder:
@@ -58,6 +60,8 @@ class Recorder:
     """The position of the last event at the start."""
     _alone: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     """Who has it is handled alone among those in which the process died."""
+    _is_changed: bool = attrs.field(default=False, init=False)
+    """Whether there is something to be recorded."""
     _is_storing: bool = attrs.field(default=False, init=False)
     """Whether what was collected is on its way."""
 
@@ -165,19 +169,13 @@ class Recorder:
     # Recording
 
     @property
-    def is_changed(self) -> bool:
-        """Whether there is something to be recorded."""
-        return self.letters.is_changed or any(
-            feed.acknowledgements.is_changed for feed in self.feeds.values()
-        )
-
-    @property
     def is_pending(self) -> bool:
         """Whether there is, or it is on its way, and it still can be recorded."""
-        return self.is_attached and (self._is_storing or self.is_changed)
+        return self.is_attached and (self._is_storing or self._is_changed)
 
     def note_change(self) -> None:
         """There is something to be recorded."""
+        self._is_changed = True
         if self.is_attached:
             self._commits.signal()
 
@@ -224,19 +222,22 @@ class Recorder:
 
     def take_changes(self) -> Changes:
         """Return what the groups have come to since the last time."""
-        self._is_storing = self.is_changed
+        self._is_storing, self._is_changed = self._is_changed, False
+        if not self._is_storing:
+            return _NO_CHANGES
         groups = {
             name: feed.acknowledgements.take_change()
             for name, feed in self.feeds.items()
             if feed.acknowledgements.is_changed
         }
-        return Changes(groups, self.letters.take_change() if self.letters.is_changed else {})
+        return Changes(groups, self.letters.take_change())
 
     def give_back(self, changes: Changes, error: BaseException) -> None:
         """These changes are not stored, because of an error.
 
         They are not tried again until something happens that may go better.
         """
+        self._is_changed = self._is_changed or self._is_storing
         self._is_storing = False
         if isinstance(error, StoreError):
             self.failure = error
@@ -255,7 +256,8 @@ class Recorder:
             self.feeds[name].on_recorded()
             for witness in self._witnesses:
                 witness.recorded(name, change.progress.offset, change.progress.ranges)
-        self._hand_over_all(submissions)
+        if submissions:
+            self._hand_over_all(submissions)
 
     def _hand_over_all(self, submissions: Sequence[Submission]) -> None:
         # What is new and side by side goes over together: half of the time with many publishers.

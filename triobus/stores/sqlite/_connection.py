@@ -246,19 +246,21 @@ class Database:
                 f"{self.faults.shown} is not open: use it inside 'async with store:', or in a "
                 "bus that is running"
             )
-        self.check_process()
+        if os.getpid() != self._pid:
+            _path.check_same_process(self._pid, self.path)
 
     def check_process(self) -> None:
         """Raise `StoreForked` in a child of the process that has opened it."""
-        if self.connection is not None:
+        if self.connection is not None and os.getpid() != self._pid:
             _path.check_same_process(self._pid, self.path)
 
     def ready(self) -> sqlite3.Connection:
         """Return the connection. Raises `StoreClosed` and the like where it is of no use."""
-        self.check_open()
-        assert self.connection is not None
+        if self.connection is None or os.getpid() != self._pid:
+            self.check_open()
         if self.broken is not None:
             raise self.broken
+        assert self.connection is not None
         return self.connection
 
     def roll_back(self) -> None:

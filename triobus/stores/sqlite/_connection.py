@@ -165,7 +165,8 @@ class Database:
     def _prepare(self) -> None:
         """See that it is a store, or make it one, and be a reader."""
         connection = self.ready()
-        version = _schema.version_of(connection, self.faults.shown)
+        with self.one_moment():  # for another process may be making the store
+            version = _schema.version_of(connection, self.faults.shown)
         if version < len(_schema.MIGRATIONS) and not self.is_read_only:
             # Making a store is writing, and two may want to at once.
             claim = None if self.at is None else Claim.take(self.at)

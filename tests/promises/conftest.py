@@ -1,8 +1,18 @@
-"""The stores that tests of promises are run with."""
+"""The buses and the stores that tests of promises are run with."""
+
+from collections.abc import Callable
 
 import pytest
 
-from tests.promises.kinds import KINDS, Reopened, reopened
+from tests.promises.kinds import KINDS, NEW, Reopened, reopened
+from triobus import EventBus
+
+
+@pytest.fixture(params=NEW)
+def new_bus(request: pytest.FixtureRequest) -> Callable[..., EventBus]:
+    """Makes a bus with options, over each kind of store in turn."""
+    new_store = NEW[request.param]
+    return lambda **options: EventBus(new_store(), **options)
 
 
 @pytest.fixture(params=KINDS)

@@ -1,4 +1,4 @@
-"""The stores whose promises are tested. A further one is added to `KINDS` in one line."""
+"""The stores whose promises are tested. A further one is added to `NEW` and `KINDS` in one line."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,6 +9,14 @@ from triobus import EventStore, MemoryEventStore, SqliteEventStore
 
 Reopened = Callable[[], EventStore]
 """Returns a store with what was in it before, as a program does that starts again."""
+
+
+NEW: dict[str, Callable[[], EventStore | None]] = {
+    "no store": lambda: None,
+    "memory": MemoryEventStore,
+    "sqlite": lambda: SqliteEventStore(":memory:"),
+}
+"""What a bus may be made with, for the promises of every bus."""
 
 
 def _kept(store: EventStore) -> Reopened:

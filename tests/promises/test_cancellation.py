@@ -3,17 +3,18 @@
 import attrs
 import pytest
 import trio
-from trio.testing import assert_checkpoints, wait_all_tasks_blocked
+from trio.testing import assert_checkpoints
 
 from tests.events import Noted, Other
 from tests.every_step import at_every_step
+from tests.settled import settled
 from triobus import BusClosed, EventBus, Retry
 
 # Checkpoints
 
 
-async def test_everything_public_that_is_awaited_is_a_checkpoint():
-    bus = EventBus(workers=1)
+async def test_everything_public_that_is_awaited_is_a_checkpoint(new_bus, autojump_clock):
+    bus = new_bus(workers=1)
 
     @bus.subscribe(Other, retry=Retry(attempts=1))
     async def fails(event):
@@ -56,8 +57,8 @@ async def test_everything_public_that_is_awaited_is_a_checkpoint():
             await bus.stop()
 
 
-async def test_entering_and_leaving_an_idle_bus_are_checkpoints():
-    bus = EventBus()
+async def test_entering_and_leaving_an_idle_bus_are_checkpoints(new_bus, autojump_clock):
+    bus = new_bus()
     with assert_checkpoints():
         await bus.__aenter__()
     with assert_checkpoints():
@@ -65,7 +66,7 @@ async def test_entering_and_leaving_an_idle_bus_are_checkpoints():
 
 
 async def publish_when_blocked(bus, event):
-    await wait_all_tasks_blocked()
+    await settled()
     await bus.publish(event)
 
 
@@ -298,9 +299,9 @@ def test_retries_are_cancelled_cleanly_at_every_step():
     assert at_every_step(make, scenario, check_retries) > 20
 
 
-def test_a_plain_handler_is_waited_for_at_every_step():
+def test_a_plain_handler_is_waited_for_at_every_step(new_bus):
     def make():
-        record = Record(EventBus(workers=2, buffer=1))
+        record = Record(new_bus(workers=2, buffer=1))
 
         @record.bus.subscribe(Noted)
         def in_a_thread(event):
@@ -363,7 +364,7 @@ def test_wait_for_is_cancelled_cleanly_at_every_step():
 
         async with record.bus, trio.open_nursery() as nursery:
             nursery.start_soon(wait)
-            await wait_all_tasks_blocked()
+            await settled()
             for number in range(4):
                 await record.publish("a", number)
 
@@ -397,9 +398,9 @@ def test_a_stop_is_cancelled_cleanly_at_every_step():
     assert at_every_step(make, scenario, check) > 10
 
 
-def test_a_replay_is_cancelled_cleanly_at_every_step():
+def test_a_replay_is_cancelled_cleanly_at_every_step(new_bus):
     def make():
-        record = Record(EventBus(workers=1), is_bus_cancelled=False)
+        record = Record(new_bus(workers=1), is_bus_cancelled=False)
 
         @record.bus.subscribe(Noted, retry=Retry(attempts=1))
         async def wrong_until_later(event):
@@ -432,6 +433,7 @@ def test_a_replay_is_cancelled_cleanly_at_every_step():
 
 
 async def test_an_event_accepted_while_parked_workers_are_being_cancelled_is_left_and_counted(
+    new_bus,
     autojump_clock,
 ):
     seen = []
@@ -443,7 +445,7 @@ async def test_an_event_accepted_while_parked_workers_are_being_cancelled_is_lef
 
     with trio.CancelScope() as scope:
         async with bus:
-            await wait_all_tasks_blocked()
+            await settled()
             scope.cancel()  # the workers wait no more, and have not run since to know it
             bus.publish_nowait(Noted(1, "a"))
             bus.publish_nowait(Noted(2, "a"))

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.events import Noted, Other
+from tests.settled import settled
 from triobus import (
     BusClosed,
     DeadLetter,
@@ -65,7 +65,7 @@ def ids(letters: list[DeadLetter]) -> list[int]:
 # list
 
 
-async def test_a_dead_letter_tells_all_about_the_failure(autojump_clock: MockClock) -> None:
+async def test_a_dead_letter_tells_all_about_the_failure(autojump_clock) -> None:
     bus = EventBus()
     patient_in(bus.group("mail"), retry=Retry(attempts=3))
     event = Noted(7, "a")
@@ -81,8 +81,8 @@ async def test_a_dead_letter_tells_all_about_the_failure(autojump_clock: MockClo
     assert letter.first_failed_at.tzinfo is UTC
 
 
-async def test_the_oldest_letters_are_listed_first(autojump_clock: MockClock) -> None:
-    bus = EventBus(workers=1)
+async def test_the_oldest_letters_are_listed_first(new_bus, autojump_clock) -> None:
+    bus = new_bus(workers=1)
     patient_in(bus)
     async with bus:
         assert await bus.dead_letters.list() == []
@@ -95,8 +95,8 @@ async def test_the_oldest_letters_are_listed_first(autojump_clock: MockClock) ->
     assert ids(letters) == sorted(set(ids(letters)))
 
 
-async def test_letters_can_be_listed_by_group_and_by_aggregate(autojump_clock: MockClock) -> None:
-    bus = EventBus(workers=1)
+async def test_letters_can_be_listed_by_group_and_by_aggregate(new_bus, autojump_clock) -> None:
+    bus = new_bus(workers=1)
     patient_in(bus)
     patient_in(bus.group("mail", workers=1))
     async with bus:
@@ -112,13 +112,13 @@ async def test_letters_can_be_listed_by_group_and_by_aggregate(autojump_clock: M
 
 
 @pytest.mark.parametrize("limit", [-1, 1.5, None, True, "3"])
-async def test_a_limit_that_cannot_work_is_refused(autojump_clock: MockClock, limit: Any) -> None:
+async def test_a_limit_that_cannot_work_is_refused(new_bus, autojump_clock, limit: Any) -> None:
     with pytest.raises(InvalidOption, match=r"^limit=.*: give a whole number of 0 or more$"):
-        await EventBus().dead_letters.list(limit=limit)
+        await new_bus().dead_letters.list(limit=limit)
 
 
-async def test_every_failing_handler_makes_a_letter_of_its_own(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_every_failing_handler_makes_a_letter_of_its_own(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     for name in ("one", "two"):
         patient_in(bus, name)
     async with bus:
@@ -129,7 +129,8 @@ async def test_every_failing_handler_makes_a_letter_of_its_own(autojump_clock: M
 
 
 async def test_letters_can_still_be_listed_and_discarded_after_the_stop(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     bus = EventBus()
     patient_in(bus)
@@ -156,9 +157,10 @@ async def three_letters(bus: EventBus, patient: Patient) -> list[DeadLetter]:
 
 
 async def test_letters_are_replayed_by_their_ids_in_the_order_of_failure(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     patient = patient_in(bus)
     async with bus:
         letters = await three_letters(bus, patient)
@@ -171,8 +173,8 @@ async def test_letters_are_replayed_by_their_ids_in_the_order_of_failure(
         assert bus.statistics().dead_lettered == 3
 
 
-async def test_the_order_of_the_ids_does_not_matter(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_the_order_of_the_ids_does_not_matter(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     patient = patient_in(bus)
     async with bus:
         await publish(bus, *[Noted(n, "a") for n in range(1, 18)])
@@ -184,8 +186,8 @@ async def test_the_order_of_the_ids_does_not_matter(autojump_clock: MockClock) -
     assert patient.calls == [1, 8, 16]
 
 
-async def test_an_id_that_is_given_twice_is_replayed_once(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_an_id_that_is_given_twice_is_replayed_once(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     patient = patient_in(bus)
     async with bus:
         letters = await three_letters(bus, patient)
@@ -193,8 +195,8 @@ async def test_an_id_that_is_given_twice_is_replayed_once(autojump_clock: MockCl
     assert patient.calls == [1]
 
 
-async def test_all_letters_of_a_group_are_replayed(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_all_letters_of_a_group_are_replayed(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     patient = patient_in(bus, retry=Retry(attempts=1, never_on=OSError))
     other = patient_in(bus.group("other"))
     async with bus:
@@ -209,17 +211,18 @@ async def test_all_letters_of_a_group_are_replayed(autojump_clock: MockClock) ->
         assert await bus.dead_letters.replay(group="other") == 0
 
 
-async def test_nothing_to_replay_is_no_error(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_nothing_to_replay_is_no_error(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     async with bus:
         assert await bus.dead_letters.replay([]) == 0
         assert await bus.dead_letters.replay(group="default") == 0
 
 
 async def test_a_replay_that_fails_again_keeps_the_letter_and_counts(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     patient = patient_in(bus, retry=Retry(attempts=3, delay=1, jitter=0))
     async with bus:
         await publish(bus, Noted(1, "a"))
@@ -235,9 +238,9 @@ async def test_a_replay_that_fails_again_keeps_the_letter_and_counts(
     assert (statistics.failed_attempts, statistics.dead_lettered) == (6, 1)
 
 
-async def test_a_replay_brings_the_error_up_to_date(autojump_clock: MockClock) -> None:
+async def test_a_replay_brings_the_error_up_to_date(new_bus, autojump_clock) -> None:
     errors: list[Exception] = [ValueError("first"), KeyError("second")]
-    bus = EventBus()
+    bus = new_bus()
 
     async def fails(event: Noted) -> None:
         raise errors.pop(0)
@@ -254,9 +257,10 @@ async def test_a_replay_brings_the_error_up_to_date(autojump_clock: MockClock) -
 
 
 async def test_a_replay_returns_when_all_are_done_retries_included(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     patient = patient_in(bus, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
     async with bus:
         await publish(bus, Noted(1))
@@ -274,8 +278,8 @@ async def test_a_replay_returns_when_all_are_done_retries_included(
     assert patient.calls == [1, 1, 1, 1]
 
 
-async def test_only_the_handler_that_failed_is_called_again(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_only_the_handler_that_failed_is_called_again(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     calls: list[str] = []
 
     async def fine(event: Noted) -> None:
@@ -295,7 +299,8 @@ async def test_only_the_handler_that_failed_is_called_again(autojump_clock: Mock
 
 
 async def test_a_replay_goes_behind_what_is_queued_for_its_aggregate(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     bus = EventBus(workers=1)
     patient = patient_in(bus)
@@ -309,9 +314,9 @@ async def test_a_replay_goes_behind_what_is_queued_for_its_aggregate(
 @pytest.mark.parametrize("ordering", ["aggregate", "none"])
 @pytest.mark.parametrize("key", ["a", None])
 async def test_two_replays_at_once_deliver_once(
-    autojump_clock: MockClock, ordering: Any, key: str | None
+    new_bus, autojump_clock, ordering: Any, key: str | None
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     group = bus.group("slow", workers=4, ordering=ordering)
     calls: list[float] = []
 
@@ -336,8 +341,8 @@ async def test_two_replays_at_once_deliver_once(
     assert calls == [0, 1]
 
 
-async def test_a_cancelled_replay_stops_waiting_and_goes_on(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_cancelled_replay_stops_waiting_and_goes_on(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     calls: list[float] = []
 
     async def slow(event: Noted) -> None:
@@ -358,7 +363,7 @@ async def test_a_cancelled_replay_stops_waiting_and_goes_on(autojump_clock: Mock
         assert await bus.dead_letters.list() == []
 
 
-async def test_a_replay_that_the_stop_cuts_off_says_so(autojump_clock: MockClock) -> None:
+async def test_a_replay_that_the_stop_cuts_off_says_so(autojump_clock) -> None:
     bus = EventBus()
     calls: list[float] = []
 
@@ -379,13 +384,13 @@ async def test_a_replay_that_the_stop_cuts_off_says_so(autojump_clock: MockClock
                     with pytest.raises(BusClosed):
                         await bus.dead_letters.replay(group="default")
 
-                await wait_all_tasks_blocked()
+                await settled()
                 await bus.stop(drain=False)
     assert len(await bus.dead_letters.list()) == 1
 
 
-async def test_a_replay_inside_a_handler_would_wait_for_itself(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_replay_inside_a_handler_would_wait_for_itself(new_bus, autojump_clock) -> None:
+    bus = new_bus()
 
     async def replays(event: Noted) -> None:
         await bus.dead_letters.replay(group="default")
@@ -400,8 +405,8 @@ async def test_a_replay_inside_a_handler_would_wait_for_itself(autojump_clock: M
     )
 
 
-async def test_a_handler_may_list_and_discard(autojump_clock: MockClock) -> None:
-    bus = EventBus(workers=1)
+async def test_a_handler_may_list_and_discard(new_bus, autojump_clock) -> None:
+    bus = new_bus(workers=1)
     found: list[Any] = []
     patient_in(bus, where=lambda event: event.number == 1)
 
@@ -425,8 +430,8 @@ def gone(letter_id: object, count: int) -> str:
     )
 
 
-async def test_an_unknown_id_is_refused_and_nothing_happens(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_an_unknown_id_is_refused_and_nothing_happens(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     patient = patient_in(bus)
     async with bus:
         letters = await three_letters(bus, patient)
@@ -441,8 +446,8 @@ async def test_an_unknown_id_is_refused_and_nothing_happens(autojump_clock: Mock
     assert patient.calls == []
 
 
-async def test_a_letter_is_unknown_once_it_is_dealt_with(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_letter_is_unknown_once_it_is_dealt_with(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     patient = patient_in(bus)
     async with bus:
         first, second, _ = await three_letters(bus, patient)
@@ -455,9 +460,10 @@ async def test_a_letter_is_unknown_once_it_is_dealt_with(autojump_clock: MockClo
 
 
 async def test_without_ids_and_group_all_letters_of_the_bus_are_replayed(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     patients = patient_in(bus), patient_in(bus.group("further"))
     async with bus:
         await publish(bus, Noted(1), Noted(2))
@@ -468,15 +474,15 @@ async def test_without_ids_and_group_all_letters_of_the_bus_are_replayed(
         assert await bus.dead_letters.replay() == 0
 
 
-async def test_ids_and_a_group_together_are_refused(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_ids_and_a_group_together_are_refused(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     async with bus:
         with pytest.raises(InvalidOption, match="give either, or nothing for all of the bus"):
             await bus.dead_letters.replay(1, group="default")
 
 
-async def test_a_letter_is_taken_as_its_id(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_letter_is_taken_as_its_id(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     patient = patient_in(bus)
     async with bus:
         first, second, third = await three_letters(bus, patient)
@@ -488,8 +494,8 @@ async def test_a_letter_is_taken_as_its_id(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["1", 1.0, True, b"1", [None], [[1]], {"a": 1}])
-async def test_what_is_no_dead_letter_is_refused(autojump_clock: MockClock, wrong: Any) -> None:
-    bus = EventBus()
+async def test_what_is_no_dead_letter_is_refused(new_bus, autojump_clock, wrong: Any) -> None:
+    bus = new_bus()
     patient = patient_in(bus)
     async with bus:
         letters = await three_letters(bus, patient)
@@ -500,7 +506,8 @@ async def test_what_is_no_dead_letter_is_refused(autojump_clock: MockClock, wron
 
 
 async def test_the_dead_letters_of_a_bus_are_one_object_that_shows_its_count_on_one_line(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     bus = EventBus()
     patient_in(bus)
@@ -516,9 +523,10 @@ async def test_the_dead_letters_of_a_bus_are_one_object_that_shows_its_count_on_
 
 
 async def test_a_subscription_that_is_gone_is_named_with_those_that_exist(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     patient = patient_in(bus)
     group = bus.group("mail")
     subscription = group.subscribe(Noted, Patient(), name="old", retry=ONCE)
@@ -546,9 +554,10 @@ async def test_a_subscription_that_is_gone_is_named_with_those_that_exist(
 
 
 async def test_a_letter_stays_if_its_subscription_goes_before_its_turn(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     calls: list[int] = []
 
     async def slow(event: Noted) -> None:
@@ -577,8 +586,8 @@ async def test_a_letter_stays_if_its_subscription_goes_before_its_turn(
 # discard
 
 
-async def test_discarded_letters_are_forgotten(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_discarded_letters_are_forgotten(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     patient = patient_in(bus)
     async with bus:
         first, second, third = await three_letters(bus, patient)
@@ -589,9 +598,10 @@ async def test_discarded_letters_are_forgotten(autojump_clock: MockClock) -> Non
 
 
 async def test_a_letter_that_is_discarded_before_its_replay_is_not_delivered(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     calls: list[int] = []
 
     async def slow(event: Noted) -> None:
@@ -617,9 +627,10 @@ async def test_a_letter_that_is_discarded_before_its_replay_is_not_delivered(
 
 
 async def test_a_letter_that_is_discarded_while_its_replay_waits_for_a_retry_holds_up_nothing(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     patient = patient_in(bus, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
     async with bus:
         await publish(bus, Noted(1, "a"))
@@ -627,7 +638,7 @@ async def test_a_letter_that_is_discarded_while_its_replay_waits_for_a_retry_hol
         started = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bus.dead_letters.replay, letter.id)
-            await wait_all_tasks_blocked()
+            await settled()
             patient.is_ill = False
             await bus.publish(Noted(2, "a"))
             await bus.dead_letters.discard(letter.id)
@@ -638,9 +649,10 @@ async def test_a_letter_that_is_discarded_while_its_replay_waits_for_a_retry_hol
 
 
 async def test_a_letter_that_is_discarded_while_its_replay_runs_is_not_retried_when_that_fails(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     calls: list[int] = []
 
     @bus.subscribe(Noted, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
@@ -667,7 +679,8 @@ async def test_a_letter_that_is_discarded_while_its_replay_runs_is_not_retried_w
 
 
 async def test_a_letter_of_an_earlier_start_is_not_taken_for_one_of_now(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     bus = EventBus()
     patient_in(bus)
@@ -687,7 +700,8 @@ async def test_a_letter_of_an_earlier_start_is_not_taken_for_one_of_now(
 
 
 async def test_a_thousand_letters_are_kept_and_the_dropped_are_counted(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     bus = EventBus(workers=1, buffer=10_000)
     patient_in(bus)
@@ -701,7 +715,8 @@ async def test_a_thousand_letters_are_kept_and_the_dropped_are_counted(
 
 
 async def test_a_letter_that_holds_back_its_aggregate_is_not_dropped_for_newer_ones(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     bus = EventBus(workers=1, buffer=10_000)
     patient = patient_in(bus, hold=True)
@@ -720,7 +735,8 @@ async def test_a_letter_that_holds_back_its_aggregate_is_not_dropped_for_newer_o
 
 
 async def test_a_letter_that_is_being_replayed_is_not_dropped_for_newer_ones(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     bus = EventBus(workers=2, buffer=10_000)
     patient = patient_in(bus, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
@@ -729,10 +745,10 @@ async def test_a_letter_that_is_being_replayed_is_not_dropped_for_newer_ones(
         await publish(bus, Noted(1))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bus.dead_letters.replay)
-            await wait_all_tasks_blocked()
+            await settled()
             patient.is_ill = False
             await bus.publish_many([Other(n) for n in range(1001)])
-            await wait_all_tasks_blocked()
+            await settled()
             assert bus.dead_letters.dropped == 1
         letters = await bus.dead_letters.list(limit=2000)
     assert patient.calls == [1, 1, 1, 1]
@@ -740,7 +756,8 @@ async def test_a_letter_that_is_being_replayed_is_not_dropped_for_newer_ones(
 
 
 async def test_no_more_than_the_bound_are_kept_once_a_replay_has_failed_again(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     bus = EventBus(workers=2, buffer=10_000)
     patient_in(bus, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
@@ -749,9 +766,9 @@ async def test_no_more_than_the_bound_are_kept_once_a_replay_has_failed_again(
         await publish(bus, *[Noted(n) for n in range(1000)])
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bus.dead_letters.replay)
-            await wait_all_tasks_blocked()
+            await settled()
             await bus.publish_many([Other(n) for n in range(50)])
-            await wait_all_tasks_blocked()
+            await settled()
         letters = await bus.dead_letters.list(limit=2000)
         assert len(letters) == 1050
         await publish(bus, Other(50))
@@ -761,9 +778,10 @@ async def test_no_more_than_the_bound_are_kept_once_a_replay_has_failed_again(
 
 
 async def test_a_letter_from_before_its_handler_held_back_is_not_dropped_when_it_does(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus(workers=1, buffer=10_000)
+    bus = new_bus(workers=1, buffer=10_000)
     before = bus.subscribe(Noted, fail, name="it", retry=ONCE)
     async with bus:
         await publish(bus, Noted(0, "held"))
@@ -777,9 +795,10 @@ async def test_a_letter_from_before_its_handler_held_back_is_not_dropped_when_it
 
 
 async def test_with_hold_later_events_of_the_aggregate_follow_untried(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     patient = patient_in(bus, hold=True, retry=Retry(attempts=2))
     async with bus:
         await publish(bus, *[Noted(n, "a") for n in (1, 2, 3)])
@@ -798,9 +817,10 @@ async def test_with_hold_later_events_of_the_aggregate_follow_untried(
 
 
 async def test_hold_concerns_neither_other_aggregates_nor_other_handlers(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     calls: list[Any] = []
 
     def handler(name: str) -> Callable[[Noted], Any]:
@@ -830,8 +850,8 @@ async def test_hold_concerns_neither_other_aggregates_nor_other_handlers(
     assert [(letter.subscription, letter.group) for letter in letters] == [("holds", "default")] * 3
 
 
-async def test_without_hold_later_events_are_tried(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_without_hold_later_events_are_tried(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     patient = patient_in(bus)
     async with bus:
         await publish(bus, Noted(1, "a"))
@@ -850,8 +870,8 @@ async def held(bus: EventBus, patient: Patient) -> list[DeadLetter]:
     return await bus.dead_letters.list()
 
 
-async def test_a_replay_in_order_lifts_the_hold(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_replay_in_order_lifts_the_hold(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     patient = patient_in(bus, hold=True)
     async with bus:
         letters = await held(bus, patient)
@@ -863,9 +883,10 @@ async def test_a_replay_in_order_lifts_the_hold(autojump_clock: MockClock) -> No
 
 
 async def test_what_is_published_during_the_replay_comes_after_it(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     patient = patient_in(bus, hold=True)
     async with bus:
         letters = await held(bus, patient)
@@ -880,9 +901,10 @@ async def test_what_is_published_during_the_replay_comes_after_it(
 
 
 async def test_what_is_held_back_during_a_long_replay_goes_with_it(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus(buffer=10_000)
+    bus = new_bus(buffer=10_000)
     patient = patient_in(bus, hold=True)
     async with bus:
         await publish(bus, *[Noted(n, "a") for n in range(250)])
@@ -906,9 +928,10 @@ async def test_what_is_held_back_during_a_long_replay_goes_with_it(
 
 
 async def test_several_replays_at_once_keep_the_order_of_an_aggregate_and_leave_nothing_held_back(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus(buffer=10_000)
+    bus = new_bus(buffer=10_000)
     calls: list[int] = []
     ill = True
 
@@ -941,9 +964,10 @@ async def test_several_replays_at_once_keep_the_order_of_an_aggregate_and_leave_
 
 
 async def test_a_replay_does_not_wait_for_another_one_of_other_aggregates(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus(buffer=10_000)
+    bus = new_bus(buffer=10_000)
     patient = patient_in(bus, retry=Retry(attempts=2, delay=60, max_delay=60, jitter=0))
     async with bus:
         await publish(bus, *[Noted(n, "a") for n in range(150)], Noted(150, "b"))
@@ -953,7 +977,7 @@ async def test_a_replay_does_not_wait_for_another_one_of_other_aggregates(
         started = trio.current_time()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bus.dead_letters.replay, chosen)
-            await wait_all_tasks_blocked()
+            await settled()
             patient.is_ill = False
             assert await bus.dead_letters.replay(letter) == 1
             assert trio.current_time() == started
@@ -961,9 +985,10 @@ async def test_a_replay_does_not_wait_for_another_one_of_other_aggregates(
 
 
 async def test_a_replay_that_is_cancelled_makes_way_for_a_later_one(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus(buffer=10_000)
+    bus = new_bus(buffer=10_000)
     calls: list[int] = []
     ill = True
 
@@ -996,9 +1021,10 @@ async def test_a_replay_that_is_cancelled_makes_way_for_a_later_one(
 
 
 async def test_a_subscription_that_goes_during_a_long_replay_leaves_what_it_held_back(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus(buffer=10_000)
+    bus = new_bus(buffer=10_000)
     ill = True
 
     async def handle(event: Noted) -> None:
@@ -1024,9 +1050,10 @@ async def test_a_subscription_that_goes_during_a_long_replay_leaves_what_it_held
 
 
 async def test_what_failed_by_itself_during_a_long_replay_does_not_go_with_it(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus(buffer=10_000)
+    bus = new_bus(buffer=10_000)
     seen: list[int] = []
 
     @bus.subscribe(Noted, retry=ONCE)
@@ -1046,9 +1073,10 @@ async def test_what_failed_by_itself_during_a_long_replay_does_not_go_with_it(
 
 
 async def test_the_hold_stays_until_the_last_letter_is_dealt_with(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     patient = patient_in(bus, hold=True)
     async with bus:
         first, second, third = await held(bus, patient)
@@ -1062,9 +1090,10 @@ async def test_the_hold_stays_until_the_last_letter_is_dealt_with(
 
 
 async def test_a_letter_is_not_replayed_before_an_earlier_one_of_its_aggregate(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     patient = patient_in(bus, hold=True)
     async with bus:
         letters = await held(bus, patient)
@@ -1073,8 +1102,8 @@ async def test_a_letter_is_not_replayed_before_an_earlier_one_of_its_aggregate(
     assert patient.calls == []
 
 
-async def test_a_replay_that_fails_again_holds_the_rest_back(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_replay_that_fails_again_holds_the_rest_back(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     patient = patient_in(bus, hold=True)
     async with bus:
         first, second, third = await held(bus, patient)
@@ -1086,8 +1115,8 @@ async def test_a_replay_that_fails_again_holds_the_rest_back(autojump_clock: Moc
         assert others == [second, third]
 
 
-async def test_discarding_lifts_the_hold(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_discarding_lifts_the_hold(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     patient = patient_in(bus, hold=True)
     async with bus:
         first, second, third = await held(bus, patient)
@@ -1098,9 +1127,10 @@ async def test_discarding_lifts_the_hold(autojump_clock: MockClock) -> None:
 
 
 async def test_with_hold_an_event_that_where_does_not_want_is_no_letter(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     patient = patient_in(bus, hold=True, where=lambda event: event.number < 10)
     async with bus:
         await publish(bus, Noted(1, "a"), Noted(11, "a"), Noted(2, "a"))
@@ -1109,9 +1139,10 @@ async def test_with_hold_an_event_that_where_does_not_want_is_no_letter(
 
 
 async def test_a_group_that_is_not_ordered_replays_what_it_held_back(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     group = bus.group("unordered", ordering="none", workers=4)
     calls: list[Any] = []
 
@@ -1130,8 +1161,10 @@ async def test_a_group_that_is_not_ordered_replays_what_it_held_back(
     assert calls == [1, 1, 2, 3]
 
 
-async def test_replaying_a_group_that_is_not_there_names_those_that_are() -> None:
-    bus = EventBus()
+async def test_replaying_a_group_that_is_not_there_names_those_that_are(
+    new_bus, autojump_clock
+) -> None:
+    bus = new_bus()
     bus.group("mail")
     async with bus:
         with pytest.raises(InvalidOption, match=r"'male': .* it has: 'default', 'mail'"):

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
 
 from tests.events import Noted
 from triobus import (
@@ -49,9 +48,9 @@ async def nothing(event: DomainEvent) -> None:
 # Retries
 
 
-async def test_retries_come_exactly_when_the_policy_says(autojump_clock: MockClock) -> None:
+async def test_retries_come_exactly_when_the_policy_says(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
     errors = [ValueError("a"), KeyError("b"), OSError("c")]
     bus.subscribe(Noted, failing(*errors, calls=calls), name="h", retry=SECONDS)
     async with bus:
@@ -64,10 +63,11 @@ async def test_retries_come_exactly_when_the_policy_says(autojump_clock: MockClo
 
 
 async def test_a_handler_says_itself_when_it_is_to_be_tried_again(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
     grouped = ExceptionGroup("", [RetryAfter(7), RetryAfter(2)])
     errors = [RetryAfter(600), grouped, ValueError()]
     bus.subscribe(Noted, failing(*errors, calls=calls), name="h", retry=SECONDS)
@@ -78,9 +78,10 @@ async def test_a_handler_says_itself_when_it_is_to_be_tried_again(
 
 
 async def test_such_an_attempt_counts_and_the_last_one_becomes_a_dead_letter(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, failing(RetryAfter(5), RetryAfter(5)), retry=Retry(attempts=2))
     async with bus:
         await bus.publish(Noted(1))
@@ -90,9 +91,9 @@ async def test_such_an_attempt_counts_and_the_last_one_becomes_a_dead_letter(
     assert letter.message == "to be tried again after 5 s"
 
 
-async def test_such_an_attempt_need_not_count(autojump_clock: MockClock) -> None:
+async def test_such_an_attempt_need_not_count(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
     errors = [*[RetryAfter(60, counts=False)] * 1000, ValueError(), RetryAfter(3, counts=False)]
     bus.subscribe(Noted, failing(*errors, calls=calls), name="h", retry=Retry(2, 1, jitter=0))
     async with bus:
@@ -106,9 +107,10 @@ async def test_such_an_attempt_need_not_count(autojump_clock: MockClock) -> None
 
 
 async def test_a_handler_that_is_gone_is_not_tried_again_whatever_it_says(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
 
     async def handle(event: DomainEvent) -> None:
         subscription.unsubscribe()
@@ -122,9 +124,9 @@ async def test_a_handler_that_is_gone_is_not_tried_again_whatever_it_says(
     assert (now(), letter.attempts) == (0, 1)
 
 
-async def test_the_default_policy_makes_four_attempts(autojump_clock: MockClock) -> None:
+async def test_the_default_policy_makes_four_attempts(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
     event = Noted(1)
     error = ValueError()
     bus.subscribe(Noted, failing(*[error] * 9, calls=calls))
@@ -139,9 +141,9 @@ async def test_the_default_policy_makes_four_attempts(autojump_clock: MockClock)
     assert [moment for moment, _ in calls] == pytest.approx(moments, abs=2e-6)
 
 
-async def test_only_the_handler_that_failed_is_retried(autojump_clock: MockClock) -> None:
+async def test_only_the_handler_that_failed_is_retried(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
 
     async def before(event: Noted) -> None:
         calls.append("before")
@@ -157,18 +159,18 @@ async def test_only_the_handler_that_failed_is_retried(autojump_clock: MockClock
     assert calls == ["before", (0, 1), (1, 2), (3, 3), "after"]
 
 
-async def test_a_retry_without_delay_is_made_at_once(autojump_clock: MockClock) -> None:
+async def test_a_retry_without_delay_is_made_at_once(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, failing(*[ValueError()] * 2, calls=calls), retry=Retry(delay=0))
     async with bus:
         await bus.publish(Noted(1))
     assert calls == [(0, 1), (0, 2), (0, 3)]
 
 
-async def test_two_retries_in_flight_each_keep_their_time(autojump_clock: MockClock) -> None:
+async def test_two_retries_in_flight_each_keep_their_time(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
 
     async def fails_first(event: Noted) -> None:
         calls.append((now(), event.number, current_delivery().attempt))
@@ -183,9 +185,9 @@ async def test_two_retries_in_flight_each_keep_their_time(autojump_clock: MockCl
     assert calls == [(0, 1, 1), (4, 2, 1), (10, 1, 2), (14, 2, 2)]
 
 
-async def test_a_shorter_retry_that_comes_later_is_not_held_up(autojump_clock: MockClock) -> None:
+async def test_a_shorter_retry_that_comes_later_is_not_held_up(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
     long = Retry(delay=20, jitter=0)
     short = Retry(delay=1, jitter=0)
     first, second = failing(ValueError(), calls=calls), failing(ValueError(), calls=calls)
@@ -198,9 +200,9 @@ async def test_a_shorter_retry_that_comes_later_is_not_held_up(autojump_clock: M
     assert calls == [(0, 1), (5, 1), (6, 2), (20, 2)]
 
 
-async def test_what_is_not_worth_a_retry_is_given_up_at_once(autojump_clock: MockClock) -> None:
+async def test_what_is_not_worth_a_retry_is_given_up_at_once(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
     fails = failing(OSError(), KeyError("no"), calls=calls)
     bus.subscribe(Noted, fails, retry=Retry(on=OSError, delay=1, jitter=0))
     async with bus:
@@ -211,9 +213,9 @@ async def test_what_is_not_worth_a_retry_is_given_up_at_once(autojump_clock: Moc
     assert (letter.error_type, letter.message, letter.attempts) == ("KeyError", "'no'", 2)
 
 
-async def test_an_exception_group_is_a_failure_like_any_other(autojump_clock: MockClock) -> None:
+async def test_an_exception_group_is_a_failure_like_any_other(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
 
     async def fails_in_a_nursery(event: Noted) -> None:
         calls.append(now())
@@ -232,8 +234,8 @@ async def test_an_exception_group_is_a_failure_like_any_other(autojump_clock: Mo
     assert "ValueError: inner" in letter.traceback
 
 
-async def test_a_dead_letter_of_a_group_names_what_is_in_it(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_dead_letter_of_a_group_names_what_is_in_it(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     inner = ExceptionGroup("b", [KeyError("k"), ValueError("second")])
     bus.subscribe(Noted, failing(ExceptionGroup("a", [ValueError("first"), inner])), retry=ONCE)
     async with bus:
@@ -244,8 +246,8 @@ async def test_a_dead_letter_of_a_group_names_what_is_in_it(autojump_clock: Mock
     assert letter.message == "ValueError: first; KeyError: 'k'; ValueError: second"
 
 
-async def test_a_group_of_many_names_the_first(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_group_of_many_names_the_first(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     many = ExceptionGroup("a", [ValueError(n) for n in range(30)])
     bus.subscribe(Noted, failing(many), retry=ONCE)
     async with bus:
@@ -261,10 +263,10 @@ async def test_a_group_of_many_names_the_first(autojump_clock: MockClock) -> Non
 
 
 async def test_the_log_tells_what_an_attempt_and_a_dead_letter_failed_of(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    new_bus, autojump_clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "triobus")
-    bus = EventBus()
+    bus = new_bus()
 
     async def typo(event: DomainEvent) -> None:
         event.nmber  # type: ignore[attr-defined]  # noqa: B018  # the typo
@@ -291,10 +293,10 @@ async def test_the_log_tells_what_an_attempt_and_a_dead_letter_failed_of(
 
 
 async def test_the_log_keeps_to_the_types_if_messages_may_hold_secrets(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    new_bus, autojump_clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "triobus")
-    bus = EventBus(log_errors="type")
+    bus = new_bus(log_errors="type")
     group = ExceptionGroup("secret", [KeyError("secret"), ValueError("secret")])
     bus.subscribe(Noted, failing(OSError("secret"), group), name="h", retry=Retry(attempts=2))
     async with bus:
@@ -309,19 +311,20 @@ async def test_the_log_keeps_to_the_types_if_messages_may_hold_secrets(
     ]
 
 
-def test_what_the_log_tells_is_one_of_two() -> None:
+def test_what_the_log_tells_is_one_of_two(new_bus) -> None:
     with pytest.raises(InvalidOption, match=r"^log_errors='all': give 'message' or 'type'$"):
-        EventBus(log_errors="all")  # type: ignore[arg-type]  # it is wrong on purpose
+        new_bus(log_errors="all")  # type: ignore[arg-type]  # it is wrong on purpose
 
 
 # Timeouts
 
 
 async def test_a_handler_that_takes_too_long_is_cancelled_and_retried(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
 
     async def slow_at_first(event: Noted) -> str:
         calls.append(now())
@@ -339,8 +342,8 @@ async def test_a_handler_that_takes_too_long_is_cancelled_and_retried(
     assert dict(outcome.results) == {"h": "done"}
 
 
-async def test_the_error_of_a_timeout_is_one_of_trios_too(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_the_error_of_a_timeout_is_one_of_trios_too(new_bus, autojump_clock) -> None:
+    bus = new_bus()
 
     async def slow(event: Noted) -> None:
         await trio.sleep_forever()
@@ -361,8 +364,8 @@ async def test_the_error_of_a_timeout_is_one_of_trios_too(autojump_clock: MockCl
     assert now() == 2.5
 
 
-async def test_a_handler_that_just_makes_it_is_no_failure(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_handler_that_just_makes_it_is_no_failure(new_bus, autojump_clock) -> None:
+    bus = new_bus()
 
     async def slow(event: Noted) -> str:
         await trio.sleep(1.999)
@@ -374,8 +377,8 @@ async def test_a_handler_that_just_makes_it_is_no_failure(autojump_clock: MockCl
     assert dict(outcome.results) == {"h": "made it"}
 
 
-async def test_every_attempt_has_the_whole_timeout(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_every_attempt_has_the_whole_timeout(new_bus, autojump_clock) -> None:
+    bus = new_bus()
 
     async def fails_late(event: Noted) -> None:
         await trio.sleep(4)
@@ -389,8 +392,8 @@ async def test_every_attempt_has_the_whole_timeout(autojump_clock: MockClock) ->
     assert now() == 12
 
 
-async def test_a_handlers_own_too_slow_error_stays_as_it_is(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_handlers_own_too_slow_error_stays_as_it_is(new_bus, autojump_clock) -> None:
+    bus = new_bus()
 
     async def impatient(event: Noted) -> None:
         with trio.fail_after(1):
@@ -405,9 +408,9 @@ async def test_a_handlers_own_too_slow_error_stays_as_it_is(autojump_clock: Mock
 # The last attempt
 
 
-async def test_after_the_last_attempt_the_delivery_goes_on(autojump_clock: MockClock) -> None:
+async def test_after_the_last_attempt_the_delivery_goes_on(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
     event = Noted(1, "a")
     error = ValueError("no good")
 
@@ -440,8 +443,8 @@ class SilentError(Exception):
         raise RuntimeError("no words")
 
 
-async def test_an_error_that_cannot_be_printed_is_kept(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_an_error_that_cannot_be_printed_is_kept(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     bus.subscribe(Noted, failing(SilentError()), retry=ONCE)
     async with bus:
         await bus.publish(Noted(1))
@@ -452,8 +455,8 @@ async def test_an_error_that_cannot_be_printed_is_kept(autojump_clock: MockClock
     assert "raise left.pop(0)" in letter.traceback
 
 
-async def test_a_huge_message_is_cut(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_huge_message_is_cut(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     bus.subscribe(Noted, failing(ValueError("x" * 5_000_000)), retry=ONCE)
     async with bus:
         await bus.publish(Noted(1))
@@ -465,8 +468,8 @@ async def test_a_huge_message_is_cut(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("letter", ["x", "é", "汉", "😀", "\ud800"], ids=ascii)
-async def test_a_huge_traceback_is_cut_to_its_end(autojump_clock: MockClock, letter: str) -> None:
-    bus = EventBus()
+async def test_a_huge_traceback_is_cut_to_its_end(new_bus, autojump_clock, letter: str) -> None:
+    bus = new_bus()
     error = ExceptionGroup("many", [ValueError(letter * 500, n) for n in range(500)])
     error.__cause__ = ValueError(letter * 100_000)
     bus.subscribe(Noted, failing(error, KeyError("the end")), retry=Retry(attempts=2))
@@ -498,7 +501,8 @@ async def test_a_huge_traceback_is_cut_to_its_end(autojump_clock: MockClock, let
 
 
 async def test_with_raise_the_error_leaves_the_block_as_from_a_nursery(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     error = ValueError("fatal")
     seen: list[str] = []
@@ -521,10 +525,10 @@ async def test_with_raise_the_error_leaves_the_block_as_from_a_nursery(
     assert await bus.dead_letters.list() == []
 
 
-async def test_with_raise_the_error_comes_after_the_last_attempt(autojump_clock: MockClock) -> None:
+async def test_with_raise_the_error_comes_after_the_last_attempt(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
     errors = [ValueError(n) for n in range(4)]
-    bus = EventBus(on_failure="raise")
+    bus = new_bus(on_failure="raise")
     bus.subscribe(Noted, failing(*errors, calls=calls), retry=SECONDS)
     with pytest.raises(ExceptionGroup) as caught:
         async with bus:
@@ -533,9 +537,9 @@ async def test_with_raise_the_error_comes_after_the_last_attempt(autojump_clock:
     assert caught.value.exceptions == (errors[-1],)
 
 
-async def test_with_raise_other_handlers_are_cancelled(autojump_clock: MockClock) -> None:
+async def test_with_raise_other_handlers_are_cancelled(new_bus, autojump_clock) -> None:
     ends: list[Any] = []
-    bus = EventBus(on_failure="raise")
+    bus = new_bus(on_failure="raise")
 
     async def slow(event: Noted) -> None:
         try:
@@ -556,9 +560,9 @@ async def test_with_raise_other_handlers_are_cancelled(autojump_clock: MockClock
     assert ends == [3]
 
 
-async def test_with_raise_the_error_leaves_run_too(autojump_clock: MockClock) -> None:
+async def test_with_raise_the_error_leaves_run_too(new_bus, autojump_clock) -> None:
     error = ValueError("fatal")
-    bus = EventBus(on_failure="raise")
+    bus = new_bus(on_failure="raise")
     bus.subscribe(Noted, failing(error), retry=ONCE)
 
     async def body() -> None:
@@ -580,7 +584,7 @@ async def test_with_raise_the_error_leaves_run_too(autojump_clock: MockClock) ->
 @pytest.mark.parametrize("cls", [KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("on_failure", ["dead-letter", "raise"])
 async def test_what_ends_the_program_is_never_swallowed(
-    autojump_clock: MockClock, cls: type[BaseException], on_failure: Any
+    autojump_clock, cls: type[BaseException], on_failure: Any
 ) -> None:
     error = cls("now")
     calls: list[Any] = []
@@ -601,7 +605,7 @@ async def test_what_ends_the_program_is_never_swallowed(
     assert await bus.dead_letters.list() == []
 
 
-async def test_cancellation_is_no_failure(autojump_clock: MockClock) -> None:
+async def test_cancellation_is_no_failure(autojump_clock) -> None:
     bus = EventBus()
 
     async def slow(event: Noted) -> None:
@@ -622,7 +626,7 @@ async def test_cancellation_is_no_failure(autojump_clock: MockClock) -> None:
 
 @pytest.mark.parametrize("with_nursery", [False, True])
 async def test_an_error_in_a_cancelled_handler_is_no_failure_either(
-    autojump_clock: MockClock, with_nursery: bool
+    autojump_clock, with_nursery: bool
 ) -> None:
     bus = EventBus()
 
@@ -647,8 +651,8 @@ async def test_an_error_in_a_cancelled_handler_is_no_failure_either(
     assert await bus.dead_letters.list() == []
 
 
-async def test_a_handler_may_cancel_a_scope_of_its_own(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_handler_may_cancel_a_scope_of_its_own(new_bus, autojump_clock) -> None:
+    bus = new_bus()
 
     async def cancels_itself(event: Noted) -> str:
         with trio.CancelScope() as scope:
@@ -663,8 +667,8 @@ async def test_a_handler_may_cancel_a_scope_of_its_own(autojump_clock: MockClock
     assert dict(outcome.results) == {"h": "cancelled"}
 
 
-async def test_a_failing_handler_stops_neither_worker_nor_bus(autojump_clock: MockClock) -> None:
-    bus = EventBus(workers=2)
+async def test_a_failing_handler_stops_neither_worker_nor_bus(new_bus, autojump_clock) -> None:
+    bus = new_bus(workers=2)
 
     async def fails_at_odd(event: Noted) -> int:
         if event.number % 2:

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock
 
 from tests.events import Noted
+from tests.settled import settled
 from triobus import (
     Delivery,
     DomainEvent,
@@ -147,11 +148,12 @@ async def test_a_plain_function_runs_in_another_thread(autojump_clock: MockClock
 
 
 async def test_no_virtual_time_passes_while_a_handler_is_in_a_thread(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     released = threading.Event()
     moments: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
 
     def blocks(event: Noted) -> None:
         # Another thread lets it go, and after more real time than a jump would need.
@@ -175,8 +177,8 @@ async def test_no_virtual_time_passes_while_a_handler_is_in_a_thread(
     assert moments == [0, ("slept", 60)]
 
 
-async def test_the_clock_goes_on_after_a_handler_in_a_thread(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_the_clock_goes_on_after_a_handler_in_a_thread(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     bus.subscribe(Noted, lambda event: event.number, name="h")
     async with bus:
         for number in range(5):
@@ -185,9 +187,9 @@ async def test_the_clock_goes_on_after_a_handler_in_a_thread(autojump_clock: Moc
     assert trio.current_time() == 50
 
 
-async def test_handlers_in_threads_are_retried_on_virtual_time(autojump_clock: MockClock) -> None:
+async def test_handlers_in_threads_are_retried_on_virtual_time(new_bus, autojump_clock) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
 
     def fails(event: Noted) -> str:
         calls.append((trio.from_thread.run_sync(trio.current_time), current_delivery().attempt))
@@ -202,8 +204,8 @@ async def test_handlers_in_threads_are_retried_on_virtual_time(autojump_clock: M
     assert dict(outcome.results) == {"h": "done"}
 
 
-async def test_as_many_threads_run_as_the_group_has_workers(autojump_clock: MockClock) -> None:
-    bus = EventBus(workers=8)
+async def test_as_many_threads_run_as_the_group_has_workers(new_bus, autojump_clock) -> None:
+    bus = new_bus(workers=8)
     together = threading.Barrier(8)
 
     def meets(event: Noted) -> bool:
@@ -218,8 +220,10 @@ async def test_as_many_threads_run_as_the_group_has_workers(autojump_clock: Mock
         assert bus.statistics().handled == 16
 
 
-async def test_a_thread_notices_its_timeout_when_it_asks(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_a_thread_notices_its_timeout_when_it_asks(
+    new_bus, autojump_clock: MockClock
+) -> None:
+    bus = new_bus()
     entered = trio.Event()
     released = threading.Event()
 
@@ -243,8 +247,8 @@ async def test_a_thread_notices_its_timeout_when_it_asks(autojump_clock: MockClo
     assert [type(error).__name__ for error in outcome.errors.values()] == ["HandlerTimeout"]
 
 
-async def test_a_thread_may_publish_to_its_own_bus(autojump_clock: MockClock) -> None:
-    bus = EventBus(buffer=1, workers=1)
+async def test_a_thread_may_publish_to_its_own_bus(new_bus, autojump_clock) -> None:
+    bus = new_bus(buffer=1, workers=1)
     seen: list[DomainEvent] = []
 
     def publishes(event: Noted) -> None:
@@ -262,9 +266,9 @@ async def test_a_thread_may_publish_to_its_own_bus(autojump_clock: MockClock) ->
 
 @pytest.mark.parametrize("cls", [StopIteration, StopAsyncIteration, GeneratorExit, Exception])
 async def test_odd_errors_of_a_thread_are_failures(
-    autojump_clock: MockClock, cls: type[BaseException]
+    new_bus, autojump_clock, cls: type[BaseException]
 ) -> None:
-    bus = EventBus()
+    bus = new_bus()
 
     def raises(event: Noted) -> None:
         raise cls
@@ -283,7 +287,7 @@ async def test_odd_errors_of_a_thread_are_failures(
 # What a handler can know
 
 
-async def test_a_handler_knows_its_delivery(autojump_clock: MockClock) -> None:
+async def test_a_handler_knows_its_delivery(autojump_clock) -> None:
     seen: list[Delivery] = []
     bus = EventBus()
     mail = bus.group("mail")
@@ -312,9 +316,9 @@ async def test_a_handler_knows_its_delivery(autojump_clock: MockClock) -> None:
     assert seen == [delivery("task", 1), delivery("task", 2), delivery("thread", 1)]
 
 
-async def test_tasks_of_a_handler_know_its_delivery(autojump_clock: MockClock) -> None:
+async def test_tasks_of_a_handler_know_its_delivery(new_bus, autojump_clock) -> None:
     seen: list[Any] = []
-    bus = EventBus(workers=4)
+    bus = new_bus(workers=4)
 
     async def child(number: int) -> None:
         await trio.sleep(1)
@@ -331,8 +335,8 @@ async def test_tasks_of_a_handler_know_its_delivery(autojump_clock: MockClock) -
     assert sorted(seen, key=lambda pair: pair[0]) == list(enumerate(events))
 
 
-async def test_there_is_no_delivery_outside_a_handler(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_there_is_no_delivery_outside_a_handler(new_bus, autojump_clock) -> None:
+    bus = new_bus()
 
     async def handle(event: Noted) -> None: ...
 
@@ -357,9 +361,9 @@ def test_there_is_no_delivery_without_trio() -> None:
         current_delivery()
 
 
-async def test_a_task_that_outlives_its_handler_has_no_delivery(autojump_clock: MockClock) -> None:
+async def test_a_task_that_outlives_its_handler_has_no_delivery(new_bus, autojump_clock) -> None:
     seen: list[str] = []
-    bus = EventBus()
+    bus = new_bus()
     async with trio.open_nursery() as nursery:
 
         async def lingers() -> None:
@@ -383,8 +387,8 @@ async def test_a_task_that_outlives_its_handler_has_no_delivery(autojump_clock: 
     assert seen == ["no delivery"]
 
 
-async def test_an_idle_bus_keeps_no_event_alive(autojump_clock: MockClock) -> None:
-    bus = EventBus()
+async def test_an_idle_bus_keeps_no_event_alive(new_bus, autojump_clock) -> None:
+    bus = new_bus()
 
     async def handle(event: Noted) -> None:
         await trio.sleep(1)
@@ -399,14 +403,14 @@ async def test_an_idle_bus_keeps_no_event_alive(autojump_clock: MockClock) -> No
             await bus.publish(event)
             del event
         await bus.wait_idle()
-        await wait_all_tasks_blocked()
+        await settled()
         gc.collect()
         assert [ref() for ref in references] == [None] * 10
 
 
-async def test_a_handler_of_another_bus_knows_its_own_delivery(autojump_clock: MockClock) -> None:
+async def test_a_handler_of_another_bus_knows_its_own_delivery(new_bus, autojump_clock) -> None:
     seen: list[str] = []
-    inner, outer = EventBus(), EventBus()
+    inner, outer = new_bus(), new_bus()
 
     async def in_inner(event: Noted) -> None:
         seen.append(current_delivery().subscription)
@@ -426,10 +430,11 @@ variable: ContextVar[str] = ContextVar("variable", default="default")
 
 
 async def test_handlers_see_the_context_in_which_the_bus_was_started(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     seen: list[str] = []
-    bus = EventBus()
+    bus = new_bus()
 
     async def in_task(event: Noted) -> None:
         seen.append(variable.get())
@@ -449,9 +454,9 @@ async def test_handlers_see_the_context_in_which_the_bus_was_started(
     assert seen == ["at the start", "at the start"]
 
 
-async def test_what_a_thread_sets_in_its_context_stays_there(autojump_clock: MockClock) -> None:
+async def test_what_a_thread_sets_in_its_context_stays_there(new_bus, autojump_clock) -> None:
     seen: list[str] = []
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
 
     def sets(event: Noted) -> None:
         seen.append(variable.get())
@@ -463,8 +468,8 @@ async def test_what_a_thread_sets_in_its_context_stays_there(autojump_clock: Moc
     assert seen == ["default", "default"]
 
 
-async def test_a_real_clock_runs_on_while_a_handler_is_in_a_thread() -> None:
-    bus = EventBus()
+async def test_a_real_clock_runs_on_while_a_handler_is_in_a_thread(new_bus, autojump_clock) -> None:
+    bus = new_bus()
     bus.subscribe(Noted, lambda _: time.monotonic(), name="h")
     async with bus:
         before = time.monotonic()

@@ -2,9 +2,9 @@
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from tests.events import Noted, Other, SpecialNoted
+from tests.settled import settled
 from triobus import (
     BusClosed,
     BusFull,
@@ -36,7 +36,9 @@ async def collect(events, into):
 # listen
 
 
-async def test_a_listener_without_types_hears_every_event_in_the_order_of_publication():
+async def test_a_listener_without_types_hears_every_event_in_the_order_of_publication(
+    autojump_clock,
+):
     async with EventBus() as bus, bus.listen() as events:
         await bus.publish(Noted(1))
         await bus.publish_many([Other(2), SpecialNoted(3)])
@@ -46,7 +48,7 @@ async def test_a_listener_without_types_hears_every_event_in_the_order_of_public
             assert await take(events, 5) == [1, 2, 3, 4, 5]
 
 
-async def test_a_loop_that_publishes_more_than_its_own_listener_holds_is_told_so():
+async def test_a_loop_that_publishes_more_than_its_own_listener_holds_is_told_so(autojump_clock):
     published = []
     async with EventBus() as bus, bus.listen(Noted, buffer=3) as events:
         await bus.publish(Noted(0))
@@ -59,26 +61,28 @@ async def test_a_loop_that_publishes_more_than_its_own_listener_holds_is_told_so
     assert bus.statistics().published == 4
 
 
-async def test_a_loop_may_publish_what_another_task_reads_from_the_same_listener():
+async def test_a_loop_may_publish_what_another_task_reads_from_the_same_listener(
+    new_bus, autojump_clock
+):
     seen = []
     async with (
-        EventBus() as bus,
+        new_bus() as bus,
         bus.listen(Noted, buffer=1) as events,
         trio.open_nursery() as nursery,
     ):
         await bus.publish(Noted(0))
         await anext(events)
         nursery.start_soon(collect, events, seen)
-        await wait_all_tasks_blocked()
+        await settled()
         for number in range(5):
             await bus.publish(Noted(number))
-        await wait_all_tasks_blocked()
+        await settled()
         nursery.cancel_scope.cancel()
     assert seen == [0, 1, 2, 3, 4]
 
 
-async def test_a_listener_shows_on_one_line_what_it_hears_and_holds():
-    async with EventBus() as bus:
+async def test_a_listener_shows_on_one_line_what_it_hears_and_holds(new_bus, autojump_clock):
+    async with new_bus() as bus:
         async with bus.listen(Noted, Other) as events:
             await bus.publish_many([Noted(1), Other(2)])
             assert repr(events) == "<Listener to Noted, Other, 2 events to be taken>"
@@ -86,9 +90,11 @@ async def test_a_listener_shows_on_one_line_what_it_hears_and_holds():
         assert repr(events) == "<Listener to Noted, Other, 1 events to be taken, ended>"
 
 
-async def test_a_listener_hears_its_types_with_their_subclasses_and_no_others():
+async def test_a_listener_hears_its_types_with_their_subclasses_and_no_others(
+    new_bus, autojump_clock
+):
     async with (
-        EventBus() as bus,
+        new_bus() as bus,
         bus.listen(Noted) as notes,
         bus.listen(SpecialNoted) as special,
         bus.listen(SpecialNoted, Other) as both,
@@ -102,8 +108,8 @@ async def test_a_listener_hears_its_types_with_their_subclasses_and_no_others():
             assert await take(everything, 3) == [1, 2, 3]
 
 
-async def test_a_listener_hears_nothing_from_before_it_came_and_none_twice():
-    async with EventBus() as bus:
+async def test_a_listener_hears_nothing_from_before_it_came_and_none_twice(new_bus, autojump_clock):
+    async with new_bus() as bus:
         await bus.publish(Noted(1))
         async with bus.listen(Noted) as events:
             await bus.publish(Noted(2))
@@ -115,8 +121,10 @@ async def test_a_listener_hears_nothing_from_before_it_came_and_none_twice():
             assert await take(events, 1) == [4]
 
 
-async def test_a_listener_hears_an_event_when_it_is_accepted_whatever_its_handlers_do():
-    bus = EventBus()
+async def test_a_listener_hears_an_event_when_it_is_accepted_whatever_its_handlers_do(
+    new_bus, autojump_clock
+):
+    bus = new_bus()
 
     @bus.subscribe(Noted, retry=Retry(attempts=1))
     async def fails(event):
@@ -128,7 +136,7 @@ async def test_a_listener_hears_an_event_when_it_is_accepted_whatever_its_handle
         assert bus.statistics().dead_lettered == 1
 
 
-async def test_publishers_wait_while_a_listener_holds_a_full_buffer():
+async def test_publishers_wait_while_a_listener_holds_a_full_buffer(autojump_clock):
     accepted = []
 
     async def publish():
@@ -146,28 +154,28 @@ async def test_publishers_wait_while_a_listener_holds_a_full_buffer():
             bus.publish_nowait(Noted(99))
         nursery.start_soon(publish)
         await bus.publish(Other(100))  # nobody listens to it, so it waits for nobody
-        await wait_all_tasks_blocked()
+        await settled()
         assert accepted == []
         assert await take(events, 1) == [1]
-        await wait_all_tasks_blocked()
+        await settled()
         assert accepted == [3]
         assert await take(events, 2) == [2, 3]
 
 
-async def test_a_listener_that_leaves_holds_up_nobody_any_more():
+async def test_a_listener_that_leaves_holds_up_nobody_any_more(autojump_clock):
     async with EventBus() as bus, trio.open_nursery() as nursery:
         async with bus.listen(Noted, buffer=1):
             await bus.publish(Noted(1))
             nursery.start_soon(bus.publish, Noted(2))
             nursery.start_soon(bus.publish_many, [Noted(3), Noted(4)])
-            await wait_all_tasks_blocked()
+            await settled()
             assert bus.statistics().published == 1
-        await wait_all_tasks_blocked()
+        await settled()
         assert bus.statistics().published == 4
 
 
-async def test_a_handler_may_publish_to_a_full_listener():
-    bus = EventBus(workers=1)
+async def test_a_handler_may_publish_to_a_full_listener(new_bus, autojump_clock):
+    bus = new_bus(workers=1)
 
     @bus.subscribe(Other)
     async def spread(event):
@@ -180,22 +188,24 @@ async def test_a_handler_may_publish_to_a_full_listener():
             assert await take(events, 5) == [0, 1, 2, 3, 4]
 
 
-async def test_two_tasks_that_share_a_listener_get_every_event_once():
+async def test_two_tasks_that_share_a_listener_get_every_event_once(new_bus, autojump_clock):
     first, second = [], []
-    async with EventBus() as bus, trio.open_nursery() as nursery, bus.listen(Noted) as events:
+    async with new_bus() as bus, trio.open_nursery() as nursery, bus.listen(Noted) as events:
         nursery.start_soon(collect, events, first)
         nursery.start_soon(collect, events, second)
         for number in range(50):
             await bus.publish(Noted(number))
-        await wait_all_tasks_blocked()
+        await settled()
         assert sorted(first + second) == list(range(50))
         assert first == sorted(first)
         assert second == sorted(second)
 
 
-async def test_a_listener_ends_when_the_bus_has_stopped_after_what_is_there():
+async def test_a_listener_ends_when_the_bus_has_stopped_after_what_is_there(
+    new_bus, autojump_clock
+):
     heard = []
-    bus = EventBus()
+    bus = new_bus()
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run)
         async with bus.listen(Noted) as events:
@@ -207,9 +217,9 @@ async def test_a_listener_ends_when_the_bus_has_stopped_after_what_is_there():
     assert heard == [1, 2]
 
 
-async def test_a_listener_that_waits_for_an_event_is_ended_by_the_stop():
+async def test_a_listener_that_waits_for_an_event_is_ended_by_the_stop(new_bus, autojump_clock):
     heard = []
-    bus = EventBus()
+    bus = new_bus()
 
     async def listen(task_status):
         async with bus.listen(Noted) as events:
@@ -221,13 +231,13 @@ async def test_a_listener_that_waits_for_an_event_is_ended_by_the_stop():
             await nursery.start(bus.run)
             await nursery.start(lambda task_status: listen(task_status))
             await bus.publish(Noted(1))
-            await wait_all_tasks_blocked()
+            await settled()
             await bus.stop()
     assert heard == [1]
 
 
-async def test_a_listener_hears_what_handlers_publish_while_the_bus_drains():
-    bus = EventBus()
+async def test_a_listener_hears_what_handlers_publish_while_the_bus_drains(new_bus, autojump_clock):
+    bus = new_bus()
 
     @bus.subscribe(Other)
     async def follow(event):
@@ -243,19 +253,21 @@ async def test_a_listener_hears_what_handlers_publish_while_the_bus_drains():
     assert heard == [1]
 
 
-async def test_a_cancelled_listener_has_taken_no_event():
-    async with EventBus() as bus, bus.listen(Noted) as events:
+async def test_a_cancelled_listener_has_taken_no_event(new_bus, autojump_clock):
+    async with new_bus() as bus, bus.listen(Noted) as events:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(take, events, 1)
-                await wait_all_tasks_blocked()
+                await settled()
                 scope.cancel()
         await bus.publish(Noted(1))
         assert await take(events, 1) == [1]
 
 
-async def test_listening_asks_for_event_types_and_for_a_buffer_that_can_hold_one():
-    async with EventBus() as bus:
+async def test_listening_asks_for_event_types_and_for_a_buffer_that_can_hold_one(
+    new_bus, autojump_clock
+):
+    async with new_bus() as bus:
         with pytest.raises(InvalidEvent, match="no event type"):
             async with bus.listen(int):
                 pass
@@ -265,8 +277,8 @@ async def test_listening_asks_for_event_types_and_for_a_buffer_that_can_hold_one
                     pass
 
 
-async def test_listening_after_the_stop_raises_bus_closed():
-    async with EventBus() as bus:
+async def test_listening_after_the_stop_raises_bus_closed(new_bus, autojump_clock):
+    async with new_bus() as bus:
         pass
     with pytest.raises(BusClosed, match="has stopped"):
         async with bus.listen():
@@ -276,35 +288,37 @@ async def test_listening_after_the_stop_raises_bus_closed():
 # wait_for
 
 
-async def test_wait_for_returns_the_next_event_of_a_type():
+async def test_wait_for_returns_the_next_event_of_a_type(new_bus, autojump_clock):
     found = []
 
     async def wait(types):
         found.append(await bus.wait_for(types))
 
-    async with EventBus() as bus:
+    async with new_bus() as bus:
         await bus.publish(Noted(0))  # too early to be the next one
         async with trio.open_nursery() as nursery:
             for types in (Noted, SpecialNoted, (Other, SpecialNoted), DomainEvent):
                 nursery.start_soon(wait, types)
-            await wait_all_tasks_blocked()
+            await settled()
             events = [Other(1), SpecialNoted(2), Noted(3)]
             for event in events:
                 await bus.publish(event)
     assert sorted(event.number for event in found) == [1, 1, 2, 2]
 
 
-async def test_wait_for_returns_the_very_event_that_where_wants_and_calls_it_no_more():
+async def test_wait_for_returns_the_very_event_that_where_wants_and_calls_it_no_more(
+    new_bus, autojump_clock
+):
     asked = []
 
     def where(event):
         asked.append(event.number)
         return event.number == 2
 
-    async with EventBus() as bus, trio.open_nursery() as nursery:
+    async with new_bus() as bus, trio.open_nursery() as nursery:
 
         async def publish():
-            await wait_all_tasks_blocked()
+            await settled()
             await bus.publish_many([Noted(1), wanted, Noted(3)])
             await bus.publish(Noted(4))
 
@@ -314,7 +328,9 @@ async def test_wait_for_returns_the_very_event_that_where_wants_and_calls_it_no_
     assert asked == [1, 2]
 
 
-async def test_an_error_in_where_goes_to_the_one_who_waits_and_not_to_the_publisher():
+async def test_an_error_in_where_goes_to_the_one_who_waits_and_not_to_the_publisher(
+    new_bus, autojump_clock
+):
     caught = []
 
     def where(event):
@@ -325,33 +341,33 @@ async def test_an_error_in_where_goes_to_the_one_who_waits_and_not_to_the_publis
             await bus.wait_for(Noted, where)
         caught.append(error)
 
-    async with EventBus() as bus, trio.open_nursery() as nursery:
+    async with new_bus() as bus, trio.open_nursery() as nursery:
         nursery.start_soon(wait)
-        await wait_all_tasks_blocked()
+        await settled()
         await bus.publish(Noted(1))
         await bus.publish(Noted(2))
     assert len(caught) == 1
     assert bus.statistics().published == 2
 
 
-async def test_wait_for_can_be_given_up_with_fail_after(autojump_clock):
-    async with EventBus() as bus:
+async def test_wait_for_can_be_given_up_with_fail_after(new_bus, autojump_clock):
+    async with new_bus() as bus:
         with pytest.raises(trio.TooSlowError), trio.fail_after(30):
             await bus.wait_for(Noted)
         assert trio.current_time() == 30
         await bus.publish(Noted(1))
 
 
-async def test_wait_for_never_holds_up_a_publisher():
+async def test_wait_for_never_holds_up_a_publisher(autojump_clock):
     async with EventBus() as bus, trio.open_nursery() as nursery:
         nursery.start_soon(bus.wait_for, Noted, lambda event: event.number == 5000)
-        await wait_all_tasks_blocked()
+        await settled()
         for number in range(5001):
             bus.publish_nowait(Noted(number))
 
 
-async def test_wait_for_raises_bus_closed_when_the_bus_stops_first():
-    bus = EventBus()
+async def test_wait_for_raises_bus_closed_when_the_bus_stops_first(new_bus, autojump_clock):
+    bus = new_bus()
     caught = []
 
     async def wait():
@@ -363,15 +379,15 @@ async def test_wait_for_raises_bus_closed_when_the_bus_stops_first():
         async with trio.open_nursery() as nursery:
             await nursery.start(bus.run)
             nursery.start_soon(wait)
-            await wait_all_tasks_blocked()
+            await settled()
             await bus.stop()
     assert caught == [True]
     with pytest.raises(BusClosed, match="has stopped"):
         await bus.wait_for(Noted)
 
 
-async def test_wait_for_asks_for_an_event_type_and_a_function():
-    async with EventBus() as bus:
+async def test_wait_for_asks_for_an_event_type_and_a_function(new_bus, autojump_clock):
+    async with new_bus() as bus:
         with pytest.raises(InvalidEvent, match="no event type"):
             await bus.wait_for(int)
         with pytest.raises(InvalidOption, match="where=3"):
@@ -412,7 +428,7 @@ async def test_whatever_a_predicate_raises_reaches_who_wrote_it_and_nobody_else(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(odd, error, bus, caught)
                 nursery.start_soon(hear)
-                await wait_all_tasks_blocked()
+                await settled()
                 await bus.publish_many([Noted(1), Noted(1)])
             await bus.wait_idle()
     assert [event.number for event in heard] == [1, 1, 1]

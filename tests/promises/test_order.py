@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from tests.events import Noted
-from triobus import EventBus, Retry, current_delivery
+from triobus import Retry, current_delivery
 from triobus.testing._scheduler import scheduled_by
 
 Calls = list[tuple[float, Any]]
@@ -19,10 +19,11 @@ def now() -> float:
 
 
 async def test_events_of_an_aggregate_are_handled_one_at_a_time_in_order(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     calls: Calls = []
-    bus = EventBus(workers=4)
+    bus = new_bus(workers=4)
 
     async def handle(event: Noted) -> None:
         calls.append((now(), event.number))
@@ -34,9 +35,9 @@ async def test_events_of_an_aggregate_are_handled_one_at_a_time_in_order(
     assert calls == [(0, 0), (1, 1), (2, 2), (3, 3)]
 
 
-async def test_different_aggregates_run_at_the_same_time(autojump_clock: MockClock) -> None:
+async def test_different_aggregates_run_at_the_same_time(new_bus, autojump_clock) -> None:
     calls: Calls = []
-    bus = EventBus(workers=3)
+    bus = new_bus(workers=3)
 
     async def handle(event: Noted) -> None:
         await trio.sleep(1)
@@ -48,8 +49,8 @@ async def test_different_aggregates_run_at_the_same_time(autojump_clock: MockClo
     assert sorted(calls) == [(1, "a"), (1, "b"), (1, "c"), (2, "d")]
 
 
-async def test_events_without_an_aggregate_run_at_the_same_time(autojump_clock: MockClock) -> None:
-    bus = EventBus(workers=5)
+async def test_events_without_an_aggregate_run_at_the_same_time(new_bus, autojump_clock) -> None:
+    bus = new_bus(workers=5)
 
     async def handle(event: Noted) -> None:
         await trio.sleep(1)
@@ -60,9 +61,9 @@ async def test_events_without_an_aggregate_run_at_the_same_time(autojump_clock: 
     assert now() == 2
 
 
-async def test_a_retry_keeps_its_place_in_its_aggregate(autojump_clock: MockClock) -> None:
+async def test_a_retry_keeps_its_place_in_its_aggregate(new_bus, autojump_clock) -> None:
     calls: Calls = []
-    bus = EventBus(workers=4)
+    bus = new_bus(workers=4)
 
     async def handle(event: Noted) -> None:
         calls.append((now(), event.number))
@@ -77,10 +78,10 @@ async def test_a_retry_keeps_its_place_in_its_aggregate(autojump_clock: MockCloc
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 async def test_a_retry_does_not_hold_up_another_aggregate(
-    autojump_clock: MockClock, workers: int
+    new_bus, autojump_clock, workers: int
 ) -> None:
     calls: Calls = []
-    bus = EventBus(workers=workers)
+    bus = new_bus(workers=workers)
 
     async def handle(event: Noted) -> None:
         calls.append((now(), (event.key, event.number)))
@@ -103,9 +104,9 @@ async def test_a_retry_does_not_hold_up_another_aggregate(
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-async def test_retries_that_wait_occupy_no_worker(autojump_clock: MockClock, workers: int) -> None:
+async def test_retries_that_wait_occupy_no_worker(new_bus, autojump_clock, workers: int) -> None:
     calls: Calls = []
-    bus = EventBus(workers=workers)
+    bus = new_bus(workers=workers)
 
     async def handle(event: Noted) -> None:
         if event.number and current_delivery().attempt == 1:
@@ -123,9 +124,9 @@ async def test_retries_that_wait_occupy_no_worker(autojump_clock: MockClock, wor
     assert sorted(calls) == [(1, "good"), *sorted((60, f"bad {n}") for n in range(20))]
 
 
-async def test_a_slow_aggregate_holds_up_no_other(autojump_clock: MockClock) -> None:
+async def test_a_slow_aggregate_holds_up_no_other(new_bus, autojump_clock) -> None:
     calls: Calls = []
-    bus = EventBus(workers=2)
+    bus = new_bus(workers=2)
 
     async def handle(event: Noted) -> None:
         await trio.sleep(100 if event.key == "slow" else 1)
@@ -138,9 +139,9 @@ async def test_a_slow_aggregate_holds_up_no_other(autojump_clock: MockClock) -> 
     assert calls == [(1, "quick 0"), (2, "quick 1"), (3, "quick 2"), (100, "slow"), (200, "slow")]
 
 
-async def test_a_hot_aggregate_does_not_starve_the_rest(autojump_clock: MockClock) -> None:
+async def test_a_hot_aggregate_does_not_starve_the_rest(new_bus, autojump_clock) -> None:
     calls: Calls = []
-    bus = EventBus(workers=2, buffer=10_000)
+    bus = new_bus(workers=2, buffer=10_000)
 
     async def handle(event: Noted) -> None:
         await trio.sleep(1)
@@ -156,10 +157,11 @@ async def test_a_hot_aggregate_does_not_starve_the_rest(autojump_clock: MockCloc
 
 
 async def test_a_hot_aggregate_that_feeds_itself_does_not_starve_the_rest(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     calls: list[Any] = []
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
 
     async def handle(event: Noted) -> None:
         calls.append((event.key, event.number))
@@ -173,9 +175,9 @@ async def test_a_hot_aggregate_that_feeds_itself_does_not_starve_the_rest(
     assert len(calls) == 1002
 
 
-async def test_one_worker_gives_total_order(autojump_clock: MockClock) -> None:
+async def test_one_worker_gives_total_order(new_bus, autojump_clock) -> None:
     calls: Calls = []
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     chance = random.Random(1)
 
     async def handle(event: Noted) -> None:
@@ -191,10 +193,11 @@ async def test_one_worker_gives_total_order(autojump_clock: MockClock) -> None:
 
 
 async def test_ordering_none_handles_an_aggregate_at_the_same_time(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     calls: Calls = []
-    bus = EventBus()
+    bus = new_bus()
     group = bus.group("unordered", workers=3, ordering="none")
 
     @group.subscribe(Noted)
@@ -208,10 +211,11 @@ async def test_ordering_none_handles_an_aggregate_at_the_same_time(
 
 
 async def test_the_handlers_of_a_delivery_run_one_after_the_other(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     calls: Calls = []
-    bus = EventBus(workers=4)
+    bus = new_bus(workers=4)
 
     def handler(name: str) -> Any:
         async def handle(event: Noted) -> None:
@@ -230,10 +234,11 @@ async def test_the_handlers_of_a_delivery_run_one_after_the_other(
 
 
 async def test_a_handler_waits_until_the_one_before_has_succeeded_or_given_up(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     calls: Calls = []
-    bus = EventBus(workers=4)
+    bus = new_bus(workers=4)
 
     async def fails(event: Noted) -> None:
         calls.append((now(), "fails"))
@@ -258,9 +263,9 @@ async def test_a_handler_waits_until_the_one_before_has_succeeded_or_given_up(
     ]
 
 
-async def test_groups_do_not_wait_for_each_other(autojump_clock: MockClock) -> None:
+async def test_groups_do_not_wait_for_each_other(new_bus, autojump_clock) -> None:
     calls: Calls = []
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
 
     async def slow(event: Noted) -> None:
         await trio.sleep(100)
@@ -282,14 +287,14 @@ async def test_groups_do_not_wait_for_each_other(autojump_clock: MockClock) -> N
 
 @pytest.mark.parametrize("seed", range(30))
 async def test_every_aggregate_stays_in_order_whatever_fails(
-    autojump_clock: MockClock, seed: int
+    new_bus, autojump_clock, seed: int
 ) -> None:
     chance = random.Random(seed)
     attempts = {n: chance.choice([1, 1, 1, 2, 3, 5]) for n in range(300)}
     busy: set[str] = set()
     finished: dict[str | None, list[int]] = {}
     workers = chance.randint(1, 6)
-    bus = EventBus(workers=workers, buffer=chance.choice([1, 10, 1000]))
+    bus = new_bus(workers=workers, buffer=chance.choice([1, 10, 1000]))
     running = 0
 
     async def handle(event: Noted) -> None:
@@ -324,9 +329,9 @@ async def test_every_aggregate_stays_in_order_whatever_fails(
             assert finished[key] == expected
 
 
-def test_what_is_published_right_behind_an_event_whose_handler_waits_is_handled_meanwhile():
+def test_what_is_published_right_behind_an_event_whose_handler_waits_is_handled_meanwhile(new_bus):
     async def scenario(lead):
-        bus = EventBus(workers=2)
+        bus = new_bus(workers=2)
         is_slow, seen = trio.Event(), trio.Event()
 
         @bus.subscribe(Noted)

@@ -6,9 +6,9 @@ from enum import StrEnum
 import attrs
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from tests.events import Noted, Other
+from tests.settled import settled
 from triobus import (
     BusClosed,
     BusFull,
@@ -42,7 +42,7 @@ async def fill(bus, count):
     """Publish 1 to `count` so that the only worker has 1 and the others are held."""
     for number in range(1, count + 1):
         await bus.publish(Noted(number))
-        await wait_all_tasks_blocked()
+        await settled()
 
 
 async def publish_and_note(bus, number, accepted):
@@ -53,7 +53,9 @@ async def publish_and_note(bus, number, accepted):
 # Acceptance
 
 
-async def test_publish_returns_when_the_event_is_accepted_and_does_not_wait_for_handlers():
+async def test_publish_returns_when_the_event_is_accepted_and_does_not_wait_for_handlers(
+    autojump_clock,
+):
     gated = Gated()
     bus = EventBus()
     bus.subscribe(Noted, gated)
@@ -66,7 +68,7 @@ async def test_publish_returns_when_the_event_is_accepted_and_does_not_wait_for_
     assert (bus.statistics().published, bus.statistics().handled) == (1, 1)
 
 
-async def test_an_event_without_a_subscriber_is_accepted_and_counted():
+async def test_an_event_without_a_subscriber_is_accepted_and_counted(autojump_clock):
     bus = EventBus(buffer=1)
     bus.subscribe(Other, Gated())
     async with bus:
@@ -77,9 +79,9 @@ async def test_an_event_without_a_subscriber_is_accepted_and_counted():
     assert bus.statistics().groups["default"].published == 0
 
 
-async def test_publishing_in_a_cancelled_scope_raises_and_delivers_nothing():
+async def test_publishing_in_a_cancelled_scope_raises_and_delivers_nothing(new_bus, autojump_clock):
     gated = Gated()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, gated)
     async with bus:
         with trio.CancelScope() as scope:
@@ -106,8 +108,10 @@ PUBLISH = {
 
 
 @pytest.mark.parametrize("call", PUBLISH)
-async def test_publishing_before_the_start_and_after_the_stop_raises_bus_closed(call):
-    bus = EventBus()
+async def test_publishing_before_the_start_and_after_the_stop_raises_bus_closed(
+    new_bus, autojump_clock, call
+):
+    bus = new_bus()
     bus.subscribe(Noted, seen := Gated())
     with pytest.raises(BusClosed, match="has not been started") as caught:
         await PUBLISH[call](bus)
@@ -120,7 +124,7 @@ async def test_publishing_before_the_start_and_after_the_stop_raises_bus_closed(
     assert bus.statistics().published == 0
 
 
-async def test_publish_nowait_before_the_start_and_after_the_stop_raises_bus_closed():
+async def test_publish_nowait_before_the_start_and_after_the_stop_raises_bus_closed(autojump_clock):
     bus = EventBus()
     bus.subscribe(Noted, seen := Gated())
     with pytest.raises(BusClosed, match="has not been started"):
@@ -158,7 +162,9 @@ class Unnameable(DomainEvent):
         (Misnumbered(7), "Misnumbered.aggregate_id is 7: return a string"),
     ],
 )
-async def test_what_is_no_proper_event_is_refused_by_every_way_of_publishing(wrong, message):
+async def test_what_is_no_proper_event_is_refused_by_every_way_of_publishing(
+    autojump_clock, wrong, message
+):
     bus = EventBus()
     seen = []
 
@@ -179,7 +185,9 @@ async def test_what_is_no_proper_event_is_refused_by_every_way_of_publishing(wro
     assert bus.statistics().published == 0
 
 
-async def test_an_error_in_aggregate_id_goes_to_the_publisher_and_nothing_is_accepted():
+async def test_an_error_in_aggregate_id_goes_to_the_publisher_and_nothing_is_accepted(
+    autojump_clock,
+):
     bus = EventBus()
     seen = []
 
@@ -198,7 +206,7 @@ async def test_an_error_in_aggregate_id_goes_to_the_publisher_and_nothing_is_acc
     assert bus.statistics().published == 0
 
 
-async def test_an_aggregate_id_may_be_of_a_class_derived_from_str():
+async def test_an_aggregate_id_may_be_of_a_class_derived_from_str(autojump_clock):
     class Desk(StrEnum):
         ONE = "one"
 
@@ -207,7 +215,7 @@ async def test_an_aggregate_id_may_be_of_a_class_derived_from_str():
     bus.subscribe(Noted, gated)
     async with bus:
         await bus.publish_many([Noted(1, Desk.ONE), Noted(2, "one")])
-        await wait_all_tasks_blocked()
+        await settled()
         assert gated.begun == [1]  # one aggregate, so one at a time
         gated.let_through(2)
     assert gated.begun == [1, 2]
@@ -217,7 +225,7 @@ async def test_an_aggregate_id_may_be_of_a_class_derived_from_str():
 
 
 @pytest.mark.parametrize("buffer", [1, 2, 7])
-async def test_a_publisher_waits_while_a_group_holds_a_full_buffer(buffer):
+async def test_a_publisher_waits_while_a_group_holds_a_full_buffer(autojump_clock, buffer):
     gated = Gated()
     accepted = []
     bus = EventBus(workers=1, buffer=buffer)
@@ -225,13 +233,13 @@ async def test_a_publisher_waits_while_a_group_holds_a_full_buffer(buffer):
     async with bus, trio.open_nursery() as nursery:
         await fill(bus, 1 + buffer)
         nursery.start_soon(publish_and_note, bus, 2 + buffer, accepted)
-        await wait_all_tasks_blocked()
+        await settled()
         statistics = bus.statistics()
         assert accepted == []
         assert (statistics.in_flight, statistics.queued) == (1, buffer)
         assert statistics.published == 1 + buffer
         gated.let_through(1)
-        await wait_all_tasks_blocked()
+        await settled()
         statistics = bus.statistics()
         assert accepted == [2 + buffer]
         assert (statistics.in_flight, statistics.queued) == (1, buffer)
@@ -239,7 +247,7 @@ async def test_a_publisher_waits_while_a_group_holds_a_full_buffer(buffer):
     assert gated.begun == list(range(1, 3 + buffer))
 
 
-async def test_publishers_that_wait_are_let_in_one_by_one_in_the_order_they_came():
+async def test_publishers_that_wait_are_let_in_one_by_one_in_the_order_they_came(autojump_clock):
     gated = Gated()
     accepted = []
     bus = EventBus(workers=1, buffer=1)
@@ -248,16 +256,16 @@ async def test_publishers_that_wait_are_let_in_one_by_one_in_the_order_they_came
         await fill(bus, 2)
         for number in range(3, 8):
             nursery.start_soon(publish_and_note, bus, number, accepted)
-            await wait_all_tasks_blocked()
+            await settled()
         for number in range(3, 8):
             assert accepted == list(range(3, number))
             gated.let_through(1)
-            await wait_all_tasks_blocked()
+            await settled()
         gated.let_through(2)
     assert gated.begun == list(range(1, 8))
 
 
-async def test_a_publisher_that_is_cancelled_while_it_waits_has_published_nothing():
+async def test_a_publisher_that_is_cancelled_while_it_waits_has_published_nothing(autojump_clock):
     gated = Gated()
     bus = EventBus(workers=1, buffer=1)
     bus.subscribe(Noted, gated)
@@ -268,7 +276,7 @@ async def test_a_publisher_that_is_cancelled_while_it_waits_has_published_nothin
                 nursery.start_soon(bus.publish, Noted(3))
                 nursery.start_soon(bus.publish_many, [Noted(4)])
                 nursery.start_soon(bus.publish_and_wait, Noted(5))
-                await wait_all_tasks_blocked()
+                await settled()
                 scope.cancel()
         assert bus.statistics().published == 2
         gated.let_through(3)
@@ -276,7 +284,7 @@ async def test_a_publisher_that_is_cancelled_while_it_waits_has_published_nothin
     assert gated.begun == [1, 2, 6]
 
 
-async def test_a_publisher_that_gives_up_lets_in_the_one_behind_it():
+async def test_a_publisher_that_gives_up_lets_in_the_one_behind_it(autojump_clock):
     gated = Gated()
     accepted = []
     bus = EventBus(workers=1, buffer=2)
@@ -286,18 +294,20 @@ async def test_a_publisher_that_gives_up_lets_in_the_one_behind_it():
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as inner:
                 inner.start_soon(bus.publish_many, [Noted(3), Noted(4)])
-                await wait_all_tasks_blocked()
+                await settled()
                 nursery.start_soon(publish_and_note, bus, 5, accepted)
-                await wait_all_tasks_blocked()
+                await settled()
                 assert accepted == []
                 scope.cancel()
-        await wait_all_tasks_blocked()
+        await settled()
         assert accepted == [5]
         gated.let_through(3)
     assert gated.begun == [1, 2, 5]
 
 
-async def test_one_full_group_holds_up_an_event_for_all_groups_and_no_event_for_the_others():
+async def test_one_full_group_holds_up_an_event_for_all_groups_and_no_event_for_the_others(
+    autojump_clock,
+):
     quick, slow = [], Gated()
     accepted = []
     bus = EventBus(workers=1, buffer=1)
@@ -311,20 +321,20 @@ async def test_one_full_group_holds_up_an_event_for_all_groups_and_no_event_for_
     async with bus, trio.open_nursery() as nursery:
         await fill(bus, 2)
         nursery.start_soon(publish_and_note, bus, 3, accepted)
-        await wait_all_tasks_blocked()
+        await settled()
         await bus.publish(Other(100))
-        await wait_all_tasks_blocked()
+        await settled()
         assert accepted == []
         assert quick == [1, 2, 100]
         slow.let_through(1)
-        await wait_all_tasks_blocked()
+        await settled()
         assert accepted == [3]
         assert quick == [1, 2, 100, 3]
         slow.let_through(2)
     assert slow.begun == [1, 2, 3]
 
 
-async def test_with_two_full_groups_an_event_waits_for_both():
+async def test_with_two_full_groups_an_event_waits_for_both(autojump_clock):
     first, second = Gated(), Gated()
     accepted = []
     bus = EventBus(workers=1, buffer=1)
@@ -333,19 +343,19 @@ async def test_with_two_full_groups_an_event_waits_for_both():
     async with bus, trio.open_nursery() as nursery:
         await fill(bus, 2)
         nursery.start_soon(publish_and_note, bus, 3, accepted)
-        await wait_all_tasks_blocked()
+        await settled()
         first.let_through(1)
-        await wait_all_tasks_blocked()
+        await settled()
         assert accepted == []
         second.let_through(1)
-        await wait_all_tasks_blocked()
+        await settled()
         assert accepted == [3]
         first.let_through(2)
         second.let_through(2)
     assert (first.begun, second.begun) == ([1, 2, 3], [1, 2, 3])
 
 
-async def test_a_buffer_of_0_accepts_what_a_free_worker_takes_at_once():
+async def test_a_buffer_of_0_accepts_what_a_free_worker_takes_at_once(autojump_clock):
     gated = Gated()
     accepted = []
     bus = EventBus(workers=2, buffer=0)
@@ -355,21 +365,21 @@ async def test_a_buffer_of_0_accepts_what_a_free_worker_takes_at_once():
         bus.publish_nowait(Noted(2))
         with pytest.raises(BusFull):
             bus.publish_nowait(Noted(99))
-        await wait_all_tasks_blocked()
+        await settled()
         with pytest.raises(BusFull):
             bus.publish_nowait(Noted(99))
         nursery.start_soon(publish_and_note, bus, 3, accepted)
-        await wait_all_tasks_blocked()
+        await settled()
         assert accepted == []
         gated.let_through(1)
-        await wait_all_tasks_blocked()
+        await settled()
         assert accepted == [3]
         assert bus.statistics().queued == 0
         gated.let_through(2)
     assert sorted(gated.begun) == [1, 2, 3]
 
 
-async def test_a_buffer_without_a_limit_never_makes_a_publisher_wait():
+async def test_a_buffer_without_a_limit_never_makes_a_publisher_wait(autojump_clock):
     gated = Gated()
     bus = EventBus(workers=1, buffer=math.inf)
     bus.subscribe(Noted, gated)
@@ -384,7 +394,9 @@ async def test_a_buffer_without_a_limit_never_makes_a_publisher_wait():
 # Many at once
 
 
-async def test_publish_many_delivers_all_in_their_order_and_returns_what_publish_would():
+async def test_publish_many_delivers_all_in_their_order_and_returns_what_publish_would(
+    autojump_clock,
+):
     gated = Gated()
     gated.let_through(20)
     bus = EventBus(workers=1)
@@ -396,10 +408,10 @@ async def test_publish_many_delivers_all_in_their_order_and_returns_what_publish
     assert gated.begun == list(range(20))
 
 
-async def test_publish_many_takes_any_iterable_a_generator_too():
+async def test_publish_many_takes_any_iterable_a_generator_too(new_bus, autojump_clock):
     gated = Gated()
     gated.let_through(3)
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     bus.subscribe(Noted, gated)
     async with bus:
         published = await bus.publish_many(Noted(number) for number in range(3))
@@ -407,9 +419,9 @@ async def test_publish_many_takes_any_iterable_a_generator_too():
     assert gated.begun == [0, 1, 2]
 
 
-async def test_publish_many_of_nothing_returns_nothing_on_a_full_bus_too():
+async def test_publish_many_of_nothing_returns_nothing_on_a_full_bus_too(new_bus, autojump_clock):
     gated = Gated()
-    bus = EventBus(workers=1, buffer=1)
+    bus = new_bus(workers=1, buffer=1)
     bus.subscribe(Noted, gated)
     async with bus:
         await fill(bus, 2)
@@ -418,52 +430,52 @@ async def test_publish_many_of_nothing_returns_nothing_on_a_full_bus_too():
         gated.let_through(2)
 
 
-async def test_publish_many_waits_until_all_fit_and_delivers_none_before():
+async def test_publish_many_waits_until_all_fit_and_delivers_none_before(autojump_clock):
     gated = Gated()
     bus = EventBus(workers=1, buffer=3)
     bus.subscribe(Noted, gated)
     async with bus, trio.open_nursery() as nursery:
         await fill(bus, 3)  # one in flight, two held
         nursery.start_soon(bus.publish_many, [Noted(4), Noted(5), Noted(6)])
-        await wait_all_tasks_blocked()
+        await settled()
         assert bus.statistics().published == 3
         gated.let_through(1)
-        await wait_all_tasks_blocked()
+        await settled()
         assert bus.statistics().published == 3
         gated.let_through(1)
-        await wait_all_tasks_blocked()
+        await settled()
         assert bus.statistics().published == 6
         gated.let_through(4)
     assert gated.begun == [1, 2, 3, 4, 5, 6]
 
 
-async def test_nothing_overtakes_a_batch_that_waits_though_it_would_fit():
+async def test_nothing_overtakes_a_batch_that_waits_though_it_would_fit(autojump_clock):
     gated = Gated()
     bus = EventBus(workers=1, buffer=2)
     bus.subscribe(Noted, gated)
     async with bus, trio.open_nursery() as nursery:
         await fill(bus, 2)  # there is room for one more, and not for two
         nursery.start_soon(bus.publish_many, [Noted(3), Noted(4)])
-        await wait_all_tasks_blocked()
+        await settled()
         nursery.start_soon(bus.publish, Noted(5))
-        await wait_all_tasks_blocked()
+        await settled()
         with pytest.raises(BusFull):
             bus.publish_nowait(Noted(99))
         gated.let_through(5)
     assert gated.begun == [1, 2, 3, 4, 5]
 
 
-async def test_a_batch_larger_than_the_buffer_is_let_in_when_nothing_else_is_held():
+async def test_a_batch_larger_than_the_buffer_is_let_in_when_nothing_else_is_held(autojump_clock):
     gated = Gated()
     bus = EventBus(workers=1, buffer=2)
     bus.subscribe(Noted, gated)
     async with bus, trio.open_nursery() as nursery:
         await fill(bus, 2)
         nursery.start_soon(bus.publish_many, [Noted(number) for number in range(3, 13)])
-        await wait_all_tasks_blocked()
+        await settled()
         assert bus.statistics().published == 2
         gated.let_through(1)
-        await wait_all_tasks_blocked()
+        await settled()
         assert bus.statistics().published == 12
         assert bus.statistics().queued == 10
         gated.let_through(11)
@@ -474,19 +486,21 @@ async def test_a_batch_larger_than_the_buffer_is_let_in_when_nothing_else_is_hel
 
 
 @pytest.mark.parametrize("buffer", [1, 3])
-async def test_publish_nowait_accepts_exactly_the_buffer_before_a_worker_could_take_one(buffer):
+async def test_publish_nowait_accepts_exactly_the_buffer_before_a_worker_could_take_one(
+    autojump_clock, buffer
+):
     gated = Gated()
     bus = EventBus(workers=1, buffer=buffer)
     bus.subscribe(Noted, gated)
     async with bus:
-        await wait_all_tasks_blocked()
+        await settled()
         for number in range(buffer):
             bus.publish_nowait(Noted(number))
         with pytest.raises(BusFull, match=f"group 'default' holds {buffer} event") as caught:
             bus.publish_nowait(Noted(99))
         assert isinstance(caught.value, trio.WouldBlock)
         assert bus.statistics().published == buffer
-        await wait_all_tasks_blocked()
+        await settled()
         bus.publish_nowait(Noted(buffer))  # the worker has taken one
         with pytest.raises(BusFull):
             bus.publish_nowait(Noted(99))
@@ -494,7 +508,7 @@ async def test_publish_nowait_accepts_exactly_the_buffer_before_a_worker_could_t
     assert gated.begun == list(range(buffer + 1))
 
 
-async def test_publish_nowait_tells_the_id_of_the_event():
+async def test_publish_nowait_tells_the_id_of_the_event(autojump_clock):
     bus = EventBus()
     async with bus:
         event = Noted(1)
@@ -504,9 +518,9 @@ async def test_publish_nowait_tells_the_id_of_the_event():
 # Handlers that publish
 
 
-async def test_a_handler_may_publish_a_long_chain_to_its_own_full_bus():
+async def test_a_handler_may_publish_a_long_chain_to_its_own_full_bus(new_bus, autojump_clock):
     seen = []
-    bus = EventBus(workers=1, buffer=1)
+    bus = new_bus(workers=1, buffer=1)
 
     @bus.subscribe(Noted)
     async def count_down(event):
@@ -521,7 +535,9 @@ async def test_a_handler_may_publish_a_long_chain_to_its_own_full_bus():
     assert seen == list(range(200, -1, -1))
 
 
-async def test_handlers_may_fan_out_on_their_own_full_bus_in_every_way_of_publishing():
+async def test_handlers_may_fan_out_on_their_own_full_bus_in_every_way_of_publishing(
+    autojump_clock,
+):
     seen = []
     bus = EventBus(workers=1, buffer=1)
 
@@ -541,9 +557,9 @@ async def test_handlers_may_fan_out_on_their_own_full_bus_in_every_way_of_publis
     assert seen[5:] == [number * 10 + n for number in (11, 12, 13, 14) for n in (1, 2, 3, 4)]
 
 
-async def test_a_plain_handler_may_publish_to_its_own_full_bus():
+async def test_a_plain_handler_may_publish_to_its_own_full_bus(new_bus, autojump_clock):
     seen = []
-    bus = EventBus(workers=1, buffer=1)
+    bus = new_bus(workers=1, buffer=1)
 
     @bus.subscribe(Noted)
     def fan_out(event):
@@ -559,7 +575,9 @@ async def test_a_plain_handler_may_publish_to_its_own_full_bus():
     assert seen == [0, 1, 2, 3]
 
 
-async def test_outsiders_wait_until_a_group_that_its_handlers_overfilled_has_room_again():
+async def test_outsiders_wait_until_a_group_that_its_handlers_overfilled_has_room_again(
+    autojump_clock,
+):
     begun = []
     accepted = []
     permits = trio.Semaphore(0)
@@ -575,24 +593,24 @@ async def test_outsiders_wait_until_a_group_that_its_handlers_overfilled_has_roo
 
     async with bus, trio.open_nursery() as nursery:
         await bus.publish(Noted(0))
-        await wait_all_tasks_blocked()
+        await settled()
         assert bus.statistics().queued == 4
         nursery.start_soon(publish_and_note, bus, 5, accepted)
         for _ in range(2):  # then 4, 3 and 2 are held
-            await wait_all_tasks_blocked()
+            await settled()
             assert accepted == []
             permits.release()
-        await wait_all_tasks_blocked()
+        await settled()
         assert accepted == []
         permits.release()
-        await wait_all_tasks_blocked()
+        await settled()
         assert accepted == [5]
         for _ in range(3):
             permits.release()
     assert begun == [0, 1, 2, 3, 4, 5]
 
 
-async def test_a_handler_of_another_bus_waits_for_room_like_any_outsider():
+async def test_a_handler_of_another_bus_waits_for_room_like_any_outsider(autojump_clock):
     gated = Gated()
     near, far = EventBus(), EventBus(workers=1, buffer=1)
     far.subscribe(Noted, gated)
@@ -604,18 +622,20 @@ async def test_a_handler_of_another_bus_waits_for_room_like_any_outsider():
     async with far, near:
         await fill(far, 2)
         await near.publish(Other(3))
-        await wait_all_tasks_blocked()
+        await settled()
         assert (far.statistics().published, near.statistics().in_flight) == (2, 1)
         gated.let_through(3)
     assert gated.begun == [1, 2, 3]
 
 
-async def test_a_bus_inside_a_handler_may_publish_back_to_the_full_bus_around_it():
-    outer, seen = EventBus(workers=1, buffer=1), []
+async def test_a_bus_inside_a_handler_may_publish_back_to_the_full_bus_around_it(
+    new_bus, autojump_clock
+):
+    outer, seen = new_bus(workers=1, buffer=1), []
 
     @outer.subscribe(Noted)
     async def handle(event):
-        inner = EventBus()
+        inner = new_bus()
 
         @inner.subscribe(Noted)
         async def back(event):
@@ -638,7 +658,7 @@ async def test_a_bus_inside_a_handler_may_publish_back_to_the_full_bus_around_it
 # What an event inherits
 
 
-async def test_an_event_published_in_a_handler_has_the_handled_one_as_cause():
+async def test_an_event_published_in_a_handler_has_the_handled_one_as_cause(autojump_clock):
     seen = {}
     bus = EventBus(workers=1)
 
@@ -665,9 +685,11 @@ async def test_an_event_published_in_a_handler_has_the_handled_one_as_cause():
     }
 
 
-async def test_an_event_inherits_the_correlation_id_that_was_set_and_keeps_ids_of_its_own():
+async def test_an_event_inherits_the_correlation_id_that_was_set_and_keeps_ids_of_its_own(
+    new_bus, autojump_clock
+):
     seen = {}
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     ours, theirs, cause = Noted(0).event_id, Noted(0).event_id, Noted(0).event_id
 
     @bus.subscribe(Noted)
@@ -690,9 +712,11 @@ async def test_an_event_inherits_the_correlation_id_that_was_set_and_keeps_ids_o
     }
 
 
-async def test_an_event_published_from_a_plain_handler_has_the_handled_one_as_cause():
+async def test_an_event_published_from_a_plain_handler_has_the_handled_one_as_cause(
+    new_bus, autojump_clock
+):
     seen = {}
-    bus = EventBus()
+    bus = new_bus()
 
     @bus.subscribe(Noted)
     def follow(event):
@@ -707,9 +731,9 @@ async def test_an_event_published_from_a_plain_handler_has_the_handled_one_as_ca
     assert (seen[1].correlation_id, seen[1].causation_id) == (root.event_id, root.event_id)
 
 
-async def test_causes_reach_across_two_buses():
+async def test_causes_reach_across_two_buses(new_bus, autojump_clock):
     seen = []
-    near, far = EventBus(), EventBus()
+    near, far = new_bus(), new_bus()
 
     @near.subscribe(Noted)
     async def forward(event):
@@ -725,9 +749,9 @@ async def test_causes_reach_across_two_buses():
     assert seen == [(root.event_id, root.event_id)]
 
 
-async def test_an_event_published_outside_a_handler_has_no_cause():
+async def test_an_event_published_outside_a_handler_has_no_cause(new_bus, autojump_clock):
     seen = []
-    bus = EventBus()
+    bus = new_bus()
 
     @bus.subscribe(Noted)
     async def note(event):
@@ -774,8 +798,10 @@ async def test_publish_and_wait_returns_every_result_and_error_by_subscription(a
     )
 
 
-async def test_an_outcome_has_no_entry_for_a_handler_whose_where_did_not_match():
-    bus = EventBus()
+async def test_an_outcome_has_no_entry_for_a_handler_whose_where_did_not_match(
+    new_bus, autojump_clock
+):
+    bus = new_bus()
 
     async def handler(event):
         return event.number
@@ -787,8 +813,10 @@ async def test_an_outcome_has_no_entry_for_a_handler_whose_where_did_not_match()
     assert (outcome.results, outcome.errors) == ({"odd": 3}, {})
 
 
-async def test_an_outcome_keeps_apart_groups_with_a_subscription_of_one_name(autojump_clock):
-    bus = EventBus()
+async def test_an_outcome_keeps_apart_groups_with_a_subscription_of_one_name(
+    new_bus, autojump_clock
+):
+    bus = new_bus()
 
     def answering(answer, delay):
         async def handler(event):
@@ -805,22 +833,24 @@ async def test_an_outcome_keeps_apart_groups_with_a_subscription_of_one_name(aut
     assert outcome.results == {"note": "ours", "mail/note": "theirs"}
 
 
-async def test_the_outcome_of_an_event_without_a_subscriber_is_empty():
+async def test_the_outcome_of_an_event_without_a_subscriber_is_empty(autojump_clock):
     async with EventBus() as bus:
         event = Noted(1)
         outcome = await bus.publish_and_wait(event)
     assert outcome == Outcome(event_id=event.event_id, position=None, results={}, errors={})
 
 
-async def test_publish_and_wait_cancelled_while_it_waits_for_handlers_leaves_them_at_work():
+async def test_publish_and_wait_cancelled_while_it_waits_for_handlers_leaves_them_at_work(
+    new_bus, autojump_clock
+):
     gated = Gated()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, gated)
     async with bus:
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bus.publish_and_wait, Noted(1))
-                await wait_all_tasks_blocked()
+                await settled()
                 scope.cancel()
         gated.let_through(1)
     assert gated.begun == [1]
@@ -836,8 +866,10 @@ WAITS_FOR_HANDLERS = {
 
 
 @pytest.mark.parametrize("call", WAITS_FOR_HANDLERS)
-async def test_what_would_wait_for_the_handler_that_calls_it_raises_would_deadlock(call):
-    bus = EventBus()
+async def test_what_would_wait_for_the_handler_that_calls_it_raises_would_deadlock(
+    new_bus, autojump_clock, call
+):
+    bus = new_bus()
     caught = []
 
     async def call_it(event):
@@ -856,8 +888,8 @@ async def test_what_would_wait_for_the_handler_that_calls_it_raises_would_deadlo
     assert bus.statistics().published == 1
 
 
-async def test_a_handler_may_wait_for_the_handlers_of_another_bus():
-    near, far = EventBus(), EventBus()
+async def test_a_handler_may_wait_for_the_handlers_of_another_bus(new_bus, autojump_clock):
+    near, far = new_bus(), new_bus()
 
     @near.subscribe(Noted)
     async def ask(event):

@@ -6,10 +6,10 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from tests.events import Noted, Other
 from tests.every_step import at_every_step
+from tests.settled import settled
 from triobus import (
     BusAlreadyStarted,
     BusClosed,
@@ -68,8 +68,8 @@ def tasks_of(nursery):
 # Start
 
 
-async def test_every_worker_runs_and_is_counted_when_the_block_begins():
-    bus = EventBus(workers=3)
+async def test_every_worker_runs_and_is_counted_when_the_block_begins(new_bus, autojump_clock):
+    bus = new_bus(workers=3)
     bus.group("mail", workers=2)
     assert bus.statistics().worker_count == 0
     async with bus as entered:
@@ -83,8 +83,8 @@ async def test_every_worker_runs_and_is_counted_when_the_block_begins():
     assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
 
 
-async def test_every_worker_runs_and_is_counted_when_nursery_start_returns():
-    bus = EventBus(workers=3)
+async def test_every_worker_runs_and_is_counted_when_nursery_start_returns(new_bus, autojump_clock):
+    bus = new_bus(workers=3)
     seen = noting(bus)
     async with trio.open_nursery() as nursery:
         assert await nursery.start(bus.run) is bus
@@ -96,8 +96,8 @@ async def test_every_worker_runs_and_is_counted_when_nursery_start_returns():
     assert bus.statistics().worker_count == 0
 
 
-async def test_a_second_start_raises_bus_already_started_while_it_runs():
-    bus = EventBus()
+async def test_a_second_start_raises_bus_already_started_while_it_runs(new_bus, autojump_clock):
+    bus = new_bus()
     async with bus:
         with pytest.raises(BusAlreadyStarted, match="the bus is running") as caught:
             await bus.__aenter__()
@@ -107,8 +107,8 @@ async def test_a_second_start_raises_bus_already_started_while_it_runs():
     assert isinstance(caught.value, trio.BusyResourceError)
 
 
-async def test_a_bus_that_has_stopped_starts_again_with_a_life_of_its_own(autojump_clock):
-    bus = EventBus()
+async def test_a_bus_that_has_stopped_starts_again_with_a_life_of_its_own(new_bus, autojump_clock):
+    bus = new_bus()
     seen = noting(bus)
     bus.group("mail")
     for number in (1, 2):
@@ -122,8 +122,8 @@ async def test_a_bus_that_has_stopped_starts_again_with_a_life_of_its_own(autoju
     assert seen == [1, 2]
 
 
-async def test_a_bus_that_was_stopped_inside_its_block_starts_again_there():
-    bus = EventBus()
+async def test_a_bus_that_was_stopped_inside_its_block_starts_again_there(new_bus, autojump_clock):
+    bus = new_bus()
     seen = noting(bus)
     async with bus:
         await bus.publish(Noted(1))
@@ -137,8 +137,10 @@ async def test_a_bus_that_was_stopped_inside_its_block_starts_again_there():
     assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
 
 
-async def test_a_block_that_is_left_ends_its_own_life_and_not_that_of_another_task():
-    bus = EventBus()
+async def test_a_block_that_is_left_ends_its_own_life_and_not_that_of_another_task(
+    new_bus, autojump_clock
+):
+    bus = new_bus()
     seen = noting(bus)
     left = trio.Event()
 
@@ -152,15 +154,15 @@ async def test_a_block_that_is_left_ends_its_own_life_and_not_that_of_another_ta
             await bus.publish(Noted(1))
             await bus.stop()
             nursery.start_soon(second_life)
-            await wait_all_tasks_blocked()
+            await settled()
         assert bus.statistics().running
         left.set()
     assert seen == [1, 2]
 
 
 @pytest.mark.parametrize("steps", range(8))
-async def test_a_bus_is_run_again_as_soon_as_its_stop_has_returned(steps):
-    bus = EventBus()
+async def test_a_bus_is_run_again_as_soon_as_its_stop_has_returned(new_bus, autojump_clock, steps):
+    bus = new_bus()
     seen = noting(bus)
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
@@ -173,7 +175,7 @@ async def test_a_bus_is_run_again_as_soon_as_its_stop_has_returned(steps):
     assert seen == [0, 1, 2]
 
 
-def test_a_bus_that_is_left_and_cancelled_at_any_step_while_another_task_starts_it_again():
+def test_a_bus_that_is_left_and_cancelled_at_any_step_while_another_task_starts_it_again(new_bus):
     async def live(record, scope):
         bus, _ = record
 
@@ -191,7 +193,7 @@ def test_a_bus_that_is_left_and_cancelled_at_any_step_while_another_task_starts_
                     await trio.lowlevel.checkpoint()
 
     def make():
-        bus = EventBus()
+        bus = new_bus()
         return bus, noting(bus)
 
     def check(record):
@@ -203,8 +205,8 @@ def test_a_bus_that_is_left_and_cancelled_at_any_step_while_another_task_starts_
     assert at_every_step(make, live, check) > 10
 
 
-def test_a_bus_starts_again_in_another_run_of_trio():
-    bus = EventBus()
+def test_a_bus_starts_again_in_another_run_of_trio(new_bus):
+    bus = new_bus()
     seen = noting(bus)
 
     async def main(number):
@@ -227,8 +229,8 @@ async def test_a_start_that_failed_can_be_made_again(tmp_path):
     assert seen == [1]
 
 
-async def test_a_start_that_is_cancelled_leaves_no_task_behind():
-    bus = EventBus()
+async def test_a_start_that_is_cancelled_leaves_no_task_behind(new_bus, autojump_clock):
+    bus = new_bus()
     before = trio.lowlevel.current_statistics().tasks_living
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -239,20 +241,20 @@ async def test_a_start_that_is_cancelled_leaves_no_task_behind():
     assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
 
 
-async def test_a_group_made_while_the_bus_runs_works_and_is_drained():
-    bus = EventBus()
+async def test_a_group_made_while_the_bus_runs_works_and_is_drained(new_bus, autojump_clock):
+    bus = new_bus()
     async with bus:
         mail = bus.group("mail", workers=2)
         seen = noting(mail)
         await bus.publish(Noted(1))
-        await wait_all_tasks_blocked()
+        await settled()
         assert bus.statistics().groups["mail"].worker_count == 2
         assert seen == [1]
         await bus.publish(Noted(2))
     assert seen == [1, 2]
 
 
-async def test_a_group_made_by_the_last_line_of_the_block_is_drained_too():
+async def test_a_group_made_by_the_last_line_of_the_block_is_drained_too(autojump_clock):
     bus = EventBus()
     async with bus:
         seen = noting(bus.group("mail"))
@@ -260,17 +262,20 @@ async def test_a_group_made_by_the_last_line_of_the_block_is_drained_too():
     assert seen == [1]
 
 
-async def test_a_group_made_just_before_an_idle_bus_stops_ends_with_it():
-    bus = EventBus()
+async def test_a_group_made_just_before_an_idle_bus_stops_ends_with_it(new_bus, autojump_clock):
+    bus = new_bus()
     with trio.fail_after(60):
         async with bus:
-            await wait_all_tasks_blocked()
+            await settled()
             bus.group("mail")
     assert bus.statistics().worker_count == 0
 
 
-async def test_a_group_made_by_a_handler_that_is_being_cancelled_does_not_keep_the_bus_alive():
-    bus = EventBus()
+async def test_a_group_made_by_a_handler_that_is_being_cancelled_does_not_keep_the_bus_alive(
+    new_bus,
+    autojump_clock,
+):
+    bus = new_bus()
 
     @bus.subscribe(Noted)
     async def makes_a_group(event):
@@ -283,13 +288,15 @@ async def test_a_group_made_by_a_handler_that_is_being_cancelled_does_not_keep_t
         async with trio.open_nursery() as nursery:
             await nursery.start(bus.run)
             await bus.publish(Noted(1))
-            await wait_all_tasks_blocked()
+            await settled()
             await bus.stop(drain=False)
     assert bus.statistics().worker_count == 0
 
 
-async def test_a_group_that_is_made_after_the_stop_is_there_at_the_next_start():
-    bus = EventBus()
+async def test_a_group_that_is_made_after_the_stop_is_there_at_the_next_start(
+    new_bus, autojump_clock
+):
+    bus = new_bus()
     async with bus:
         pass
     seen = []
@@ -303,8 +310,10 @@ async def test_a_group_that_is_made_after_the_stop_is_there_at_the_next_start():
     assert seen == [1]
 
 
-async def test_two_buses_live_side_by_side_and_do_not_see_each_others_events():
-    near, far = EventBus(), EventBus()
+async def test_two_buses_live_side_by_side_and_do_not_see_each_others_events(
+    new_bus, autojump_clock
+):
+    near, far = new_bus(), new_bus()
     near_seen, far_seen = noting(near), noting(far)
     async with near, far:
         await near.publish(Noted(1))
@@ -315,8 +324,8 @@ async def test_two_buses_live_side_by_side_and_do_not_see_each_others_events():
 # Draining
 
 
-async def test_leaving_the_block_handles_all_that_was_accepted():
-    bus = EventBus(workers=2)
+async def test_leaving_the_block_handles_all_that_was_accepted(new_bus, autojump_clock):
+    bus = new_bus(workers=2)
     seen = noting(bus)
     async with bus:
         await bus.publish_many([Noted(number, "one") for number in range(300)])
@@ -324,9 +333,9 @@ async def test_leaving_the_block_handles_all_that_was_accepted():
     assert bus.statistics().handled == 300
 
 
-async def test_leaving_the_block_waits_for_retries(autojump_clock):
+async def test_leaving_the_block_waits_for_retries(new_bus, autojump_clock):
     attempts = []
-    bus = EventBus()
+    bus = new_bus()
 
     @bus.subscribe(Noted, retry=Retry(attempts=3, delay=10, factor=3, jitter=0))
     async def fails_twice(event):
@@ -341,9 +350,11 @@ async def test_leaving_the_block_waits_for_retries(autojump_clock):
     assert bus.statistics().handled == 1
 
 
-async def test_handlers_may_publish_while_the_bus_drains_and_that_is_drained_too():
+async def test_handlers_may_publish_while_the_bus_drains_and_that_is_drained_too(
+    new_bus, autojump_clock
+):
     seen = []
-    bus = EventBus(workers=1, buffer=1)
+    bus = new_bus(workers=1, buffer=1)
 
     @bus.subscribe(Noted)
     async def count_down(event):
@@ -358,7 +369,7 @@ async def test_handlers_may_publish_while_the_bus_drains_and_that_is_drained_too
     assert [number for number, _ in seen] == list(range(20, -1, -1))
 
 
-async def test_outsiders_get_bus_closed_while_the_bus_drains():
+async def test_outsiders_get_bus_closed_while_the_bus_drains(autojump_clock):
     gate = Gate()
     bus = EventBus()
     bus.subscribe(Noted, gate)
@@ -366,7 +377,7 @@ async def test_outsiders_get_bus_closed_while_the_bus_drains():
         await nursery.start(bus.run)
         await bus.publish(Noted(1))
         nursery.start_soon(bus.stop)
-        await wait_all_tasks_blocked()
+        await settled()
         with pytest.raises(BusClosed, match="only its own handlers may still publish"):
             await bus.publish(Noted(2))
         with pytest.raises(BusClosed):
@@ -378,7 +389,7 @@ async def test_outsiders_get_bus_closed_while_the_bus_drains():
     assert bus.statistics().published == 1
 
 
-async def test_publishers_that_wait_for_room_get_bus_closed_when_the_bus_stops():
+async def test_publishers_that_wait_for_room_get_bus_closed_when_the_bus_stops(autojump_clock):
     gate = Gate()
     refused = []
     bus = EventBus(workers=1, buffer=1)
@@ -392,15 +403,15 @@ async def test_publishers_that_wait_for_room_get_bus_closed_when_the_bus_stops()
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run)
         await bus.publish(Noted(1))
-        await wait_all_tasks_blocked()
+        await settled()
         await bus.publish(Noted(2))
         ways = [bus.publish, bus.publish_and_wait]
         for way in ways:
             nursery.start_soon(publish, way, Noted(3))
         nursery.start_soon(publish, bus.publish_many, [Noted(4), Noted(5)])
-        await wait_all_tasks_blocked()
+        await settled()
         nursery.start_soon(bus.stop)
-        await wait_all_tasks_blocked()
+        await settled()
         assert len(refused) == 3
         gate.open.set()
     assert gate.finished == [1, 2]
@@ -409,8 +420,10 @@ async def test_publishers_that_wait_for_room_get_bus_closed_when_the_bus_stops()
 # What leaves the block
 
 
-async def test_an_error_of_the_body_leaves_as_itself_after_what_was_accepted_is_handled():
-    bus = EventBus()
+async def test_an_error_of_the_body_leaves_as_itself_after_what_was_accepted_is_handled(
+    new_bus, autojump_clock
+):
+    bus = new_bus()
     seen = noting(bus)
     broken = ValueError("broken")
     with pytest.raises(ValueError, match="broken") as caught:
@@ -421,16 +434,16 @@ async def test_an_error_of_the_body_leaves_as_itself_after_what_was_accepted_is_
     assert seen == [1]
 
 
-async def test_a_group_of_errors_of_the_body_leaves_as_itself():
+async def test_a_group_of_errors_of_the_body_leaves_as_itself(new_bus, autojump_clock):
     broken = ExceptionGroup("several", [ValueError("one"), OSError("two")])
     with pytest.raises(ExceptionGroup) as caught:
-        async with EventBus():
+        async with new_bus():
             raise broken
     assert caught.value is broken
 
 
-async def test_a_finally_in_the_body_can_still_publish():
-    bus = EventBus()
+async def test_a_finally_in_the_body_can_still_publish(new_bus, autojump_clock):
+    bus = new_bus()
     seen = noting(bus)
     with pytest.raises(ValueError, match="broken"):
         async with bus:
@@ -441,7 +454,7 @@ async def test_a_finally_in_the_body_can_still_publish():
     assert seen == [1]
 
 
-async def test_a_finally_can_publish_when_the_bodys_own_nursery_is_cancelled():
+async def test_a_finally_can_publish_when_the_bodys_own_nursery_is_cancelled(autojump_clock):
     bus = EventBus()
     seen = noting(bus)
     async with bus:
@@ -454,8 +467,11 @@ async def test_a_finally_can_publish_when_the_bodys_own_nursery_is_cancelled():
     assert seen == [1]
 
 
-async def test_on_failure_raise_lets_the_error_cancel_the_body_and_leave_like_from_a_nursery():
-    bus = EventBus(on_failure="raise")
+async def test_on_failure_raise_lets_the_error_cancel_the_body_and_leave_like_from_a_nursery(
+    new_bus,
+    autojump_clock,
+):
+    bus = new_bus(on_failure="raise")
     broken = ValueError("broken")
 
     @bus.subscribe(Noted, retry=Retry(attempts=1))
@@ -470,8 +486,8 @@ async def test_on_failure_raise_lets_the_error_cancel_the_body_and_leave_like_fr
     assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
 
 
-async def test_an_error_of_the_body_and_one_of_the_bus_leave_together():
-    bus = EventBus(on_failure="raise")
+async def test_an_error_of_the_body_and_one_of_the_bus_leave_together(new_bus, autojump_clock):
+    bus = new_bus(on_failure="raise")
     ours, theirs = ValueError("of the body"), OSError("of the bus")
 
     @bus.subscribe(Noted, retry=Retry(attempts=1))
@@ -489,8 +505,10 @@ async def test_an_error_of_the_body_and_one_of_the_bus_leave_together():
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-async def test_keyboard_interrupt_and_system_exit_in_a_handler_are_not_swallowed(error):
-    bus = EventBus()
+async def test_keyboard_interrupt_and_system_exit_in_a_handler_are_not_swallowed(
+    new_bus, autojump_clock, error
+):
+    bus = new_bus()
 
     @bus.subscribe(Noted)
     async def leaves(event):
@@ -508,14 +526,16 @@ async def test_keyboard_interrupt_and_system_exit_in_a_handler_are_not_swallowed
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-async def test_a_body_that_is_interrupted_cancels_the_handlers_and_leaves_as_itself(error):
+async def test_a_body_that_is_interrupted_cancels_the_handlers_and_leaves_as_itself(
+    new_bus, autojump_clock, error
+):
     gate = Gate()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, gate)
     with pytest.raises(error):
         async with bus:
             await bus.publish(Noted(1))
-            await wait_all_tasks_blocked()
+            await settled()
             raise error
     assert (gate.begun, gate.finished) == ([1], [])
 
@@ -524,17 +544,19 @@ async def test_a_body_that_is_interrupted_cancels_the_handlers_and_leaves_as_its
 
 
 async def test_cancelling_around_the_block_cancels_handlers_and_counts_and_logs_what_is_left(
+    new_bus,
+    autojump_clock,
     caplog,
 ):
     caplog.set_level(logging.WARNING, logger="triobus")
     gate = Gate()
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     bus.subscribe(Noted, gate)
     bus.group("mail").subscribe(Noted, gate, where=lambda event: False)
     with trio.CancelScope() as scope:
         async with bus:
             await bus.publish_many([Noted(1), Noted(2), Noted(3)])
-            await wait_all_tasks_blocked()
+            await settled()
             scope.cancel()
             await trio.lowlevel.checkpoint()
     assert scope.cancelled_caught
@@ -550,14 +572,14 @@ async def test_cancelling_around_the_block_cancels_handlers_and_counts_and_logs_
     ]
 
 
-async def test_cancelling_the_nursery_that_runs_the_bus_ends_it():
+async def test_cancelling_the_nursery_that_runs_the_bus_ends_it(new_bus, autojump_clock):
     gate = Gate()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, gate)
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run)
         await bus.publish(Noted(1))
-        await wait_all_tasks_blocked()
+        await settled()
         nursery.cancel_scope.cancel()
     assert gate.finished == []
     assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
@@ -565,9 +587,9 @@ async def test_cancelling_the_nursery_that_runs_the_bus_ends_it():
         await bus.publish(Noted(2))
 
 
-async def test_cancelling_while_the_block_drains_stops_the_draining(autojump_clock):
+async def test_cancelling_while_the_block_drains_stops_the_draining(new_bus, autojump_clock):
     gate = Gate()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, gate)
     with trio.move_on_after(5) as scope:
         async with bus:
@@ -578,8 +600,8 @@ async def test_cancelling_while_the_block_drains_stops_the_draining(autojump_clo
     assert bus.statistics().groups["default"].lag == 1
 
 
-async def test_no_task_of_the_bus_outlives_its_block():
-    bus = EventBus(workers=7)
+async def test_no_task_of_the_bus_outlives_its_block(new_bus, autojump_clock):
+    bus = new_bus(workers=7)
     bus.group("mail", workers=5)
     noting(bus)
     before = trio.lowlevel.current_statistics().tasks_living
@@ -590,8 +612,8 @@ async def test_no_task_of_the_bus_outlives_its_block():
     assert trio.lowlevel.current_statistics().tasks_living == before
 
 
-async def test_every_task_of_the_bus_is_in_the_nursery_that_runs_it():
-    bus = EventBus(workers=7)
+async def test_every_task_of_the_bus_is_in_the_nursery_that_runs_it(new_bus, autojump_clock):
+    bus = new_bus(workers=7)
     before = trio.lowlevel.current_statistics().tasks_living
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run)
@@ -602,8 +624,8 @@ async def test_every_task_of_the_bus_is_in_the_nursery_that_runs_it():
 # Stop
 
 
-async def test_stop_drains_and_reports_what_was_settled_by_group():
-    bus = EventBus()
+async def test_stop_drains_and_reports_what_was_settled_by_group(new_bus, autojump_clock):
+    bus = new_bus()
     seen = noting(bus)
     noting(bus.group("mail"), where=lambda event: event.number == 2)
     async with trio.open_nursery() as nursery:
@@ -614,8 +636,8 @@ async def test_stop_drains_and_reports_what_was_settled_by_group():
     assert sorted(seen) == [1, 2]
 
 
-async def test_run_returns_once_the_bus_was_stopped():
-    bus = EventBus()
+async def test_run_returns_once_the_bus_was_stopped(new_bus, autojump_clock):
+    bus = new_bus()
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(bus.run)
@@ -623,22 +645,24 @@ async def test_run_returns_once_the_bus_was_stopped():
             assert (bus.statistics().running, bus.statistics().worker_count) == (False, 0)
 
 
-async def test_stop_without_draining_cancels_handlers_and_reports_what_they_left(caplog):
+async def test_stop_without_draining_cancels_handlers_and_reports_what_they_left(
+    new_bus, autojump_clock, caplog
+):
     gate = Gate()
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     bus.subscribe(Noted, gate)
     async with bus:
         await bus.publish_many([Noted(1), Noted(2), Noted(3)])
-        await wait_all_tasks_blocked()
+        await settled()
         report = await bus.stop(drain=False)
     assert report == StopReport(settled={"default": 0}, left={"default": 3})
     assert (gate.begun, gate.finished) == ([1], [])
     assert "3 in group 'default'" in caplog.text
 
 
-async def test_stop_with_a_timeout_cancels_what_is_not_finished_by_then(autojump_clock):
+async def test_stop_with_a_timeout_cancels_what_is_not_finished_by_then(new_bus, autojump_clock):
     finished = []
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
 
     @bus.subscribe(Noted)
     async def slow(event):
@@ -653,8 +677,10 @@ async def test_stop_with_a_timeout_cancels_what_is_not_finished_by_then(autojump
     assert finished == [1, 2]
 
 
-async def test_stop_of_what_runs_waits_for_no_retry_and_begins_nothing_more(autojump_clock):
-    bus = EventBus(workers=1)
+async def test_stop_of_what_runs_waits_for_no_retry_and_begins_nothing_more(
+    new_bus, autojump_clock
+):
+    bus = new_bus(workers=1)
     finished, calls = [], []
 
     @bus.subscribe(Noted, retry=Retry(attempts=2, delay=7200))
@@ -667,31 +693,34 @@ async def test_stop_of_what_runs_waits_for_no_retry_and_begins_nothing_more(auto
 
     async with bus:
         await bus.publish_many([Noted(1, "a"), Noted(2, "b"), Noted(3, "c"), Noted(4, "d")])
-        await wait_all_tasks_blocked()
+        await settled()
         report = await bus.stop(drain="running")
     assert (calls, finished) == ([1, 2], [2])
     assert report == StopReport(settled={"default": 1}, left={"default": 3})
     assert bus.statistics().uptime_seconds == 5
 
 
-async def test_leaving_the_block_of_a_bus_that_drains_what_runs_does_the_same(autojump_clock):
-    bus = EventBus(drain="running")
+async def test_leaving_the_block_of_a_bus_that_drains_what_runs_does_the_same(
+    new_bus, autojump_clock
+):
+    bus = new_bus(drain="running")
     seen = noting(bus, retry=Retry(attempts=2, delay=7200))
     bus.subscribe(Other, never, retry=Retry(attempts=2, delay=7200))
     async with bus:
         await bus.publish(Other(1))
-        await wait_all_tasks_blocked()
+        await settled()
         await bus.publish(Noted(2))
-        await wait_all_tasks_blocked()
+        await settled()
     assert seen == [2]
     assert bus.statistics().uptime_seconds == 0
     assert bus.statistics().waiting_for_retry + bus.statistics().queued == 1
 
 
 async def test_what_a_running_handler_publishes_while_only_what_runs_is_waited_for_is_left(
+    new_bus,
     autojump_clock,
 ):
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
 
     @bus.subscribe(Noted)
     async def handle(event):
@@ -701,24 +730,28 @@ async def test_what_a_running_handler_publishes_while_only_what_runs_is_waited_f
     bus.subscribe(Other, never)
     async with bus:
         await bus.publish(Noted(1))
-        await wait_all_tasks_blocked()
+        await settled()
         report = await bus.stop(drain="running")
     assert report == StopReport(settled={"default": 1}, left={"default": 1})
 
 
 @pytest.mark.parametrize("drain", ["all", None, 1.0, "Running"])
-async def test_what_is_no_way_to_drain_is_refused_and_the_bus_runs_on(drain):
+async def test_what_is_no_way_to_drain_is_refused_and_the_bus_runs_on(
+    new_bus, autojump_clock, drain
+):
     with pytest.raises(InvalidOption, match="drain="):
-        EventBus(drain=drain)
-    bus = EventBus()
+        new_bus(drain=drain)
+    bus = new_bus()
     async with bus:
         with pytest.raises(InvalidOption, match="drain="):
             await bus.stop(drain=drain)
         await bus.publish(Noted(1))
 
 
-async def test_a_drain_of_more_than_a_second_says_once_what_it_waits_for(caplog, autojump_clock):
-    bus = EventBus()
+async def test_a_drain_of_more_than_a_second_says_once_what_it_waits_for(
+    new_bus, autojump_clock, caplog
+):
+    bus = new_bus()
     bus.group("mails").subscribe(Noted, sleepy, name="send")
     async with bus:
         await bus.publish(Noted(60))
@@ -729,7 +762,7 @@ async def test_a_drain_of_more_than_a_second_says_once_what_it_waits_for(caplog,
     assert "'send'" in record.getMessage()
 
 
-async def test_a_drain_of_less_than_a_second_says_nothing(caplog, autojump_clock):
+async def test_a_drain_of_less_than_a_second_says_nothing(autojump_clock, caplog):
     bus = EventBus()
     bus.subscribe(Noted, sleepy)
     async with bus:
@@ -737,9 +770,9 @@ async def test_a_drain_of_less_than_a_second_says_nothing(caplog, autojump_clock
     assert caplog.records == []
 
 
-async def test_stop_with_a_timeout_ends_a_handler_that_would_never_return(autojump_clock):
+async def test_stop_with_a_timeout_ends_a_handler_that_would_never_return(new_bus, autojump_clock):
     cancelled = []
-    bus = EventBus()
+    bus = new_bus()
 
     @bus.subscribe(Noted)
     async def stuck(event):
@@ -755,8 +788,8 @@ async def test_stop_with_a_timeout_ends_a_handler_that_would_never_return(autoju
     assert cancelled == [3]
 
 
-async def test_a_timeout_leaves_deliveries_that_wait_for_a_retry(autojump_clock):
-    bus = EventBus()
+async def test_a_timeout_leaves_deliveries_that_wait_for_a_retry(new_bus, autojump_clock):
+    bus = new_bus()
 
     @bus.subscribe(Noted, retry=Retry(delay=100, max_delay=100))
     async def fails(event):
@@ -770,29 +803,31 @@ async def test_a_timeout_leaves_deliveries_that_wait_for_a_retry(autojump_clock)
     assert bus.statistics().waiting_for_retry == 1
 
 
-async def test_a_timeout_of_0_handles_nothing_that_has_to_wait():
+async def test_a_timeout_of_0_handles_nothing_that_has_to_wait(new_bus, autojump_clock):
     gate = Gate()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, gate)
     async with bus:
         await bus.publish(Noted(1))
-        await wait_all_tasks_blocked()
+        await settled()
         report = await bus.stop(timeout=0)
     assert report == StopReport(settled={"default": 0}, left={"default": 1})
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan"), "soon"])
-async def test_a_timeout_that_cannot_be_is_refused_and_the_bus_runs_on(timeout):
-    bus = EventBus()
+async def test_a_timeout_that_cannot_be_is_refused_and_the_bus_runs_on(
+    new_bus, autojump_clock, timeout
+):
+    bus = new_bus()
     async with bus:
         with pytest.raises(InvalidOption, match="timeout="):
             await bus.stop(timeout=timeout)
         assert bus.statistics().running
 
 
-async def test_a_stop_that_is_cancelled_cancels_the_handlers(autojump_clock):
+async def test_a_stop_that_is_cancelled_cancels_the_handlers(new_bus, autojump_clock):
     gate = Gate()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, gate)
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run)
@@ -820,9 +855,9 @@ async def test_run_ends_though_the_stop_was_cancelled_with_a_store_too(autojump_
     assert not bus.statistics().running
 
 
-def test_run_ends_at_whatever_step_the_stop_of_several_groups_is_cancelled():
+def test_run_ends_at_whatever_step_the_stop_of_several_groups_is_cancelled(new_bus):
     async def scenario(record, scope):
-        bus = record["bus"] = EventBus()
+        bus = record["bus"] = new_bus()
         bus.group("mail", workers=1)
         async with trio.open_nursery() as nursery:
             await nursery.start(bus.run)
@@ -838,8 +873,10 @@ def test_run_ends_at_whatever_step_the_stop_of_several_groups_is_cancelled():
         assert at_every_step(dict, scenario, check) > 5
 
 
-async def test_a_stop_that_was_cancelled_before_it_began_has_stopped_nothing():
-    bus = EventBus()
+async def test_a_stop_that_was_cancelled_before_it_began_has_stopped_nothing(
+    new_bus, autojump_clock
+):
+    bus = new_bus()
     seen = noting(bus)
     async with bus:
         with trio.CancelScope() as scope:
@@ -850,8 +887,8 @@ async def test_a_stop_that_was_cancelled_before_it_began_has_stopped_nothing():
     assert seen == [1]
 
 
-async def test_stop_before_the_start_and_a_second_stop_raise_bus_closed():
-    bus = EventBus()
+async def test_stop_before_the_start_and_a_second_stop_raise_bus_closed(new_bus, autojump_clock):
+    bus = new_bus()
     with pytest.raises(BusClosed, match="has not been started"):
         await bus.stop()
     async with bus:
@@ -862,23 +899,25 @@ async def test_stop_before_the_start_and_a_second_stop_raise_bus_closed():
         await bus.stop()
 
 
-async def test_a_second_stop_while_the_first_one_drains_raises_bus_closed():
+async def test_a_second_stop_while_the_first_one_drains_raises_bus_closed(new_bus, autojump_clock):
     gate = Gate()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, gate)
     async with bus, trio.open_nursery() as nursery:
         await bus.publish(Noted(1))
         nursery.start_soon(bus.stop)
-        await wait_all_tasks_blocked()
+        await settled()
         with pytest.raises(BusClosed, match="is stopping"):
             await bus.stop()
         gate.open.set()
     assert gate.finished == [1]
 
 
-async def test_a_stop_inside_a_handler_raises_would_deadlock_and_the_bus_runs_on():
+async def test_a_stop_inside_a_handler_raises_would_deadlock_and_the_bus_runs_on(
+    new_bus, autojump_clock
+):
     caught = []
-    bus = EventBus()
+    bus = new_bus()
 
     @bus.subscribe(Noted)
     async def stop(event):
@@ -893,8 +932,8 @@ async def test_a_stop_inside_a_handler_raises_would_deadlock_and_the_bus_runs_on
     assert caught == [WouldDeadlock]
 
 
-async def test_a_handler_may_have_another_task_stop_the_bus():
-    bus = EventBus()
+async def test_a_handler_may_have_another_task_stop_the_bus(new_bus, autojump_clock):
+    bus = new_bus()
     reports = []
 
     async def stop():
@@ -912,8 +951,8 @@ async def test_a_handler_may_have_another_task_stop_the_bus():
     assert reports == [StopReport(settled={"default": 1}, left={"default": 0})]
 
 
-async def test_a_block_whose_bus_was_stopped_inside_leaves_at_once():
-    bus = EventBus()
+async def test_a_block_whose_bus_was_stopped_inside_leaves_at_once(new_bus, autojump_clock):
+    bus = new_bus()
     seen = noting(bus)
     with trio.fail_after(60):
         async with bus:
@@ -925,9 +964,11 @@ async def test_a_block_whose_bus_was_stopped_inside_leaves_at_once():
 # Those who wait
 
 
-async def test_publish_and_wait_raises_bus_closed_when_the_bus_ends_before_the_handlers():
+async def test_publish_and_wait_raises_bus_closed_when_the_bus_ends_before_the_handlers(
+    new_bus, autojump_clock
+):
     gate = Gate()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, gate)
     caught = []
 
@@ -939,13 +980,13 @@ async def test_publish_and_wait_raises_bus_closed_when_the_bus_ends_before_the_h
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run)
         nursery.start_soon(wait)
-        await wait_all_tasks_blocked()
+        await settled()
         await bus.stop(drain=False)
     assert len(caught) == 1
 
 
-async def test_publish_and_wait_gets_its_outcome_when_the_bus_drains():
-    bus = EventBus()
+async def test_publish_and_wait_gets_its_outcome_when_the_bus_drains(new_bus, autojump_clock):
+    bus = new_bus()
     gate = Gate()
     bus.subscribe(Noted, gate, name="gate")
     outcomes = []
@@ -956,16 +997,18 @@ async def test_publish_and_wait_gets_its_outcome_when_the_bus_drains():
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run)
         nursery.start_soon(wait)
-        await wait_all_tasks_blocked()
+        await settled()
         nursery.start_soon(bus.stop)
-        await wait_all_tasks_blocked()
+        await settled()
         gate.open.set()
     assert [outcome.results for outcome in outcomes] == [{"gate": None}]
 
 
-async def test_wait_idle_raises_bus_closed_when_the_bus_stops_and_leaves_something():
+async def test_wait_idle_raises_bus_closed_when_the_bus_stops_and_leaves_something(
+    new_bus, autojump_clock
+):
     gate = Gate()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, gate)
     caught = []
 
@@ -978,13 +1021,13 @@ async def test_wait_idle_raises_bus_closed_when_the_bus_stops_and_leaves_somethi
         await nursery.start(bus.run)
         await bus.publish(Noted(1))
         nursery.start_soon(wait)
-        await wait_all_tasks_blocked()
+        await settled()
         await bus.stop(drain=False)
     assert len(caught) == 1
 
 
-async def test_wait_idle_returns_when_nothing_is_queued_running_or_waiting(autojump_clock):
-    bus = EventBus(workers=2)
+async def test_wait_idle_returns_when_nothing_is_queued_running_or_waiting(new_bus, autojump_clock):
+    bus = new_bus(workers=2)
     finished = []
 
     @bus.subscribe(Noted, retry=Retry(attempts=2, delay=5, jitter=0))
@@ -1010,15 +1053,16 @@ async def test_wait_idle_returns_when_nothing_is_queued_running_or_waiting(autoj
 
 
 async def test_a_stop_in_a_program_that_is_cancelled_is_cancelled_though_the_bus_has_ended(
+    new_bus,
     autojump_clock,
 ):
-    bus = EventBus()
+    bus = new_bus()
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
             await nursery.start(bus.run)
             scope.cancel()
             with trio.CancelScope(shield=True):
-                await wait_all_tasks_blocked()
+                await settled()
             assert not bus.statistics().running
             await bus.stop()
     assert scope.cancelled_caught

@@ -8,9 +8,9 @@ import attrs
 import psutil
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from tests.events import Noted, Other
+from tests.settled import settled
 from triobus import BusStatistics, EventBus, GroupStatistics, Health, MemoryEventStore, Retry
 from triobus._groups.statistics import percentile
 
@@ -21,8 +21,8 @@ def group_statistics(**counters):
     return GroupStatistics(**{**nothing, "p50": None, "p99": None, **counters})
 
 
-async def test_a_bus_that_was_not_started_counts_only_its_subscriptions():
-    bus = EventBus(workers=2)
+async def test_a_bus_that_was_not_started_counts_only_its_subscriptions(new_bus, autojump_clock):
+    bus = new_bus(workers=2)
     bus.subscribe(Noted, print)
     bus.group("mail").subscribe((Noted, Other), print)
     assert bus.statistics() == BusStatistics(
@@ -46,8 +46,8 @@ async def test_a_bus_that_was_not_started_counts_only_its_subscriptions():
     )
 
 
-async def test_every_counter_is_exact_at_every_moment(autojump_clock):
-    bus = EventBus(workers=2)
+async def test_every_counter_is_exact_at_every_moment(new_bus, autojump_clock):
+    bus = new_bus(workers=2)
     bus.group("idle", workers=1)
 
     @bus.subscribe(Noted, retry=Retry(attempts=2, delay=10, jitter=0))
@@ -134,8 +134,10 @@ async def test_every_counter_is_exact_at_every_moment(autojump_clock):
     )
 
 
-async def test_an_event_counts_as_published_once_and_as_handled_in_every_group():
-    bus = EventBus()
+async def test_an_event_counts_as_published_once_and_as_handled_in_every_group(
+    new_bus, autojump_clock
+):
+    bus = new_bus()
     for name in ("default", "one", "two"):
         subscribe = bus.subscribe if name == "default" else bus.group(name).subscribe
 
@@ -154,8 +156,8 @@ async def test_an_event_counts_as_published_once_and_as_handled_in_every_group()
     }
 
 
-async def test_a_delivery_counts_once_however_many_handlers_it_has():
-    bus = EventBus()
+async def test_a_delivery_counts_once_however_many_handlers_it_has(new_bus, autojump_clock):
+    bus = new_bus()
     for name in "abc":
         bus.subscribe(Noted, noop, name=name)
     async with bus:
@@ -167,8 +169,8 @@ async def noop(event):
     pass
 
 
-async def test_a_retry_counts_when_its_call_is_made(autojump_clock):
-    bus = EventBus()
+async def test_a_retry_counts_when_its_call_is_made(new_bus, autojump_clock):
+    bus = new_bus()
 
     @bus.subscribe(Noted, retry=Retry(attempts=3, delay=10, factor=1, jitter=0))
     async def fails(event):
@@ -181,12 +183,12 @@ async def test_a_retry_counts_when_its_call_is_made(autojump_clock):
             await trio.sleep(5)
             counted.append((bus.statistics().failed_attempts, bus.statistics().retries))
             await trio.sleep(5)
-            await wait_all_tasks_blocked()
+            await settled()
     assert counted == [(1, 0), (2, 1), (3, 2)]
 
 
-async def test_waiting_for_a_retry_occupies_no_worker(autojump_clock):
-    bus = EventBus(workers=1)
+async def test_waiting_for_a_retry_occupies_no_worker(new_bus, autojump_clock):
+    bus = new_bus(workers=1)
 
     @bus.subscribe(Noted, retry=Retry(delay=10, jitter=0))
     async def fails(event):
@@ -194,15 +196,15 @@ async def test_waiting_for_a_retry_occupies_no_worker(autojump_clock):
 
     async with bus:
         await bus.publish_many([Noted(1), Noted(2), Noted(3)])
-        await wait_all_tasks_blocked()
+        await settled()
         group = bus.statistics().groups["default"]
         await bus.stop(drain=False)
     assert (group.waiting_for_retry, group.busy_workers, group.in_flight) == (3, 0, 0)
     assert (group.queued, group.lag) == (0, 3)
 
 
-async def test_lag_is_left_after_a_stop_and_no_worker_is_busy():
-    bus = EventBus(workers=1)
+async def test_lag_is_left_after_a_stop_and_no_worker_is_busy(new_bus, autojump_clock):
+    bus = new_bus(workers=1)
 
     @bus.subscribe(Noted)
     async def stuck(event):
@@ -210,23 +212,23 @@ async def test_lag_is_left_after_a_stop_and_no_worker_is_busy():
 
     async with bus:
         await bus.publish_many([Noted(1), Noted(2), Noted(3)])
-        await wait_all_tasks_blocked()
+        await settled()
         await bus.stop(drain=False)
     group = bus.statistics().groups["default"]
     assert (group.lag, group.busy_workers, group.worker_count) == (3, 0, 0)
 
 
-async def test_a_subscription_counts_until_it_is_unsubscribed():
-    bus = EventBus()
+async def test_a_subscription_counts_until_it_is_unsubscribed(new_bus, autojump_clock):
+    bus = new_bus()
     subscription = bus.subscribe(Noted, noop)
     assert bus.statistics().subscription_count == 1
     subscription.unsubscribe()
     assert bus.statistics().subscription_count == 0
 
 
-async def test_uptime_is_virtual_time_and_ends_with_the_stop(autojump_clock):
+async def test_uptime_is_virtual_time_and_ends_with_the_stop(new_bus, autojump_clock):
     await trio.sleep(1000)
-    bus = EventBus()
+    bus = new_bus()
     async with bus:
         await trio.sleep(60)
         assert bus.statistics().uptime_seconds == 60
@@ -254,8 +256,8 @@ def test_a_percentile_is_the_smallest_value_that_so_many_do_not_exceed(
     assert percentile(durations, fraction) == expected
 
 
-async def test_statistics_do_not_change_after_they_were_taken():
-    bus = EventBus()
+async def test_statistics_do_not_change_after_they_were_taken(new_bus, autojump_clock):
+    bus = new_bus()
     bus.subscribe(Noted, noop)
     async with bus:
         before = bus.statistics()
@@ -266,16 +268,16 @@ async def test_statistics_do_not_change_after_they_were_taken():
             setattr(value, name, 5)
 
 
-async def test_statistics_and_health_can_be_asked_for_in_another_thread():
-    async with EventBus(workers=3) as bus:
+async def test_statistics_and_health_can_be_asked_for_in_another_thread(new_bus, autojump_clock):
+    async with new_bus(workers=3) as bus:
         statistics = await trio.to_thread.run_sync(bus.statistics)
         health = await trio.to_thread.run_sync(bus.health)
     assert (statistics.running, statistics.worker_count) == (True, 3)
     assert health.status == "healthy"
 
 
-def test_statistics_and_health_can_be_asked_for_when_trio_has_ended():
-    bus = EventBus()
+def test_statistics_and_health_can_be_asked_for_when_trio_has_ended(new_bus):
+    bus = new_bus()
 
     async def main():
         async with bus:
@@ -293,8 +295,8 @@ def without_memory(health):
     return attrs.evolve(health, memory_mb=None)
 
 
-async def test_a_bus_that_runs_and_has_no_trouble_is_healthy():
-    bus = EventBus(workers=1)
+async def test_a_bus_that_runs_and_has_no_trouble_is_healthy(new_bus, autojump_clock):
+    bus = new_bus(workers=1)
 
     @bus.subscribe(Noted)
     async def wait(event):
@@ -303,15 +305,15 @@ async def test_a_bus_that_runs_and_has_no_trouble_is_healthy():
     release = trio.Event()
     async with bus:
         await bus.publish_many([Noted(1), Noted(2), Noted(3)])
-        await wait_all_tasks_blocked()
+        await settled()
         assert without_memory(bus.health()) == Health(
             status="healthy", reasons=(), queue_size=2, worker_count=1, memory_mb=None
         )
         release.set()
 
 
-async def test_a_bus_is_stopped_before_its_start_and_after_its_stop():
-    bus = EventBus()
+async def test_a_bus_is_stopped_before_its_start_and_after_its_stop(new_bus, autojump_clock):
+    bus = new_bus()
     before = bus.health()
     async with bus:
         pass
@@ -324,7 +326,7 @@ async def test_a_bus_is_stopped_before_its_start_and_after_its_stop():
     assert after.worker_count == 0
 
 
-async def test_a_publisher_that_waits_for_room_degrades_the_bus_while_it_waits():
+async def test_a_publisher_that_waits_for_room_degrades_the_bus_while_it_waits(autojump_clock):
     bus = EventBus(workers=1, buffer=1)
 
     @bus.subscribe(Noted)
@@ -335,7 +337,7 @@ async def test_a_publisher_that_waits_for_room_degrades_the_bus_while_it_waits()
     async with bus, trio.open_nursery() as nursery:
         for number in range(3):
             nursery.start_soon(bus.publish, Noted(number))
-            await wait_all_tasks_blocked()
+            await settled()
         health = bus.health()
         release.set()
         await bus.wait_idle()
@@ -348,7 +350,7 @@ async def test_a_publisher_that_waits_for_room_degrades_the_bus_while_it_waits()
     )
 
 
-async def test_two_buses_that_wait_for_each_other_say_who_waits_for_whom():
+async def test_two_buses_that_wait_for_each_other_say_who_waits_for_whom(autojump_clock):
     first, second = EventBus(workers=1, buffer=0), EventBus(workers=1, buffer=0)
 
     @first.subscribe(Noted)
@@ -363,7 +365,7 @@ async def test_two_buses_that_wait_for_each_other_say_who_waits_for_whom():
     with trio.CancelScope() as scope:
         async with first, second:
             await first.publish(Noted(1))
-            await wait_all_tasks_blocked()
+            await settled()
             reasons = [*first.health().reasons, *second.health().reasons]
             scope.cancel()
             await trio.sleep_forever()
@@ -374,7 +376,9 @@ async def test_two_buses_that_wait_for_each_other_say_who_waits_for_whom():
         assert handler in reason
 
 
-async def test_a_full_listener_is_named_with_the_task_that_reads_it_and_those_that_wait():
+async def test_a_full_listener_is_named_with_the_task_that_reads_it_and_those_that_wait(
+    autojump_clock,
+):
     async def read(events):
         async for _ in events:
             await trio.sleep_forever()
@@ -385,10 +389,10 @@ async def test_a_full_listener_is_named_with_the_task_that_reads_it_and_those_th
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(read, events, name="the reader")
-        await wait_all_tasks_blocked()
+        await settled()
         for number in range(4):
             nursery.start_soon(bus.publish, Noted(number), name=f"publisher {number}")
-            await wait_all_tasks_blocked()
+            await settled()
         (reason,) = bus.health().reasons
         nursery.cancel_scope.cancel()
     assert reason == (
@@ -397,8 +401,8 @@ async def test_a_full_listener_is_named_with_the_task_that_reads_it_and_those_th
     )
 
 
-async def test_a_dead_letter_is_a_reason_to_look_and_hinders_nothing():
-    bus = EventBus()
+async def test_a_dead_letter_is_a_reason_to_look_and_hinders_nothing(new_bus, autojump_clock):
+    bus = new_bus()
 
     @bus.subscribe(Noted, retry=Retry(attempts=1))
     async def fails(event):
@@ -415,8 +419,8 @@ async def test_a_dead_letter_is_a_reason_to_look_and_hinders_nothing():
     assert health.reasons == ("dead letters wait to be replayed or discarded: 2.",)
 
 
-async def test_a_bus_that_drains_is_degraded():
-    bus = EventBus()
+async def test_a_bus_that_drains_is_degraded(new_bus, autojump_clock):
+    bus = new_bus()
     seen = []
 
     @bus.subscribe(Noted)
@@ -429,7 +433,7 @@ async def test_a_bus_that_drains_is_degraded():
         await nursery.start(bus.run)
         await bus.publish(Noted(1))
         nursery.start_soon(bus.stop)
-        await wait_all_tasks_blocked()
+        await settled()
         begun.set()
     (health,) = seen
     assert health.status == "degraded"
@@ -437,9 +441,9 @@ async def test_a_bus_that_drains_is_degraded():
     assert "is stopping" in reason
 
 
-async def test_memory_is_that_of_the_process():
+async def test_memory_is_that_of_the_process(new_bus, autojump_clock):
     expected = psutil.Process().memory_info().rss / 2**20
-    assert EventBus().health().memory_mb == pytest.approx(expected, rel=0.2)
+    assert new_bus().health().memory_mb == pytest.approx(expected, rel=0.2)
 
 
 def test_without_psutil_memory_is_none_and_one_debug_line_says_why():
@@ -467,8 +471,8 @@ def test_without_psutil_memory_is_none_and_one_debug_line_says_why():
     assert (finished.stdout, finished.stderr) == ("DEBUG triobus\nhealthy None\n", "")
 
 
-async def test_health_cannot_be_changed():
-    health = EventBus().health()
+async def test_health_cannot_be_changed(new_bus, autojump_clock):
+    health = new_bus().health()
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         health.status = "healthy"
 

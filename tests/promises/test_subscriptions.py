@@ -46,19 +46,20 @@ async def handle(event: DomainEvent) -> None:
 
 
 async def test_a_handler_receives_the_events_of_its_type_and_no_others(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     log = Log()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, log.handler("noted"))
     async with bus:
         await bus.publish_many([Noted(1), Other(2), Noted(3)])
     assert sorted(log.calls) == [("noted", 1), ("noted", 3)]
 
 
-async def test_a_base_class_receives_its_subclasses(autojump_clock: MockClock) -> None:
+async def test_a_base_class_receives_its_subclasses(new_bus, autojump_clock) -> None:
     log = Log()
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     bus.subscribe(Noted, log.handler("noted"), name="noted")
     bus.subscribe(SpecialNoted, log.handler("special"), name="special")
     async with bus:
@@ -66,7 +67,7 @@ async def test_a_base_class_receives_its_subclasses(autojump_clock: MockClock) -
     assert log.calls == [("noted", 1), ("noted", 2), ("special", 2)]
 
 
-async def test_domain_event_receives_everything(autojump_clock: MockClock) -> None:
+async def test_domain_event_receives_everything(autojump_clock) -> None:
     log = Log()
     bus = EventBus(workers=1)
     bus.subscribe(DomainEvent, log.handler("all"))
@@ -75,9 +76,9 @@ async def test_domain_event_receives_everything(autojump_clock: MockClock) -> No
     assert log.calls == [("all", 1), ("all", 2), ("all", 3), ("all", None)]
 
 
-async def test_a_tuple_of_types_receives_each_event_once(autojump_clock: MockClock) -> None:
+async def test_a_tuple_of_types_receives_each_event_once(new_bus, autojump_clock) -> None:
     log = Log()
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     bus.subscribe((SpecialNoted, Noted, Other), log.handler("all"))
     async with bus:
         await bus.publish_many([Noted(1), Other(2), SpecialNoted(3)])
@@ -85,7 +86,8 @@ async def test_a_tuple_of_types_receives_each_event_once(autojump_clock: MockClo
 
 
 async def test_an_event_that_nobody_wants_is_accepted_all_the_same(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     bus = EventBus()
     bus.subscribe(Other, handle)
@@ -96,10 +98,11 @@ async def test_an_event_that_nobody_wants_is_accepted_all_the_same(
 
 
 async def test_handlers_run_by_priority_then_in_the_order_of_subscription(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     log = Log()
-    bus = EventBus()
+    bus = new_bus()
     for name, priority in [("a", 0), ("b", -1), ("c", 5), ("d", 0), ("e", 5), ("f", 10**30)]:
         bus.subscribe(Noted, log.handler(name), name=name, priority=priority)
     async with bus:
@@ -107,9 +110,9 @@ async def test_handlers_run_by_priority_then_in_the_order_of_subscription(
     assert log.calls == [(name, 1) for name in "fceadb"]
 
 
-async def test_groups_each_receive_every_event(autojump_clock: MockClock) -> None:
+async def test_groups_each_receive_every_event(new_bus, autojump_clock) -> None:
     log = Log()
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(Noted, log.handler("default"))
     for name in ("mail", "audit"):
         bus.group(name, workers=1).subscribe(Noted, log.handler(name))
@@ -119,9 +122,9 @@ async def test_groups_each_receive_every_event(autojump_clock: MockClock) -> Non
         assert [call for call in log.calls if call[0] == name] == [(name, 1), (name, 2)]
 
 
-async def test_where_chooses_events(autojump_clock: MockClock) -> None:
+async def test_where_chooses_events(new_bus, autojump_clock) -> None:
     log = Log()
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     bus.subscribe(Noted, log.handler("even"), where=lambda event: event.number % 2 == 0)
     async with bus:
         await bus.publish_many([Noted(n) for n in range(5)])
@@ -130,9 +133,9 @@ async def test_where_chooses_events(autojump_clock: MockClock) -> None:
     assert log.calls == [("even", 0), ("even", 2), ("even", 4)]
 
 
-async def test_an_error_in_where_is_a_failure_of_the_handler(autojump_clock: MockClock) -> None:
+async def test_an_error_in_where_is_a_failure_of_the_handler(new_bus, autojump_clock) -> None:
     log = Log()
-    bus = EventBus()
+    bus = new_bus()
 
     def where(event: Noted) -> bool:
         return 1 // event.number == 1
@@ -151,10 +154,11 @@ async def test_an_error_in_where_is_a_failure_of_the_handler(autojump_clock: Moc
 
 
 async def test_the_call_returns_a_subscription_that_tells_its_options(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     retry = Retry(attempts=2)
-    mail = EventBus().group("mail")
+    mail = new_bus().group("mail")
     subscription = mail.subscribe(
         (Noted, Other), handle, name="n", priority=3, retry=retry, hold=True, timeout=1
     )
@@ -165,9 +169,9 @@ async def test_the_call_returns_a_subscription_that_tells_its_options(
     assert mail.subscriptions == (subscription,)
 
 
-async def test_the_decorator_returns_the_function(autojump_clock: MockClock) -> None:
+async def test_the_decorator_returns_the_function(new_bus, autojump_clock) -> None:
     seen = []
-    bus = EventBus()
+    bus = new_bus()
 
     async def noted(event: Noted) -> None:
         seen.append(event.number)
@@ -180,10 +184,11 @@ async def test_the_decorator_returns_the_function(autojump_clock: MockClock) -> 
 
 
 async def test_one_function_may_be_subscribed_under_several_names(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     log = Log()
-    bus = EventBus()
+    bus = new_bus()
     handler = log.handler("h")
     bus.subscribe(Noted, handler, name="one")
     bus.subscribe(Noted, handler, name="two")
@@ -201,8 +206,8 @@ class Mailer:
     async def __call__(self, event: Noted) -> None: ...
 
 
-def test_the_default_name_is_the_qualified_name_of_the_handler() -> None:
-    bus = EventBus()
+def test_the_default_name_is_the_qualified_name_of_the_handler(new_bus) -> None:
+    bus = new_bus()
 
     async def local(event: Noted) -> None: ...
 
@@ -217,8 +222,8 @@ def test_the_default_name_is_the_qualified_name_of_the_handler() -> None:
     assert name_of(functools.partial(functools.partial(print))) == "print"
 
 
-def test_a_name_is_taken_once_in_a_group() -> None:
-    bus = EventBus()
+def test_a_name_is_taken_once_in_a_group(new_bus) -> None:
+    bus = new_bus()
     bus.subscribe(Noted, handle)
     bus.group("mail").subscribe(Noted, handle)
     with pytest.raises(DuplicateName) as caught:
@@ -230,9 +235,9 @@ def test_a_name_is_taken_once_in_a_group() -> None:
     assert bus.statistics().subscription_count == 2
 
 
-async def test_a_name_is_free_after_unsubscribe(autojump_clock: MockClock) -> None:
+async def test_a_name_is_free_after_unsubscribe(new_bus, autojump_clock) -> None:
     log = Log()
-    bus = EventBus()
+    bus = new_bus()
     subscription = bus.subscribe(Noted, log.handler("old"), name="n")
     subscription.unsubscribe()
     again = bus.subscribe(Noted, log.handler("new"), name="n")
@@ -246,7 +251,7 @@ async def test_a_name_is_free_after_unsubscribe(autojump_clock: MockClock) -> No
 # Changes while it runs
 
 
-async def test_unsubscribe_stops_queued_events_too(autojump_clock: MockClock) -> None:
+async def test_unsubscribe_stops_queued_events_too(autojump_clock) -> None:
     log = Log()
     bus = EventBus(workers=1)
     gone = bus.subscribe(Noted, log.handler("gone"), name="gone")
@@ -259,9 +264,9 @@ async def test_unsubscribe_stops_queued_events_too(autojump_clock: MockClock) ->
     assert log.calls == [("stays", 1), ("stays", 2), ("stays", 3)]
 
 
-async def test_unsubscribe_lets_a_running_call_finish(autojump_clock: MockClock) -> None:
+async def test_unsubscribe_lets_a_running_call_finish(new_bus, autojump_clock) -> None:
     ended = []
-    bus = EventBus()
+    bus = new_bus()
 
     async def slow(event: Noted) -> str:
         await trio.sleep(5)
@@ -278,9 +283,9 @@ async def test_unsubscribe_lets_a_running_call_finish(autojump_clock: MockClock)
     assert ended == [1]
 
 
-async def test_unsubscribe_ends_the_retries_that_wait(autojump_clock: MockClock) -> None:
+async def test_unsubscribe_ends_the_retries_that_wait(new_bus, autojump_clock) -> None:
     log = Log()
-    bus = EventBus()
+    bus = new_bus()
     calls = []
 
     async def fails(event: Noted) -> None:
@@ -359,8 +364,8 @@ async def test_a_subscription_that_is_gone_after_a_restart_is_waited_for_no_more
     assert handled == [(2, 1), (2, 2)]
 
 
-def test_groups_and_subscriptions_show_what_they_are_on_one_line() -> None:
-    bus = EventBus()
+def test_groups_and_subscriptions_show_what_they_are_on_one_line(new_bus) -> None:
+    bus = new_bus()
     mail = bus.group("mail")
     first = mail.subscribe((Noted, DomainEvent), handle, name="first", where=lambda event: True)
     assert repr(first) == "<Subscription 'first' of group 'mail' to Noted, DomainEvent>"
@@ -371,9 +376,9 @@ def test_groups_and_subscriptions_show_what_they_are_on_one_line() -> None:
     assert repr(first) == "<Subscription 'first' of group 'mail' to Noted, DomainEvent, ended>"
 
 
-async def test_a_handler_may_unsubscribe_itself(autojump_clock: MockClock) -> None:
+async def test_a_handler_may_unsubscribe_itself(new_bus, autojump_clock) -> None:
     seen = []
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
 
     async def once(event: Noted) -> None:
         seen.append(event.number)
@@ -387,10 +392,11 @@ async def test_a_handler_may_unsubscribe_itself(autojump_clock: MockClock) -> No
 
 
 async def test_a_new_subscription_sees_only_what_is_published_afterwards(
-    autojump_clock: MockClock,
+    new_bus,
+    autojump_clock,
 ) -> None:
     log = Log()
-    bus = EventBus(workers=1)
+    bus = new_bus(workers=1)
     bus.subscribe(Noted, log.handler("old"), name="old")
     async with bus:
         await bus.publish_many([Noted(1), Noted(2)])
@@ -399,9 +405,9 @@ async def test_a_new_subscription_sees_only_what_is_published_afterwards(
     assert log.calls == [("old", 1), ("old", 2), ("new", 3), ("old", 3)]
 
 
-async def test_a_group_may_be_made_while_the_bus_runs(autojump_clock: MockClock) -> None:
+async def test_a_group_may_be_made_while_the_bus_runs(new_bus, autojump_clock) -> None:
     log = Log()
-    bus = EventBus()
+    bus = new_bus()
     with trio.fail_after(60):
         async with bus:
             await bus.publish(Noted(1))
@@ -412,7 +418,7 @@ async def test_a_group_may_be_made_while_the_bus_runs(autojump_clock: MockClock)
 
 @pytest.mark.parametrize("events", [0, 1, 2])
 async def test_a_group_that_was_made_just_before_the_end_does_not_hold_it_up(
-    autojump_clock: MockClock, events: int
+    autojump_clock, events: int
 ) -> None:
     # The workers of the group may not have begun when the bus stops. Which task Trio runs first is
     # chance, so it is tried often.
@@ -484,8 +490,8 @@ def wrapper(event: Noted) -> Any:
     ],
     ids=lambda value: None if not isinstance(value, str) else value[:20],
 )
-def test_what_is_no_handler_is_refused(handler: Any, message: str) -> None:
-    bus = EventBus()
+def test_what_is_no_handler_is_refused(new_bus, handler: Any, message: str) -> None:
+    bus = new_bus()
     with pytest.raises(InvalidHandler) as caught:
         bus.subscribe(Noted, handler)
     assert message.removeprefix("test_subscriptions.") in str(caught.value)
@@ -494,18 +500,18 @@ def test_what_is_no_handler_is_refused(handler: Any, message: str) -> None:
     assert bus.statistics().subscription_count == 0
 
 
-def test_a_coroutine_in_place_of_its_function_is_refused_and_closed() -> None:
+def test_a_coroutine_in_place_of_its_function_is_refused_and_closed(new_bus) -> None:
     coroutine: Any = handle(Noted(1))
     with pytest.raises(InvalidHandler) as caught:
-        EventBus().subscribe(Noted, coroutine)
+        new_bus().subscribe(Noted, coroutine)
     assert str(caught.value) == (
         "a coroutine of handle was given: give the function itself, without calling it"
     )
     assert coroutine.cr_frame is None
 
 
-def test_handlers_with_defaults_and_stars_are_fine() -> None:
-    bus = EventBus()
+def test_handlers_with_defaults_and_stars_are_fine(new_bus) -> None:
+    bus = new_bus()
     handlers: list[Any] = [
         lambda *_: None,
         lambda _event, _extra=1: None,
@@ -517,17 +523,17 @@ def test_handlers_with_defaults_and_stars_are_fine() -> None:
     assert bus.statistics().subscription_count == 4
 
 
-def test_no_types_at_all_are_refused() -> None:
+def test_no_types_at_all_are_refused(new_bus) -> None:
     with pytest.raises(InvalidEvent) as caught:
-        EventBus().subscribe((), handle)
+        new_bus().subscribe((), handle)
     assert str(caught.value) == ("an empty tuple of event types was given: name at least one class")
 
 
 @pytest.mark.parametrize(
     "types", [int, object, None, "noted", Noted(1), [Noted], (Noted, int), (Noted, None), handle]
 )
-def test_what_is_no_event_type_is_refused(types: Any) -> None:
-    bus = EventBus()
+def test_what_is_no_event_type_is_refused(new_bus, types: Any) -> None:
+    bus = new_bus()
     with pytest.raises(InvalidEvent, match="is no event type: give a class derived from Domain"):
         bus.subscribe(types, handle)
     with pytest.raises(InvalidEvent, match="is no event type: give a class derived from Domain"):
@@ -557,10 +563,10 @@ AsyncPredicate.here = AsyncPredicate()
 
 @pytest.mark.parametrize("hold", [True, False])
 async def test_a_predicate_whose_answer_is_to_be_awaited_is_a_failure(
-    autojump_clock: MockClock, hold: bool
+    new_bus, autojump_clock, hold: bool
 ) -> None:
     calls: list[Any] = []
-    bus = EventBus()
+    bus = new_bus()
     bus.subscribe(
         Noted,
         calls.append,
@@ -603,8 +609,10 @@ async def test_a_predicate_whose_answer_is_to_be_awaited_is_a_failure(
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:
-    bus = EventBus()
+def test_options_that_cannot_work_are_refused(
+    new_bus, options: dict[str, Any], message: str
+) -> None:
+    bus = new_bus()
     for subscribe in (bus.subscribe, bus.group("other").subscribe):
         with pytest.raises(InvalidOption) as caught:
             subscribe(Noted, handle, **options)
@@ -630,36 +638,36 @@ def test_options_that_cannot_work_are_refused(options: dict[str, Any], message: 
     ],
     ids=str,
 )
-def test_sizes_that_cannot_work_are_refused(options: dict[str, Any], message: str) -> None:
-    for make in (EventBus, functools.partial(EventBus().group, "g")):
+def test_sizes_that_cannot_work_are_refused(new_bus, options: dict[str, Any], message: str) -> None:
+    for make in (EventBus, functools.partial(new_bus().group, "g")):
         with pytest.raises(InvalidOption) as caught:
             make(**options)
         assert str(caught.value) == message
 
 
 @pytest.mark.parametrize("value", ["x", "", None, 1, []], ids=repr)
-def test_choices_that_do_not_exist_are_refused(value: Any) -> None:
+def test_choices_that_do_not_exist_are_refused(new_bus, value: Any) -> None:
     with pytest.raises(InvalidOption) as caught:
-        EventBus().group("g", ordering=value)
+        new_bus().group("g", ordering=value)
     assert str(caught.value) == f"ordering={value!r}: give 'aggregate' or 'none'"
     with pytest.raises(InvalidOption) as caught:
-        EventBus().group("g", start=value)
+        new_bus().group("g", start=value)
     assert str(caught.value) == f"start={value!r}: give 'now' or 'beginning'"
     with pytest.raises(InvalidOption) as caught:
-        EventBus(on_failure=value)
+        new_bus(on_failure=value)
     assert str(caught.value) == f"on_failure={value!r}: give 'dead-letter' or 'raise'"
 
 
 @pytest.mark.parametrize("name", ["", None, 3, b"mail"], ids=repr)
-def test_a_group_needs_a_name(name: Any) -> None:
+def test_a_group_needs_a_name(new_bus, name: Any) -> None:
     with pytest.raises(InvalidOption) as caught:
-        EventBus().group(name)
+        new_bus().group(name)
     assert str(caught.value) == f"name={name!r}: give a string that is not empty"
 
 
 @pytest.mark.parametrize("name", ["mail", "default"])
-def test_a_group_name_is_taken_once(name: str) -> None:
-    bus = EventBus()
+def test_a_group_name_is_taken_once(new_bus, name: str) -> None:
+    bus = new_bus()
     bus.group("mail")
     with pytest.raises(DuplicateName) as caught:
         bus.group(name)

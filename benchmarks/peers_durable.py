@@ -137,7 +137,7 @@ def eventsource_py(path: Path, count: int) -> None:
             )
             await store.append(StreamId(account, "Account"), [booked], ExpectedVersion.any_())
             await bus.publish([booked])
-        await store.close()
+        await store._close()
 
     asyncio.run(run())
 

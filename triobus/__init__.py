@@ -16,7 +16,7 @@ Publishing
 - An event that a handler publishes has the handled event as cause: its `causation_id` is that
   event's `event_id`. It inherits the `correlation_id`, too; where the first event of a chain has
   none, its `event_id` is taken.
-- An event that nobody wants is accepted, and counted by its type: `bus.statistics()` has
+- An event that no subscription wants is accepted, and counted by its type: `bus.statistics()` has
   `unhandled`.
 
 Order
@@ -42,7 +42,7 @@ Failure
   asks for a minute, and with `counts=False` it is none of the limited attempts. After the last
   attempt the event becomes a `DeadLetter` of that handler, with type, message and traceback of the
   error, and the next handler has its turn.
-- A plain `def` handler runs in a thread, which nobody can interrupt: it notices its `timeout` only
+- A plain `def` handler runs in a thread, which cannot be interrupted: it notices its `timeout` only
   where it calls `trio.from_thread.check_cancelled()`.
 - With `hold=True` the later events of an aggregate follow its dead letter, in order and untried,
   until that is replayed or discarded. They are dead letters, too, with the error `HeldBack`.
@@ -65,7 +65,7 @@ With a store
   whose record was in the commit under way. Leaving the block in peace repeats nothing.
 - Attempts, retries and dead letters outlive a restart, and so do `hold=True` and the order of each
   aggregate. A retry that was due in an hour is still due in an hour.
-- An event in which the process dies stops nobody else. After an unclean end it is recorded that a
+- An event in which the process dies stops no other. After an unclean end it is recorded that a
   handler is called, before it is, for those events that may have been in hands; one in which the
   process dies again is handled alone, and after the last attempt that its `Retry` grants it is a
   dead letter with the error `ProcessDied`.
@@ -80,7 +80,7 @@ With a store
 - An event that cannot be made from its JSON, because its class is gone for example, becomes a dead
   letter with the reason.
 - One bus at a time has a store. Another one gets `StoreInUse` with the process id of the first.
-  Everybody may read.
+  Any number of programs may read.
 
 Start and stop
 

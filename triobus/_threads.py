@@ -75,7 +75,7 @@ class Worker:
     _thread: threading.Thread | None = attrs.field(default=None, init=False)
 
     def start(self) -> None:
-        """Start the thread. It ends with the interpreter, should nobody stop it."""
+        """Start the thread. It ends with the interpreter, if it is not stopped before."""
         if environment.get().instead_of_thread is None:
             self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
             self._thread.start()
@@ -126,7 +126,7 @@ class _Call:
     def make(self) -> None:
         """Make the call, and wake the task that waits for it with what came of it."""
         result = outcome.capture(self.function, *self.args)
-        with suppress(trio.RunFinishedError):  # nobody is there any more to be told
+        with suppress(trio.RunFinishedError):  # the run that waits is over
             self.token.run_sync_soon(trio.lowlevel.reschedule, self.task, result)
 
 
@@ -157,12 +157,12 @@ def clock_held() -> Iterator[None]:
 
 
 def is_clock_held() -> bool:
-    """Whether somebody keeps the autojump clock of this run from jumping."""
+    """Whether the autojump clock of this run is kept from jumping."""
     return _guard.get() is not None
 
 
 def is_virtual(clock: trio.abc.Clock) -> bool:
-    """Whether it is a `MockClock`. Whoever made one has imported trio.testing; triobus does not."""
+    """Whether it is a `MockClock`. A program that made one has imported trio.testing."""
     testing = sys.modules.get("trio.testing")
     return testing is not None and isinstance(clock, testing.MockClock)
 

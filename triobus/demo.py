@@ -100,7 +100,7 @@ class OrderFilled(DomainEvent):
 
 
 # 2. The bus, with two groups: "default" decides and keeps the books, "broker" talks to the outside.
-# A slow broker holds up nobody but itself.
+# A slow broker holds up only itself.
 
 bus = EventBus()
 broker = bus.group("broker", workers=8)

@@ -270,19 +270,19 @@ async def test_a_start_that_is_cancelled_while_it_waits_for_its_turn_lets_others
 
 async def test_a_claim_says_what_is_in_the_store_and_how_its_last_writer_has_ended(new_store):
     async with new_store() as store:
-        found = await store.claim()
+        found = await store._claim()
         assert found == Snapshot(0, (), (), False)
         await store.append([Noted(1), Noted(2)])
-        assert (await store.claim()).last == 2
-        await store.vanish()
+        assert (await store._claim()).last == 2
+        await store._vanish()
     async with new_store() as reader:
-        assert await reader.last_position() == 2
+        assert await reader._last_position() == 2
     async with new_store() as store:
         await store.append([Noted(3)])
-        found = await store.claim()
+        found = await store._claim()
         assert (found.last, found.is_unclean) == (3, True)
     async with new_store() as store:
-        assert (await store.claim()).is_unclean is False
+        assert (await store._claim()).is_unclean is False
 
 
 # Publishing
@@ -1128,11 +1128,11 @@ async def test_a_bus_that_does_not_run_discards_no_letter_of_its_store(new_store
 class NeverForgetting(MemoryEventStore):
     """A store whose commits fail if a dead letter is to go in them."""
 
-    async def commit(self, transaction):
+    async def _commit(self, transaction):
         await instead_of_a_disk()
         if None in transaction.changes.letters.values():
             raise StoreIOError("the disk is full")
-        return await super().commit(transaction)
+        return await super()._commit(transaction)
 
 
 async def instead_of_a_disk():
@@ -1497,7 +1497,7 @@ async def test_a_listener_that_is_behind_keeps_no_store_from_the_next_bus(new_st
                     await following.publish(Noted(-1))
     assert found == list(range(1200))
     async with new_store() as store:
-        assert await store.last_position() == 1202
+        assert await store._last_position() == 1202
 
 
 async def test_a_predicate_that_leaves_the_program_leaves_every_publisher_to_go_on(new_store):
@@ -1632,8 +1632,8 @@ async def test_an_event_of_an_older_version_is_handled_as_one_of_today(new_store
 
 async def _store_foreign(store, event_type, data, aggregate_id=None, event_id=None):
     record = NewRecord(event_id or uuid4(), event_type, 1, aggregate_id, data.encode())
-    await store.claim()
-    await store.commit(Transaction([Append([record])]))
+    await store._claim()
+    await store._commit(Transaction([Append([record])]))
 
 
 async def test_a_store_is_no_store_unless_it_is_one():

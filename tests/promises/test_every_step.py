@@ -67,7 +67,7 @@ async def crash_and_recover(record, scope):
             await publish(record, bus, [6])
     record.life = 1
     async with record.store:
-        groups = {group.name: group for group in await record.store.groups()}
+        groups = {group.name: group for group in await record.store._groups()}
         async for stored in record.store.read():
             for name, group in groups.items():
                 ranges = [(1, group.offset), *group.ranges]

@@ -130,7 +130,7 @@ async def test_a_plain_function_that_returns_a_coroutine_is_told_so(
     assert type(error) is InvalidHandler
     assert str(error) == (
         "test_a_plain_function_that_returns_a_coroutine_is_told_so.<locals>.<lambda> is a plain "
-        "function and returned a coroutine, which nobody awaits: make it 'async def'"
+        "function and returned a coroutine, which is not awaited: make it 'async def'"
     )
 
 

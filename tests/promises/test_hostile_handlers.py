@@ -468,7 +468,7 @@ async def test_an_event_of_1_mib_is_kept_and_one_byte_more_is_refused_and_not_de
         handled.append((event.number, len(event.key or "")))
 
     async with new_store() as store:
-        room = 1_048_576 - len(store.codec.encode(Noted(1, "")))
+        room = 1_048_576 - len(store._codec.encode(Noted(1, "")))
     async with handling(new_store(), handler) as bus:
         await bus.publish(Noted(1, "x" * room))
         with pytest.raises(EventNotEncodable, match="1,048,577"):

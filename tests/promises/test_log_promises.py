@@ -349,7 +349,7 @@ async def test_an_append_that_shares_the_commit_of_another_completes_when_it_is_
                 await store.append([Noted(number)])
                 stored.append(number)
 
-        await store.claim()
+        await store._claim()
         store._commits._commit = cancelling
         async with trio.open_nursery() as nursery:
             for number in range(3):
@@ -361,7 +361,7 @@ async def test_an_append_that_shares_the_commit_of_another_completes_when_it_is_
 async def test_a_failing_commit_fails_its_own_appends_and_no_others(new_store):
     outcomes = {}
     async with new_store() as store:
-        await store.claim()
+        await store._claim()
         commit = store._commits._commit
         fail = True
 
@@ -437,7 +437,7 @@ async def test_another_event_under_one_id_in_a_batch_is_refused_with_all_of_it(n
         with pytest.raises(EventIdConflict, match=r"before it in the same call.* 'name'") as caught:
             await store.append(batch)
         assert (caught.value.position, caught.value.field) == (None, "name")
-        assert await store.last_position() == 0
+        assert await store._last_position() == 0
         stored = await store.append([batch[1], Noted(2), batch[1]])
         assert [s.position for s in stored] == [1, 2, 1]
 
@@ -470,7 +470,7 @@ async def test_a_set_in_another_order_makes_no_other_event(new_store):
     async with new_store() as store:
         await store.append([Priced(1.0, frozenset(one), event_id=ID)])
         again = Priced(1.0, frozenset(other), event_id=ID)
-        assert store.codec.encode(again) != (await store.fetch(0, 1))[0].data
+        assert store._codec.encode(again) != (await store._fetch(0, 1))[0].data
         (stored,) = await store.append([again])
         assert stored.position == 1
         batch = [Priced(1.0, frozenset(tags), event_id=UUID(int=n)) for n in (1, 1, 77, 77)]
@@ -494,9 +494,9 @@ def _retell(data):
 async def test_an_event_that_the_log_has_in_an_older_version_is_the_same_event(new_store):
     async with new_store() as store:
         data = f'{{"event_id":"{ID}","occurred_at":"2020-01-01T00:00:00Z","count":5}}'
-        await store.claim()
+        await store._claim()
         record = NewRecord(ID, "log.retold", 1, None, data.encode())
-        await store.commit(Transaction([Append([record])]))
+        await store._commit(Transaction([Append([record])]))
         (stored,) = await store.append([Retold(5, event_id=ID)])
         assert stored.position == 1
         with pytest.raises(EventIdConflict):
@@ -534,11 +534,11 @@ async def test_of_those_who_store_at_once_only_who_has_another_event_is_refused(
 
 async def test_one_commit_accepts_the_same_event_once_whatever_sequence_is_expected(new_store):
     async with new_store() as store:
-        await store.claim()
+        await store._claim()
         event = Noted(1, "a")
-        data = store.codec.encode(event)
+        data = store._codec.encode(event)
         record = NewRecord(event.event_id, event.event_type, 1, "a", data)
-        results = await store.commit(
+        results = await store._commit(
             Transaction([Append([record], 0), Append([record], 0), Append([record], 7)])
         )
         assert [(place.position, place.is_new) for (place,) in results] == [
@@ -551,15 +551,15 @@ async def test_one_commit_accepts_the_same_event_once_whatever_sequence_is_expec
 
 async def test_a_commit_leaves_out_the_append_with_another_event_and_nothing_else(new_store):
     async with new_store() as store:
-        await store.claim()
+        await store._claim()
 
         def record(number, key, event_id=None):
             event = Noted(number, key)
             event_id = event_id or event.event_id
-            data = store.codec.encode(attrs.evolve(event, event_id=event_id))
+            data = store._codec.encode(attrs.evolve(event, event_id=event_id))
             return NewRecord(event_id, "noted", 1, key, data)
 
-        results = await store.commit(
+        results = await store._commit(
             Transaction(
                 [
                     Append([record(1, "a", ID)]),
@@ -621,11 +621,11 @@ async def test_names_that_are_members_of_an_enum_are_stored_as_the_text_that_the
 async def test_what_cannot_be_in_a_row_is_refused_for_its_publisher_alone(new_store, changed):
     event = Noted(1, "a")
     async with new_store() as store:
-        await store.claim()
-        data = store.codec.encode(event)
+        await store._claim()
+        data = store._codec.encode(event)
         good = NewRecord(event.event_id, event.event_type, 1, "a", data)
         bad = good._replace(event_id=uuid4(), **changed)
-        (first,), refused = await store.commit(Transaction([Append([good]), Append([bad])]))
+        (first,), refused = await store._commit(Transaction([Append([good]), Append([bad])]))
         assert first.position == 1
         assert isinstance(refused, EventNotEncodable)
         assert [s.event async for s in store.read()] == [event]

@@ -377,7 +377,7 @@ async def test_a_read_that_fails_is_made_again_and_health_says_so(
     async with new_store() as store:
         await store.append([Noted(n, "a") for n in range(10)])
         bus = bus_of(store, broker, start="beginning")
-        fetch, failures = store.fetch, 3
+        fetch, failures = store._fetch, 3
 
         async def fail_at_first(*args, **options):
             nonlocal failures
@@ -387,7 +387,7 @@ async def test_a_read_that_fails_is_made_again_and_health_says_so(
                 raise StoreIOError("the disk does not answer")
             return await fetch(*args, **options)
 
-        monkeypatch.setattr(store, "fetch", fail_at_first)
+        monkeypatch.setattr(store, "_fetch", fail_at_first)
         async with bus:
             await trio.sleep(0.5)
             health = bus.health()
@@ -408,7 +408,7 @@ async def test_a_read_that_failed_is_made_again_when_something_was_stored(
     async with new_store() as store:
         await store.append([Noted(0, "a")])
         bus = bus_of(store, broker, start="beginning")
-        fetch, is_down = store.fetch, True
+        fetch, is_down = store._fetch, True
 
         async def fail_while_down(*args, **options):
             await trio.lowlevel.checkpoint()
@@ -416,7 +416,7 @@ async def test_a_read_that_failed_is_made_again_when_something_was_stored(
                 raise StoreIOError("the disk does not answer")
             return await fetch(*args, **options)
 
-        monkeypatch.setattr(store, "fetch", fail_while_down)
+        monkeypatch.setattr(store, "_fetch", fail_while_down)
         async with bus:
             await trio.sleep(0.5)
             is_down = False

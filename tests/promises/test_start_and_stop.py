@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.events import Noted, Other
 from tests.every_step import at_every_step
@@ -609,6 +610,7 @@ async def test_no_task_of_the_bus_outlives_its_block(new_bus, autojump_clock):
         await bus.publish(Noted(1))
         bus.group("more", workers=3)
         assert trio.lowlevel.current_statistics().tasks_living > before
+    await wait_all_tasks_blocked()  # what held the clock for the store's thread ends a turn later
     assert trio.lowlevel.current_statistics().tasks_living == before
 
 

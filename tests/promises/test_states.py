@@ -21,9 +21,9 @@ class SlowStore(MemoryEventStore):
         super().__init__()
         self.gate = trio.Event()
 
-    async def claim(self):
+    async def _claim(self):
         await self.gate.wait()
-        return await super().claim()
+        return await super()._claim()
 
 
 class Place:

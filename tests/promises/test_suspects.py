@@ -117,7 +117,7 @@ async def test_after_a_clean_end_nothing_is_suspect(new_store):
     bus = EventBus(store)
     bus.subscribe(Noted, handler, name="handler")
     async with bus:
-        commit = store.commit
+        commit = store._commit
 
         async def count(transaction):
             nonlocal commits

@@ -334,7 +334,7 @@ async def test_damage_far_from_where_a_killed_writer_was_is_found_where_it_is_re
     execute(path, "UPDATE events SET data = replace(data, ':6', ':7') WHERE position = 7")
     (tmp_path / "a.db-wal").write_bytes(b"")
     async with SqliteEventStore(path) as store:
-        assert (await store.claim()).is_unclean
+        assert (await store._claim()).is_unclean
         await store.append([Noted(5000)])
         assert await store.check(after=0) == (1000, [7])
         with pytest.raises(StoreCorrupt, match="position 7"):
@@ -359,7 +359,7 @@ async def test_a_start_after_an_unclean_end_looks_at_no_more_of_a_long_log_than_
                 work += 1
 
             store._database.connection.set_progress_handler(count_work, 100)
-            await store.claim()
+            await store._claim()
             looked_at[count] = len(statements), work
     assert looked_at[2_000][0] == looked_at[40_000][0]
     assert looked_at[40_000][1] <= looked_at[2_000][1] * 1.1

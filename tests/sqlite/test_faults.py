@@ -330,15 +330,15 @@ async def test_a_reader_never_takes_a_log_that_grows_for_a_damaged_one(tmp_path)
         def another_writes(_statement):
             nonlocal last
             event = Noted(last)
-            record = NewRecord(event.event_id, "noted", 1, None, writer.codec.encode(event))
+            record = NewRecord(event.event_id, "noted", 1, None, writer._codec.encode(event))
             writer._writer.commit(Transaction([Append([record])]))
             last += 1
 
         # It is called before each statement of the reader.
         reader._database.connection.set_trace_callback(another_writes)
-        assert await reader.fetch(last + 1, limit=1) == []
+        assert await reader._fetch(last + 1, limit=1) == []
         assert last == 3
-        assert 3 < await reader.last_position() < last
+        assert 3 < await reader._last_position() < last
         end, damaged = await reader.check()
         assert damaged == []
         assert 5 < end < last
@@ -509,14 +509,14 @@ async def test_a_read_that_fails_is_an_error_of_the_disk_and_the_next_one_works(
         await store.append([Noted(n) for n in range(3)])
         connection = store._database.connection
         for read in (
-            lambda: store.fetch(0, 10),
+            lambda: store._fetch(0, 10),
             lambda: store.get(UUID(int=1)),
-            store.last_position,
-            store.groups,
-            store.letter_keys,
+            store._last_position,
+            store._groups,
+            store._letter_keys,
             store.statistics,
             store.check,
-            store.claim,
+            store._claim,
         ):
             connection.set_progress_handler(lambda: 1, 1)
             with pytest.raises(StoreIOError, match=r"could not be read.*Try it again"):

@@ -258,9 +258,9 @@ async def test_looking_at_a_store_longer_than_its_bus_lives_leaves_nothing_besid
     async with EventBus(SqliteEventStore(path)) as bus:
         await bus.publish(Noted(1))
         store = SqliteEventStore(path, read_only=True)
-        await store.open()
+        await store._open()
     assert await store.problems() == []
-    await store.close()
+    await store._close()
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.db"]
 
 

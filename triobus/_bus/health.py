@@ -18,7 +18,7 @@ class Health:
     """How a bus is at one moment."""
 
     status: Literal["healthy", "degraded", "stopped"]
-    """"degraded" means that it works, and that somebody should look at `reasons`."""
+    """"degraded" means that it works, and that `reasons` should be looked at."""
     reasons: tuple[str, ...]
     """A sentence for everything that is not as it should be."""
     queue_size: int

@@ -1,7 +1,7 @@
 """One life of a bus: it owns the nursery, and everything in it from the start to the end.
 
 A bus is a description until it starts. Each start begins a life, with queues and counters of its
-own. One task of the nursery, the conductor, ends the life, whoever asks for that and however: it
+own. One task of the nursery, the conductor, ends the life, however that is asked for: it
 drains, cancels the handlers, waits for them, records what they have finished and closes the store,
 in this order and once. So nothing depends on who of those that wait for the end is cancelled.
 """
@@ -75,7 +75,7 @@ class Life:
     asked_to_stop: trio.Event = attrs.field(factory=trio.Event, init=False)
     ended: trio.Event = attrs.field(factory=trio.Event, init=False)
     unrecorded: StoreError | None = attrs.field(default=None, init=False)
-    """Why what was finished at the end could not be recorded; whoever tells of it takes it."""
+    """Why the end could not be recorded; the task that raises it takes it."""
     home: Home | None = attrs.field(default=None, init=False)
     """Where it runs, once it does."""
     _stopped_at: float | None = attrs.field(default=None, init=False)
@@ -87,7 +87,7 @@ class Life:
     _is_starting: bool = attrs.field(default=False, init=False)
     """Whether workers are still coming, who have to be waited for should it end meanwhile."""
     _context: contextvars.Context = attrs.field(init=False)
-    """That of whoever started the bus."""
+    """The context of the task that started the bus."""
     _manager: AbstractAsyncContextManager[trio.Nursery] = attrs.field(init=False)
     _nursery: trio.Nursery = attrs.field(init=False)
 
@@ -169,7 +169,7 @@ class Life:
             if self._is_crashed:
                 self._finish()
             else:
-                self.cycle.state = "new"  # nothing has begun, and whoever listens may go on
+                self.cycle.state = "new"  # nothing has begun, and listeners may go on
             raise
         self.home = Home()
         self._context = contextvars.copy_context()
@@ -222,7 +222,7 @@ class Life:
         return StopReport.of(self.shells)
 
     def ask_to_stop(self, drain: Drain, timeout: float | None = None) -> None:
-        """Let nobody in from outside any more, and have the conductor end the life."""
+        """Let no publisher in from outside any more, and have the conductor end the life."""
         if self.cycle.allows("stop"):
             self.cycle.become("draining")
             self.routing.refuse_all()
@@ -298,7 +298,7 @@ class Life:
                 shell.cancel()
 
     def _finish(self) -> None:
-        """Tell everybody who waits that it is over."""
+        """Tell every task that waits that it is over."""
         self.cycle.become("stopped")
         if self.home is not None:
             self._stopped_at = self.home.clock.current_time()

@@ -229,7 +229,7 @@ class MemoryLog:
         await self._routing.wait_for_room(full, batch)
 
     async def cut(self) -> None:
-        """Nobody from outside is let in any more, anyway."""
+        """No publisher from outside is let in any more, anyway."""
 
     async def flush(self) -> None:
         """Nothing is recorded."""
@@ -291,7 +291,7 @@ class StoredLog:
     def check_types(self, types: Iterable[type[DomainEvent]]) -> None:
         """Raise `EventNotEncodable` for a class whose events could not be kept."""
         for cls in types:
-            self._recorder.store.codec.check_class(cls)
+            self._recorder.store._codec.check_class(cls)
 
     def resubscribed(self, name: str) -> None:
         """A subscription of a group has come or gone."""
@@ -314,7 +314,7 @@ class StoredLog:
         """Accept events when they are stored, all or none."""
         batch = Batch(list(events))
         self._routing.enter(batch)
-        places = await self._recorder.store.submit(batch, expected_sequence)
+        places = await self._recorder.store._submit(batch, expected_sequence)
         return [
             Published(event.event_id, place.position, place.is_new)
             for event, place in zip(batch.events, places, strict=True)
@@ -324,7 +324,7 @@ class StoredLog:
         """Accept an event, and wait for all its handlers."""
         batch = Batch([event], watch)
         self._routing.enter(batch)
-        (place,) = await self._recorder.store.submit(batch)
+        (place,) = await self._recorder.store._submit(batch)
         return await watch.wait(place.position)
 
     def publish_nowait(self, event: DomainEvent) -> Published:  # noqa: ARG002  # whatever it is
@@ -344,7 +344,7 @@ class StoredLog:
 
     def check_process(self) -> None:
         """Raise `StoreForked` in a forked child."""
-        self._recorder.store.check_process()
+        self._recorder.store._check_process()
 
     def reasons(self) -> Iterable[str]:
         """Tell of commits that failed, and of what the store itself warns of."""
@@ -353,7 +353,7 @@ class StoredLog:
         for name, feed in self._recorder.feeds.items():
             if feed.failure is not None:
                 yield f"group {name!r} could not read on, and tries again: {feed.failure}."
-        warning = self._recorder.store.warning
+        warning = self._recorder.store._warning
         if warning is not None:
             yield warning
 

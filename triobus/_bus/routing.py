@@ -1,8 +1,8 @@
 """Routing: where published events find their groups and listeners, and wait for room there.
 
-What is accepted is accepted everywhere at once, in plain synchronous code. A publisher that has to
-wait does so at one full place at a time; whoever makes room there accepts on its behalf, so that
-nobody is overtaken and a publisher that is woken has nothing left to do.
+An event is accepted everywhere at once, in plain synchronous code. A publisher that has to wait
+does so at one full place at a time; the task that makes room there accepts on its behalf, so that
+no publisher is overtaken, and one that is woken has nothing left to do.
 """
 
 from collections import Counter
@@ -54,7 +54,7 @@ class _Route:
     witnesses: Sequence[Witness]
     shells: list[GroupShell] = attrs.field(init=False)
     is_plain: bool = attrs.field(init=False)
-    """Whether nobody takes events of the type but groups, and some group does."""
+    """Whether groups alone take events of the type, and some group does."""
     is_unwanted: bool = attrs.field(init=False)
     """Whether neither a group nor a listener takes them."""
 

@@ -4,12 +4,12 @@
 
 1. A life begins "new" and never goes back. A bus that has stopped starts again with another life.
 2. "starting": the store is being opened and the workers are coming. Handlers may already work on
-   what the store has, and may publish; nobody else may.
+   what the store has, and may publish; other tasks may not.
 3. "running": every worker is there. It is the only state in which publishers from outside are let
    in and in which the bus can be asked to stop.
-4. "draining": whoever publishes from outside is refused; handlers go on, and may publish.
-5. "ending": the handlers are cancelled, and nothing is accepted any more, from nobody.
-6. "stopped": nothing of the bus runs, its store is closed, and everybody who waited has been told.
+4. "draining": publishers from outside are refused; handlers go on, and may publish.
+5. "ending": the handlers are cancelled, and nothing is accepted any more.
+6. "stopped": nothing of the bus runs, its store is closed, and tasks that waited have been told.
 7. Any state but the last may be followed by "ending": by cancellation, an error or a crash.
 """
 

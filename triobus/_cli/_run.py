@@ -162,8 +162,8 @@ class _Feed:
         """Go on from what the store has."""
         self.bus.store = store
         async with store:
-            last = await store.last_position()
-            for group in await store.groups():
+            last = await store._last_position()
+            for group in await store._groups():
                 finished = sum(end - first + 1 for first, end in group.ranges)
                 self.left_before += last - group.offset - finished
             if self.restore is not None:
@@ -175,7 +175,7 @@ class _Feed:
 
     async def _carry(self) -> None:
         if self.bus.store is not None:
-            self._decoder = EventDecoder(converters=self.bus.store.codec.converters)
+            self._decoder = EventDecoder(converters=self.bus.store._codec.converters)
         async with self.bus, trio.open_nursery() as nursery:
             nursery.start_soon(self._shown.watch, self._look)
             with self._until_signal():
@@ -258,7 +258,7 @@ class _Feed:
         if self.bus.store is not None:
             # One that the store refuses would take all that is published with it along.
             check_aggregate_id(type(event), key_of(event))
-            self.bus.store.codec.encode(event)
+            self.bus.store._codec.encode(event)
         return event
 
     async def _stop_on_signal(self, signals: AsyncIterator[int]) -> None:

@@ -66,7 +66,7 @@ async def examined(store: SqliteEventStore) -> Examined:
     statistics = None
     with _noting(complaints):
         statistics = await store.statistics()
-    for look in (store.last_position, store.groups, partial(_look_at_letters, store)):
+    for look in (store._last_position, store._groups, partial(_look_at_letters, store)):
         with _noting(complaints):
             await look()
     damaged: list[int] = []
@@ -106,9 +106,9 @@ async def _wrong_sequences(store: SqliteEventStore) -> list[int]:
 
 async def _look_at_letters(store: SqliteEventStore) -> None:
     """Read all dead letters. Raises `StoreCorrupt` at the first that is damaged."""
-    ids = [key.id for key in await store.letter_keys()]
+    ids = [key.id for key in await store._letter_keys()]
     for first in range(0, len(ids), _LETTERS_AT_ONCE):
-        await store.letters(ids[first : first + _LETTERS_AT_ONCE])
+        await store._letters(ids[first : first + _LETTERS_AT_ONCE])
 
 
 def _described(statistics: StoreStatistics) -> list[str]:

@@ -291,7 +291,7 @@ class CatchUp:
     async def _read_on(self) -> None:
         """Read what comes next in the log."""
         limit = int(min(self._room(), BATCH))
-        for record in await self._store.fetch(self.read_to, limit, self.last):
+        for record in await self._store._fetch(self.read_to, limit, self.last):
             position, key = record.position, record.aggregate_id
             if (plan := self.plans.wanted_by(record)) is not None:
                 if self.lanes.is_ordered and key in self._evicted:
@@ -309,7 +309,7 @@ class CatchUp:
         limit = _REFILL if self.lanes.is_barred else int(min(self._room(), _REFILL))
         records: list[Record] = []
         if self.lanes.is_ordered:  # otherwise there are only replays to be brought on
-            records = await self._store.fetch(after, limit, up_to, aggregate_id=key)
+            records = await self._store._fetch(after, limit, up_to, aggregate_id=key)
         added = 0
         for record in records:
             if self.acknowledgements.progress.is_finished(record.position):
@@ -334,7 +334,7 @@ class CatchUp:
             if not last < position <= last + _NEAR:
                 break
             last = position
-        for record in await self._store.fetch(first - 1, last - first + 1, last):
+        for record in await self._store._fetch(first - 1, last - first + 1, last):
             asleep = due.get(record.position)
             if asleep is not None:
                 event, plan = self.plans.decoded(record, asleep.plan)

@@ -147,7 +147,7 @@ class StoredLetters(LettersByLane):
 
     async def _read(self, ids: Sequence[int]) -> Sequence[tuple[LetterRecord, Record]]:
         await self._flush()
-        found = await self._store.letters(ids)
+        found = await self._store._letters(ids)
         return [(letter, record) for letter, record in found if letter.id in self._keys]
 
     async def listed(
@@ -159,10 +159,10 @@ class StoredLetters(LettersByLane):
         """
         found = await self._listed_by_bus(group, aggregate_id, limit)
         if found is None:
-            async with self._store.reopened():
-                keys = await self._store.letter_keys()
+            async with self._store._reopened():
+                keys = await self._store._letter_keys()
                 ids = [key.id for key in keys if _is_of(key, group, aggregate_id)]
-                found = await self._store.letters(ids[:limit])
+                found = await self._store._letters(ids[:limit])
         return [self._undelivered(letter, record) for letter, record in found]
 
     async def _listed_by_bus(
@@ -182,7 +182,7 @@ class StoredLetters(LettersByLane):
         event, failure = None, None
         stand_in = unreadable(record)
         try:
-            event = self._store.decode(record)
+            event = self._store._decode(record)
         except EventNotDecodable as error:
             failure = error
         fields = attrs.asdict(letter)

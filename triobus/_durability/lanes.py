@@ -171,7 +171,7 @@ class StoredLanes(Lanes):
             line.append(queued)
 
     def drop(self) -> None:
-        """Know that a delivery which was outside is finished: nobody wants it any more."""
+        """Know that a delivery which was outside is finished: no subscription wants it any more."""
         self.outside -= 1
         self._lifted -= 1
         self.finished += 1

@@ -1,4 +1,4 @@
-"""Listening to a bus with a store: nobody waits, and what there is no room for is read back."""
+"""Listening to a bus with a store: no publisher waits, and events without room are read back."""
 
 from collections import deque
 
@@ -51,11 +51,11 @@ class StoredInbox:
         try:
             records = await self._fetch(up_to)
         except StoreClosed:
-            async with self._store.reopened():
+            async with self._store._reopened():
                 records = await self._fetch(up_to)
         for record in records:
             try:
-                event = self._store.decode(record)
+                event = self._store._decode(record)
             except EventNotDecodable:
                 if self._back:
                     return  # it is told when its turn comes
@@ -67,6 +67,6 @@ class StoredInbox:
             self._read_to = up_to
 
     async def _fetch(self, up_to: int) -> list[Record]:
-        return await self._store.fetch(
+        return await self._store._fetch(
             self._read_to, BATCH, up_to, types=type_names(self.inbox.types)
         )

@@ -92,7 +92,7 @@ class Plans:
     def decoded(self, record: Record, plan: Plan, row: Attempts | None = None) -> tuple[Any, Plan]:
         """Return an event and who gets it; or what stands for one that cannot be read."""
         try:
-            event = self._store.decode(record)
+            event = self._store._decode(record)
             if self.suspects is not None:
                 plan = self.suspects.plan(
                     record.position, record.aggregate_id, plan, row, wall_time()
@@ -104,7 +104,7 @@ class Plans:
     def _of_type(self, event_type: str) -> Plan:
         plan = self._plans.get(event_type)
         if plan is None:
-            classes = self._store.codec.classes(event_type) or [DomainEvent]
+            classes = self._store._codec.classes(event_type) or [DomainEvent]
             wanted = {s for cls in classes for s in self._group._plan_for(cls)}
             plan = self._plans[event_type] = self._group._in_order(wanted)
         return plan

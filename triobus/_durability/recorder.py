@@ -85,7 +85,7 @@ class Recorder:
                         f"{self.store!r} is used by another bus of this program: give each bus a "
                         "store of its own"
                     )
-                self._take_over(await self.store.claim())
+                self._take_over(await self.store._claim())
         except BaseException:
             await self.store.__aexit__(None, None, None)
             raise
@@ -121,7 +121,7 @@ class Recorder:
                 await self._commits.release()
             finally:
                 if self.is_halted:
-                    await self.store.vanish()
+                    await self.store._vanish()
                 else:
                     await self.store.__aexit__(None, None, None)
 
@@ -161,7 +161,7 @@ class Recorder:
         )
 
     def notice_subscriptions(self, feed: CatchUp) -> None:
-        """Somebody has come or gone in a group."""
+        """A subscription of a group has come or gone."""
         feed.plans.forget()
         if self.is_attached:
             feed.activate()

@@ -1,12 +1,12 @@
 """Events in which the process may have died: what is recorded before their handlers are called.
 
-After an unclean end nobody knows in which events handlers were: their attempts were not recorded,
-for that would cost a commit each. So at the next start the first events that are not finished, one
-of each aggregate, are *suspects*: that their handlers are called is recorded before. If the process
-dies again, those of which that is recorded were in hands, and are *blamed*: they are handled one
+After an unclean end it is not known in which events handlers were: attempts are not recorded before
+they are made, for that would cost a commit each. So at the next start the first events that are not
+finished, one of each aggregate, are *suspects*: that their handlers are called is recorded before.
+If the process dies again, the recorded ones were in flight, and are *blamed*: they are handled one
 at a time, each attempt is recorded before it is made, and after the last one that the policy grants
 the event becomes a dead letter without another call. A suspect's attempt counts only if no other
-was in hands.
+was in flight.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -43,7 +43,7 @@ class Suspects:
     _workers: int
     """How many the group has."""
     _alone: trio.Lock
-    """Whoever is blamed has it, of whichever group of the bus."""
+    """The delivery that is blamed has it, of whichever group of the bus."""
     _note: Noting
     _flush: Callable[[], Awaitable[None]]
     """Waits until what was noted is recorded. Raises `StoreError`."""
@@ -111,7 +111,7 @@ class Suspects:
 
 
 def blamed_alone(groups: Sequence[GroupRecord]) -> Sequence[GroupRecord]:
-    """Count the attempt in which the process died, if one event alone was in hands."""
+    """Count the attempt in which the process died, if one event alone was in flight."""
     rows = [row for group in groups for row in group.attempts if row.due_at < 0]
     if len(rows) != 1 or rows[0].due_at != NOT_COUNTED:
         return groups

@@ -30,7 +30,7 @@ class CleanContext:
     _ours: contextvars.ContextVar[Any]
     """A variable that no handler sets."""
     pristine: contextvars.Context = attrs.field(factory=contextvars.copy_context)
-    """A copy that nobody enters."""
+    """A copy that is never entered."""
     given: tuple[tuple[contextvars.ContextVar[Any], Any], ...] = attrs.field(init=False)
     """The other variables that have a value in it."""
 

@@ -36,7 +36,7 @@ NO_POSITIONS = repeat(None)
 
 
 class Watch(Protocol):
-    """Somebody who wants to know what became of one delivery."""
+    """Is told what becomes of one delivery."""
 
     def handled(self, subscription: Subscription, result: object, /) -> None:
         """The subscription's handler has returned `result`."""

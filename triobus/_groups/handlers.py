@@ -97,7 +97,7 @@ def _check(handler: Handler) -> None:
     if not is_async(handler) and is_async(innermost := inspect.unwrap(inner, stop=_is_circular())):
         raise InvalidHandler(
             f"{name} is a plain function around the async {qualified_name(innermost)}, whose "
-            "coroutine nobody would await: make the wrapper 'async def' and await what is inside"
+            "coroutine would not be awaited: make the wrapper 'async def' and await what is inside"
         )
     try:
         signature = inspect.signature(handler)
@@ -122,7 +122,7 @@ def _in_thread(handler: Handler, limiter: trio.CapacityLimiter) -> Invoke:
                 result.close()
             raise InvalidHandler(
                 f"{qualified_name(handler)} is a plain function and returned {what}, which "
-                "nobody awaits: make it 'async def'"
+                "is not awaited: make it 'async def'"
             )
         return result
 

@@ -11,7 +11,7 @@ class Idle:
     """Wakes those who wait until nothing is left to do."""
 
     is_wanted: bool = attrs.field(default=False, init=False)
-    """Whether somebody waits, so that it has to be noticed when work runs out."""
+    """Whether a task waits, so that it has to be noticed when work runs out."""
     _noticed: trio.Event = attrs.field(factory=trio.Event, init=False)
 
     async def wait_until(self, is_met: Callable[[], bool]) -> None:
@@ -21,7 +21,7 @@ class Idle:
             await self._noticed.wait()
 
     def notice(self) -> None:
-        """Have everybody who waits look again; who is not content is told the next time."""
+        """Have every task that waits look again; those that are not content wait on."""
         self.is_wanted = False
         self._noticed.set()
         self._noticed = trio.Event()

@@ -1,4 +1,4 @@
-"""What somebody is told who watches a bus, as the test kit does. Unwatched, a bus pays nothing.
+"""What is reported to an object that watches a bus, as the test kit does. Otherwise it is free.
 
 A witness comes before a bus starts or while it runs; one of a whole run of Trio sees every bus that
 starts in it.
@@ -16,7 +16,7 @@ Range = tuple[int, int | None]
 
 
 class Witness(Protocol):
-    """Whoever watches one bus. None of it waits, and none of it may raise."""
+    """Watches one bus. None of its methods waits, and none may raise."""
 
     def attend(self, group: Group, /) -> None:
         """A group is there, or a subscription of it is new; its attempts can be watched."""

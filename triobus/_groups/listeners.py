@@ -121,7 +121,7 @@ class Waiter:
             if self.where is not None and not truth("where", self.where(event)):
                 return False
             self.found = event
-        except BaseException as error:  # noqa: BLE001  # for whoever wrote `where`, not the publisher
+        except BaseException as error:  # noqa: BLE001  # the waiter raises it, not the publisher
             self.error = error
         self._done.set()
         return True

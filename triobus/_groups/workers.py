@@ -310,7 +310,7 @@ class GroupShell:
         return True
 
     def handled(self, carriage: Carriage, subscription: Subscription, result: object) -> None:
-        """Tell whoever waits for the delivery what a handler returned; a replayed letter goes."""
+        """Tell the publisher that waits what a handler returned; a replayed letter goes."""
         if carriage.letter_id is not None:
             self.letters.remove(carriage.letter_id)
         if carriage.watch is not None and result is not NOT_MATCHED:

@@ -1,7 +1,7 @@
 """Whether two events of one id are the same event: it is accepted once, and another is refused.
 
 1. What counts is the event's type and its own fields. When it happened, what caused it and its
-   metadata do not, so that whoever makes ids from what an event is about may publish it again.
+   metadata do not, so that a program that derives ids from the content may publish it again.
 2. Most events that come again are the same in JSON, which is seen here, without their classes.
 3. JSON can differ where the events do not: a set has no order, an older version has other fields.
    So a commit leaves out what seems to be another event, and its store, which knows the classes,

@@ -74,44 +74,44 @@ class EventStore(ABC):
         converters: Iterable[Converter] = (),
     ) -> None:
         _checks.whole_number("max_event_bytes", max_event_bytes, least=1)
-        self.codec = EventCodec(types, max_event_bytes, converters)
+        self._codec = EventCodec(types, max_event_bytes, converters)
         """Makes JSON of events and events of JSON."""
-        self._commits = CommitQueue(self.commit, self.check_process)
+        self._commits = CommitQueue(self._commit, self._check_process)
         self._users = 0
         self._opening = trio.Lock()
 
     # What a kind of store has to do
 
     @abstractmethod
-    async def open(self) -> None:
+    async def _open(self) -> None:
         """Make the store ready to be read. Called once before anything else."""
 
-    async def reopen(self) -> None:
+    async def _reopen(self) -> None:
         """Make the store ready to be read as it was when it was closed, or raise `StoreError`."""
-        await self.open()
+        await self._open()
 
     @abstractmethod
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """Let go of everything. Shielded from cancellation by the caller."""
 
-    async def abandon(self) -> None:
+    async def _abandon(self) -> None:
         """Let go of everything as a killed process would, so far as that is not the same."""
-        await self.close()
+        await self._close()
 
     @property
     @abstractmethod
-    def is_writer(self) -> bool:
+    def _is_writer(self) -> bool:
         """Whether the store has been claimed since it was opened."""
 
     @abstractmethod
-    async def claim(self) -> Snapshot:
+    async def _claim(self) -> Snapshot:
         """Become the only writer until the store is closed, unless it is, and say what is there.
 
         Nothing is stored between the two. Raises `StoreInUse` if there is another writer.
         """
 
     @abstractmethod
-    async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+    async def _commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
         """Store all of a transaction, so that it lasts, or raise and have stored none of it.
 
         Returns for every append where its events are, or the `SequenceConflict` or `Differs`
@@ -121,7 +121,7 @@ class EventStore(ABC):
         """
 
     @abstractmethod
-    async def fetch(
+    async def _fetch(
         self,
         after: int,
         limit: int,
@@ -135,23 +135,23 @@ class EventStore(ABC):
         """
 
     @abstractmethod
-    async def find(self, event_id: UUID) -> Record | None:
+    async def _find(self, event_id: UUID) -> Record | None:
         """Return an event by its id."""
 
     @abstractmethod
-    async def last_position(self) -> int:
+    async def _last_position(self) -> int:
         """Return the position of the last event; 0 if there is none."""
 
     @abstractmethod
-    async def groups(self) -> list[GroupRecord]:
+    async def _groups(self) -> list[GroupRecord]:
         """Return the progress of every group."""
 
     @abstractmethod
-    async def letter_keys(self) -> list[LetterKey]:
+    async def _letter_keys(self) -> list[LetterKey]:
         """Return what identifies each dead letter, by rising id."""
 
     @abstractmethod
-    async def letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
+    async def _letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
         """Return dead letters with their events, in the order of `ids`."""
 
     @abstractmethod
@@ -159,21 +159,21 @@ class EventStore(ABC):
         """Return what the store holds. Raises `StoreError`."""
 
     @property
-    def warning(self) -> str | None:
-        """What somebody should look at, though the store works; None if there is nothing."""
+    def _warning(self) -> str | None:
+        """A condition to look at, though the store works; None if there is none."""
         return None
 
-    def check_process(self) -> None:  # noqa: B027  # a store in memory is of use there
+    def _check_process(self) -> None:  # noqa: B027  # a store in memory is of use there
         """Raise `StoreForked` in a forked child, if the store is of no use there."""
 
-    # What everybody does with it
+    # What every user of a store does with it
 
     async def __aenter__(self) -> Self:
         """Open the store, unless it is open. Raises `StoreError`, and `NotInTrio` elsewhere."""
         _checks.inside_trio("async with store")
         async with self._opening:
             if not self._users:
-                await self.open()
+                await self._open()
             self._users += 1
         return self
 
@@ -189,35 +189,34 @@ class EventStore(ABC):
                 if self._users:  # there are none after `vanish`
                     self._users -= 1
                     if not self._users:
-                        await self.close()
+                        await self._close()
 
     @asynccontextmanager
-    async def reopened(self) -> AsyncIterator[None]:
+    async def _reopened(self) -> AsyncIterator[None]:
         """Have the store open for a short time, to read on in what it had when it was closed.
 
-        Nobody else opens or closes it meanwhile. Nothing is made anew: raises `StoreError` if what
-        was there is gone.
+        No other task opens or closes it meanwhile. Raises `StoreError` if what was there is gone.
         """
         async with self._opening:
             if self._users:
                 yield
                 return
-            await self.reopen()
+            await self._reopen()
             try:
                 yield
             finally:
                 with trio.CancelScope(shield=True):
-                    await self.close()
+                    await self._close()
 
-    async def vanish(self) -> None:
-        """Close the store for everybody, as the end of a killed process would. For tests."""
+    async def _vanish(self) -> None:
+        """Close the store for all its users, as the end of a killed process would. For tests."""
         with trio.CancelScope(shield=True):
             async with self._opening:
                 is_open = self._users > 0
                 self._users = 0
-                self._commits = CommitQueue(self.commit, self.check_process)
+                self._commits = CommitQueue(self._commit, self._check_process)
                 if is_open:
-                    await self.abandon()
+                    await self._abandon()
 
     @enable_ki_protection
     async def append(
@@ -238,15 +237,15 @@ class EventStore(ABC):
             batch.events = [with_cause(event, cause.event) for event in batch.events]
             batch.is_inside = True
         await checkpoint_if_cancelled()
-        if not self.is_writer:
-            await self.claim()
-        places = await self.submit(batch, expected_sequence)
+        if not self._is_writer:
+            await self._claim()
+        places = await self._submit(batch, expected_sequence)
         return [
             Stored(event, place.position, place.sequence, place.recorded_at)
             for event, place in zip(batch.events, places, strict=True)
         ]
 
-    async def submit(
+    async def _submit(
         self, batch: Batch, expected_sequence: int | None = None
     ) -> Sequence[Placement]:
         """Store a batch as `append` does, and return where its events are."""
@@ -254,7 +253,7 @@ class EventStore(ABC):
             _check_expected(batch, expected_sequence)
         for event, key in zip(batch.events, batch.keys, strict=True):
             check_aggregate_id(type(event), key)
-        encode, new = self.codec.encode, tuple.__new__
+        encode, new = self._codec.encode, tuple.__new__
         records = [
             new(
                 NewRecord,
@@ -277,7 +276,7 @@ class EventStore(ABC):
             try:
                 return await self._commits.submit(Submission(batch, append))
             except Differs as found:
-                if not is_same(self.codec, found.content, batch.events[found.index]):
+                if not is_same(self._codec, found.content, batch.events[found.index]):
                     raise conflict_of(found, records[found.index]) from None
                 same |= {found.index}
 
@@ -314,17 +313,17 @@ class EventStore(ABC):
         """
         if not isinstance(event_id, UUID):
             raise InvalidOption(f"event_id={event_id!r}: give a UUID, such as event.event_id")
-        record = await self.find(event_id)
-        return None if record is None else self.stored(record)
+        record = await self._find(event_id)
+        return None if record is None else self._stored(record)
 
-    def stored(self, record: Record) -> Stored:
+    def _stored(self, record: Record) -> Stored:
         """Return a record with its event. Raises `EventNotDecodable` with its position."""
-        return Stored(self.decode(record), record.position, record.sequence, record.recorded_at)
+        return Stored(self._decode(record), record.position, record.sequence, record.recorded_at)
 
-    def decode(self, record: Record) -> DomainEvent:
+    def _decode(self, record: Record) -> DomainEvent:
         """Return the event of a record. Raises `EventNotDecodable` with its position."""
         try:
-            event = self.codec.decode(record.event_type, record.schema_version, record.data)
+            event = self._codec.decode(record.event_type, record.schema_version, record.data)
             # In half of the time that str() of a UUID takes.
             if f"{event.event_id.int:032x}" != record.event_id.replace("-", ""):
                 raise EventNotDecodable(
@@ -370,7 +369,7 @@ class _Reading(AsyncIterator[Stored]):
         else:
             limit = BATCH if self._left is None else min(self._left, BATCH)
             if limit:
-                found = await self._store.fetch(
+                found = await self._store._fetch(
                     self._after, limit, aggregate_id=self._aggregate_id, types=self._types
                 )
                 self._records.extend(found)
@@ -381,7 +380,7 @@ class _Reading(AsyncIterator[Stored]):
             self._after = self._records[-1].position
             if self._left is not None:
                 self._left -= len(self._records)
-        return self._store.stored(self._records.popleft())
+        return self._store._stored(self._records.popleft())
 
 
 def type_names(types: Any) -> list[str] | None:

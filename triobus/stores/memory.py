@@ -47,7 +47,7 @@ class MemoryEventStore(EventStore):
     ) -> None:
         super().__init__(types=types, max_event_bytes=max_event_bytes, converters=converters)
         self._is_open = False
-        self._is_writer = False
+        self._is_claimed = False
         self._is_unclean = False
         self._log: list[Record] = []
         self._by_id: dict[str, int] = {}
@@ -62,42 +62,42 @@ class MemoryEventStore(EventStore):
         state = "open" if self._is_open else "not open"
         return f"<MemoryEventStore, {state}, {len(self._log):,} event{'s' * (len(self._log) != 1)}>"
 
-    async def open(self) -> None:
+    async def _open(self) -> None:
         """Let it be used."""
         await cancel_shielded_checkpoint()
         self._is_open = True
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """Let it be used no more; everything stays."""
         await cancel_shielded_checkpoint()
-        if self._is_writer:
+        if self._is_claimed:
             self._is_unclean = False
-        self._is_open = self._is_writer = False
+        self._is_open = self._is_claimed = False
 
-    async def abandon(self) -> None:
-        """Let it be used no more, and remember that nobody has closed it."""
+    async def _abandon(self) -> None:
+        """Let it be used no more, and remember that it was not closed."""
         await cancel_shielded_checkpoint()
-        self._is_unclean = self._is_unclean or self._is_writer
-        self._is_open = self._is_writer = False
+        self._is_unclean = self._is_unclean or self._is_claimed
+        self._is_open = self._is_claimed = False
 
     @property
-    def is_writer(self) -> bool:
+    def _is_writer(self) -> bool:
         """Whether it has been claimed since it was opened."""
-        return self._is_writer
+        return self._is_claimed
 
-    async def claim(self) -> Snapshot:
-        """Say what is there: there is one object, and whoever has it may write."""
+    async def _claim(self) -> Snapshot:
+        """Say what is there: there is one object, whose owner may write."""
         await self._checkpoint()
-        self._is_writer = True
+        self._is_claimed = True
         return Snapshot(
             len(self._log),
-            tuple(self._groups()),
-            tuple(self._letter_keys()),
+            tuple(self._group_rows()),
+            tuple(self._keys_of_letters()),
             self._is_unclean,
             self._last_letter,
         )
 
-    async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+    async def _commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
         """Store a transaction; in memory that cannot fail."""
         self._check_open()
         await cancel_shielded_checkpoint()
@@ -163,7 +163,7 @@ class MemoryEventStore(EventStore):
             else:
                 self._kept[id_] = letter
 
-    async def fetch(
+    async def _fetch(
         self,
         after: int,
         limit: int,
@@ -184,23 +184,23 @@ class MemoryEventStore(EventStore):
                 found.append(record)
         return found
 
-    async def find(self, event_id: UUID) -> Record | None:
+    async def _find(self, event_id: UUID) -> Record | None:
         """Return an event by its id."""
         await self._checkpoint()
         position = self._by_id.get(str(event_id))
         return None if position is None else self._log[position - 1]
 
-    async def last_position(self) -> int:
+    async def _last_position(self) -> int:
         """Return the position of the last event."""
         await self._checkpoint()
         return len(self._log)
 
-    async def groups(self) -> list[GroupRecord]:
+    async def _groups(self) -> list[GroupRecord]:
         """Return the progress of all groups."""
         await self._checkpoint()
-        return self._groups()
+        return self._group_rows()
 
-    def _groups(self) -> list[GroupRecord]:
+    def _group_rows(self) -> list[GroupRecord]:
         return [
             GroupRecord(
                 name,
@@ -211,12 +211,12 @@ class MemoryEventStore(EventStore):
             for name, offset in self._offsets.items()
         ]
 
-    async def letter_keys(self) -> list[LetterKey]:
+    async def _letter_keys(self) -> list[LetterKey]:
         """Return what identifies each dead letter."""
         await self._checkpoint()
-        return self._letter_keys()
+        return self._keys_of_letters()
 
-    def _letter_keys(self) -> list[LetterKey]:
+    def _keys_of_letters(self) -> list[LetterKey]:
         return [
             LetterKey(
                 letter.id,
@@ -228,7 +228,7 @@ class MemoryEventStore(EventStore):
             for letter in self._kept.values()
         ]
 
-    async def letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
+    async def _letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
         """Return dead letters with their events."""
         await self._checkpoint()
         letters = [self._kept[id_] for id_ in ids if id_ in self._kept]

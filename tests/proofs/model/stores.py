@@ -19,11 +19,11 @@ class _Telling(EventStore):
 
     promises: Promises | None = None
 
-    async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+    async def _commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
         if self.promises is None:
-            return await super().commit(transaction)
+            return await super()._commit(transaction)
         self.promises.commit_began()
-        found = await super().commit(transaction)
+        found = await super()._commit(transaction)
         self.promises.commit_ended()
         return found
 
@@ -80,9 +80,9 @@ async def truth_of(store: EventStore) -> StoreTruth:
     """Return what a store has, as the model wants to know it."""
     stored = [stored async for stored in store.read()]
     numbers = {found.position: found.event.number for found in stored}  # type: ignore[attr-defined]  # they are ours
-    groups = {record.name: _group(record, numbers) for record in await store.groups()}
-    keys = await store.letter_keys()
-    letters = await store.letters([key.id for key in keys])
+    groups = {record.name: _group(record, numbers) for record in await store._groups()}
+    keys = await store._letter_keys()
+    letters = await store._letters([key.id for key in keys])
     return StoreTruth(
         log=tuple(numbers.values()),
         positions=tuple(found.position for found in stored),

@@ -50,7 +50,7 @@ async def _contents(path: Path) -> Contents:
             if damaged:
                 raise Violation(f"the log is damaged at {damaged}")
         found = Contents({stored.position: _number(stored) async for stored in store.read()})
-        for group in await store.groups():
+        for group in await store._groups():
             for first, last in ((1, group.offset), *group.ranges):
                 settled = range(first, last + 1)
                 found.settled.update((group.name, found.numbers[at]) for at in settled)
@@ -58,7 +58,7 @@ async def _contents(path: Path) -> Contents:
                 found.attempts[group.name, found.numbers[row.position]] = row.attempts
                 if row.due_at < 0:
                     found.begun.add((group.name, found.numbers[row.position]))
-        for key in await store.letter_keys():
+        for key in await store._letter_keys():
             found.letters.add((key.group, found.numbers[key.position]))
     return found
 

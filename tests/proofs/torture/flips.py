@@ -282,20 +282,20 @@ def _put(directory: Path, files: Files) -> None:
 
 async def _content(store: triobus.SqliteEventStore) -> Content:
     records = []
-    while more := await store.fetch(len(records), 1000):
+    while more := await store._fetch(len(records), 1000):
         records += more
     statistics = await store.statistics()
     keys = sorted({record.aggregate_id for record in records})
-    letter_keys = await store.letter_keys()
+    letter_keys = await store._letter_keys()
     return Content(
         log=(
             records,
-            [await store.find(UUID(record.event_id)) for record in records],
-            [await store.fetch(0, 1000, aggregate_id=key) for key in keys],
+            [await store._find(UUID(record.event_id)) for record in records],
+            [await store._fetch(0, 1000, aggregate_id=key) for key in keys],
             attrs.evolve(statistics, size_bytes=0, groups={}),
         ),
-        progress=await store.groups(),
-        letters=(letter_keys, await store.letters([key.id for key in letter_keys])),
+        progress=await store._groups(),
+        letters=(letter_keys, await store._letters([key.id for key in letter_keys])),
     )
 
 

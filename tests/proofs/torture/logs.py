@@ -12,7 +12,7 @@ from tests.proofs.torture.load import Load
 
 async def compare(store: triobus.SqliteEventStore, load: Load, *, was_crashed: bool) -> None:
     """See that the store has as unfinished what the books have, and begin a new life of theirs."""
-    groups = {record.name: record for record in await store.groups()}
+    groups = {record.name: record for record in await store._groups()}
     books = load.books
     offsets = {name: group.offset for name, group in groups.items()}
     unfinished: dict[Book, dict[Identity, UUID]] = {book: {} for book in books}
@@ -52,9 +52,9 @@ async def compare(store: triobus.SqliteEventStore, load: Load, *, was_crashed: b
 async def _letters(store: triobus.SqliteEventStore) -> dict[tuple[str, str], dict[Identity, UUID]]:
     """Return the dead letters in the store, by group and subscription."""
     found: dict[tuple[str, str], dict[Identity, UUID]] = defaultdict(dict)
-    keys = await store.letter_keys()
-    for letter, record in await store.letters([key.id for key in keys]):
-        event: Any = store.decode(record)
+    keys = await store._letter_keys()
+    for letter, record in await store._letters([key.id for key in keys]):
+        event: Any = store._decode(record)
         found[letter.group, letter.subscription][identity(event)] = event.event_id
     return found
 
@@ -65,14 +65,14 @@ async def look_through(path: Path, breaches: Breaches) -> None:
     if beside:
         breaches.note(f"beside the store was left: {beside}")
     async with triobus.SqliteEventStore(path) as store:
-        last = await store.last_position()
+        last = await store._last_position()
         position, damaged = await store.check()
         while position < last and not damaged:
             position, damaged = await store.check(position)
         if damaged:
             breaches.note(f"the log is damaged at {damaged}")
-        for group in await store.groups():
+        for group in await store._groups():
             if (group.offset, group.ranges, group.attempts) != (last, (), ()):
                 breaches.note(f"all is done, and group {group} is not at {last}")
-        if keys := await store.letter_keys():
+        if keys := await store._letter_keys():
             breaches.note(f"all is done, and there are {len(keys)} dead letters")

@@ -303,7 +303,7 @@ def _opened(directory: Path, state: dict[str, bytes], is_bus: bool, is_full: boo
 
 async def _read(path: Path, is_bus: bool, is_full: bool) -> Kept:
     async with triobus.SqliteEventStore(path, types=TYPES) as store:
-        await store.claim()
+        await store._claim()
         after, end = -1, 0
         while end != after:
             after = end
@@ -327,13 +327,13 @@ async def _read(path: Path, is_bus: bool, is_full: bool) -> Kept:
 
 async def _contents(store: triobus.SqliteEventStore) -> Kept:
     records: list[Record] = []
-    while more := await store.fetch(len(records), 1000):
+    while more := await store._fetch(len(records), 1000):
         records += more
     positions = [record.position for record in records]
     if positions != list(range(1, len(records) + 1)):
         return Kept(trouble=f"the positions have gaps: {positions}")
-    groups, keys = await store.groups(), await store.letter_keys()
-    await store.letters([key.id for key in keys])
+    groups, keys = await store._groups(), await store._letter_keys()
+    await store._letters([key.id for key in keys])
     unwanted = _bits([(r.position,) * 2 for r in records if r.event_type == Looked.event_type])
     excused = {"all": 0, "mail": unwanted}
     for key in keys:

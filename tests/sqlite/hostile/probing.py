@@ -158,7 +158,7 @@ async def _read_all(path: Path) -> list[str]:
             lambda: _get(store),
             lambda: _check(store),
             store.statistics,
-            store.groups,
+            store._groups,
             lambda: _letters(store),
         ):
             try:
@@ -204,7 +204,7 @@ async def _get(store: SqliteEventStore) -> list[Any]:
 
 
 async def _letters(store: SqliteEventStore) -> list[Any]:
-    return await store.letters([key.id for key in await store.letter_keys()])
+    return await store._letters([key.id for key in await store._letter_keys()])
 
 
 async def _check(store: SqliteEventStore) -> list[int]:

@@ -78,7 +78,7 @@ class Wide(DomainEvent):
 async def test_long_names_end_a_batch_as_much_data_does(path):
     async with SqliteEventStore(path, synchronous="normal") as store:
         await store.append([Wide(number) for number in range(6)])
-        assert len(await store.fetch(0, 512)) == 2
+        assert len(await store._fetch(0, 512)) == 2
         assert [found.event.number async for found in store.read()] == [0, 1, 2, 3, 4, 5]
 
 
@@ -87,6 +87,6 @@ def test_events_without_any_data_are_read_on_after_a_batch_of_them(path):
 
     async def fetch():
         async with SqliteEventStore(path, read_only=True) as store:
-            return [record.position for record in await store.fetch(0, 3)]
+            return [record.position for record in await store._fetch(0, 3)]
 
     assert trio.run(fetch) == [1, 2, 3]

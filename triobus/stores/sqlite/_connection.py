@@ -33,7 +33,7 @@ class Database:
     max_event_bytes: int
     is_read_only: bool
     warning: str | None = None
-    """What a person should look at, though everything works."""
+    """A condition to look at, though everything works."""
     faults: Faults = attrs.field(init=False)
     connection: sqlite3.Connection | None = None
     at: _path.StoreFile | None = None
@@ -101,10 +101,10 @@ class Database:
             self.let_go()
 
     def _empty_log(self) -> None:
-        """Empty the `-wal` if somebody still looks at the store: only such a one is removed then.
+        """Empty the `-wal` if another program still reads the store, which keeps it there.
 
-        Where nobody does it is gone: cut first, and by half when the process dies, it would be
-        believed.
+        Where none does SQLite has removed it. It is not cut before that: a `-wal` that was cut by
+        half when the process died would be believed.
         """
         assert self.at is not None
         with suppress(sqlite3.Error, OSError):
@@ -271,7 +271,7 @@ class Database:
 
     @contextmanager
     def one_moment(self) -> Iterator[None]:
-        """See the store at one moment, whoever writes meanwhile."""
+        """See the store at one moment, whatever is written meanwhile."""
         self.ready().execute("BEGIN")
         try:
             yield

@@ -36,9 +36,9 @@ _ATTEMPTS = 1_000
 class Claim:
     """The right to write a store, which one writer has at a time; it ends with its process.
 
-    It is a POSIX lock on `<path>-lock`, which holds the pid for whoever wants to know. A process
+    It is a POSIX lock on `<path>-lock`, which holds the pid of the writer. A process
     can take such a lock twice, and loses it when any descriptor of the file is closed: so the
-    claims of this process are registered, and a lock file is opened once. Whoever removes it by
+    claims of this process are registered, and a lock file is opened once. Removing it by
     hand removes the protection.
     """
 
@@ -209,7 +209,7 @@ if sys.platform == "win32":
         return _pid_in(_content(descriptor))
 
     def _remove_and_close(path: str, lock: tuple[int, int], descriptor: int) -> None:
-        os.close(descriptor)  # first, for an open file cannot be removed here, whoever has it open
+        os.close(descriptor)  # first, for an open file cannot be removed here
         if identity_of(os.lstat(path)) == lock:
             os.unlink(path)
 
@@ -225,7 +225,7 @@ else:
         return True
 
     def _holder(descriptor: int) -> int | None:
-        """Return the pid of whoever has the lock; None if it cannot be seen from here."""
+        """Return the pid of the process that has the lock; None if it cannot be seen from here."""
         if sys.platform == "linux":
             # The system knows better than the file, whose holder may not have written yet, or have
             # written what it is called in its own container.

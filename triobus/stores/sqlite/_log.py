@@ -207,7 +207,7 @@ def reopen(db: Database) -> None:
     if db.path == MEMORY:
         raise StoreClosed(
             "the store in memory has been closed, and what was in it is gone: keep it open "
-            "around the bus with 'async with store:' while somebody still reads from it"
+            "around the bus with 'async with store:' while a task still reads from it"
         )
     before, position, checksum = db.was_at, db.position, db.checksum
     db.open(creates=False)
@@ -233,6 +233,6 @@ def reopen(db: Database) -> None:
 def _replaced(db: Database) -> StoreReplaced:
     return StoreReplaced(
         f"{db.faults.shown} was replaced after it had been closed, and what was to be read on in "
-        "it is gone: keep it open around the bus with 'async with store:' while somebody still "
+        "it is gone: keep it open around the bus with 'async with store:' while a task still "
         "reads from it"
     )

@@ -165,7 +165,7 @@ def check_unchanged(file: StoreFile, wal: tuple[int, int] | None) -> None:
     """Raise `StoreReplaced` unless the path still names the file, and its "-wal" is still `wal`.
 
     `wal` is what `wal_identity` said; None leaves it out. Both files must be open all the while,
-    for the system may give the inode of a file that nobody has open to a new one. About 3 µs.
+    for the system may give the inode of a file that no process has open to a new one. About 3 µs.
     """
     _check_identity(file.path, file.path, (file.device, file.inode))
     if wal is not None:
@@ -364,7 +364,8 @@ def _check_identity(store: str, path: str, identity: tuple[int, int]) -> None:
         what = "replaced"
     raise StoreReplaced(
         f"store {named(store)}: {named(path)} was {what} while the store was open, so that what "
-        "is written now cannot be found again; stop whoever did that and open the store again"
+        "is written now cannot be found again; stop the program that did that, then open the store "
+        "again"
     )
 
 

@@ -91,8 +91,8 @@ _HARMLESS = {
     ("table", "CREATE TABLE sqlite_stat1(tbl,idx,stat)"),
     ("table", "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"),
 }
-"""What ANALYZE leaves. Nothing else is passed over for a name that begins with "sqlite_": whoever
-writes to the schema itself can give such a name to a trigger."""
+"""What ANALYZE leaves. Nothing else is passed over for a name that begins with "sqlite_": who can
+write to the schema itself can give such a name to a trigger."""
 
 
 def version_of(connection: sqlite3.Connection, shown: str) -> int:
@@ -124,7 +124,7 @@ def version_of(connection: sqlite3.Connection, shown: str) -> int:
         if missing and not surplus:
             what = f"it lacks {missing[0][:80]!r}"
         raise NotAStore(
-            f"{shown} does not have the schema of a store: {what}. Somebody has changed it; "
+            f"{shown} does not have the schema of a store: {what}. Another program has changed it; "
             "restore the file from a backup"
         )
     return int(version)

@@ -69,9 +69,9 @@ class SqliteEventStore(EventStore):
       `Converter(IPv4Address, to=str, of=IPv4Address)`.
     - `read_only`: open a store that exists only to look at it.
 
-    All work is done in a worker thread, one call at a time. Only one at a time may write, a bus or
-    whoever calls `append`; everybody may read. Raises `InvalidOption` and `InvalidStorePath`; the
-    file itself is looked at when the store is opened.
+    All work is done in a worker thread, one call at a time. There is one writer at a time, a bus
+    or a task that calls `append`, and any number of readers. Raises `InvalidOption` and
+    `InvalidStorePath`; the file itself is looked at when the store is opened.
     """
 
     def __init__(
@@ -98,15 +98,15 @@ class SqliteEventStore(EventStore):
         return f"<SqliteEventStore {self.path!r}, {self._database.state}>"
 
     @property
-    def warning(self) -> str | None:
-        """What somebody should look at, though the store works; None if there is nothing."""
+    def _warning(self) -> str | None:
+        """A condition to look at, though the store works; None if there is none."""
         return self._database.warning
 
-    def check_process(self) -> None:
+    def _check_process(self) -> None:
         """Raise `StoreForked` in a forked child of the process that has opened it."""
         self._database.check_process()
 
-    async def open(self) -> None:
+    async def _open(self) -> None:
         """Open the file, or make it."""
         self._worker.start()
         try:
@@ -115,7 +115,7 @@ class SqliteEventStore(EventStore):
             self._worker.stop()
             raise
 
-    async def reopen(self) -> None:
+    async def _reopen(self) -> None:
         """Open the file that was closed, to read on in it. Raises `StoreError` if it is gone."""
         self._worker.start()
         try:
@@ -124,7 +124,7 @@ class SqliteEventStore(EventStore):
             self._worker.stop()
             raise
 
-    async def close(self) -> None:
+    async def _close(self) -> None:
         """Close the file and take away what is beside it."""
         self._database.check_open()
         try:
@@ -132,7 +132,7 @@ class SqliteEventStore(EventStore):
         finally:
             self._worker.stop()
 
-    async def abandon(self) -> None:
+    async def _abandon(self) -> None:
         """Close the file as a killed process would; what is beside it stays there."""
         try:
             await self._worker.run(self._database.abandon)
@@ -140,20 +140,20 @@ class SqliteEventStore(EventStore):
             self._worker.stop()
 
     @property
-    def is_writer(self) -> bool:
+    def _is_writer(self) -> bool:
         """Whether it has been claimed since it was opened."""
         return self._database.is_writer
 
-    async def claim(self) -> Snapshot:
+    async def _claim(self) -> Snapshot:
         """Become the only writer. Raises `StoreInUse` with the pid of another one."""
         return await self._run(self._writer.claim)
 
-    async def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+    async def _commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
         """Store a transaction in one of SQLite's."""
         self._database.check_open()
         return await self._worker.finish(self._writer.commit, transaction)
 
-    async def fetch(
+    async def _fetch(
         self,
         after: int,
         limit: int,
@@ -167,7 +167,7 @@ class SqliteEventStore(EventStore):
             return await self._run(fetch, after, limit, up_to, aggregate_id, types)
         # There is no index by type, and commits shall not wait until all of a log is looked at.
         if up_to is None:
-            up_to = await self.last_position()
+            up_to = await self._last_position()
         while True:
             end = min(after + _SCANNED_AT_ONCE, up_to)
             found = await self._run(fetch, after, limit, end, None, types)
@@ -175,23 +175,23 @@ class SqliteEventStore(EventStore):
                 return found
             after = end
 
-    async def find(self, event_id: UUID) -> Record | None:
+    async def _find(self, event_id: UUID) -> Record | None:
         """Return an event by its id."""
         return await self._run(self._reader.find, str(event_id))
 
-    async def last_position(self) -> int:
+    async def _last_position(self) -> int:
         """Return the position of the last event."""
         return await self._run(self._reader.last_position)
 
-    async def groups(self) -> list[GroupRecord]:
+    async def _groups(self) -> list[GroupRecord]:
         """Return the progress of all groups."""
         return await self._run(self._reader.groups)
 
-    async def letter_keys(self) -> list[LetterKey]:
+    async def _letter_keys(self) -> list[LetterKey]:
         """Return what identifies each dead letter."""
         return await self._run(self._reader.letter_keys)
 
-    async def letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
+    async def _letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
         """Return dead letters with their events."""
         return await self._run(self._reader.letters, ids)
 
@@ -217,7 +217,7 @@ class SqliteEventStore(EventStore):
     async def check_sequences(self, limit: int = 1000) -> list[int]:
         """Return the first positions of events whose sequences are not 1, 2, 3 ... as they come.
 
-        Checksums do not show that in a log which somebody has made up. It looks at every event.
+        Checksums do not show that in a forged log. It looks at every event.
         """
         return await self._run(self._verifier.check_sequences, limit)
 

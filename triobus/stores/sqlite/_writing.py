@@ -220,7 +220,7 @@ class Writer:
         if self._db.at is None:
             return
         # The files are looked at only after something in their directory has come or gone: Linux
-        # makes a commit a third slower after somebody has looked at the log that it writes to.
+        # makes a commit a third slower after a process has looked at the log that it writes to.
         changed_at = None
         with suppress(OSError):  # it was renamed, removed or closed to us: that is found below
             changed_at = os.stat(os.path.dirname(self._db.at.path)).st_mtime_ns

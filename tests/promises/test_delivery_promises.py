@@ -1610,7 +1610,7 @@ class Renamed(DomainEvent):
     number: int
 
 
-@upcaster("delivery.renamed", from_version=1)
+@upcaster(Renamed, from_version=1)
 def _rename(data):
     return {"number": data["count"]}
 

@@ -486,7 +486,7 @@ class Retold(DomainEvent):
     number: int
 
 
-@upcaster("log.retold", from_version=1)
+@upcaster(Retold, from_version=1)
 def _retell(data):
     return {"number": data["count"]}
 

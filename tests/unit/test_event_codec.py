@@ -191,7 +191,7 @@ loop.append(loop)
         ({"number": 10**5000}, "Everything.number"),
         ({"anything": b"bytes"}, "Everything.anything"),
         ({"anything": {1, 2}}, "Everything.anything"),
-        ({"anything": [0, (1,)]}, "Everything.anything[1]"),
+        ({"anything": [0, (1,)]}, "Everything.anything: [0, (1,)] (list) would come back"),
         ({"anything": {1: "one"}}, "Everything.anything"),
         ({"anything": {(1, 2): "pair"}}, "Everything.anything"),
         ({"anything": object()}, "Everything.anything"),
@@ -340,22 +340,22 @@ def test_types_have_to_be_event_classes(types: Any) -> None:
 # Upcasters
 
 
-@upcaster("codec.grown", from_version=1)
-def _add_currency(data: dict[str, Any]) -> dict[str, Any]:
-    return data | {"currency": "EUR"}
-
-
-@upcaster("codec.grown", from_version=2)
-def _split(data: dict[str, Any]) -> dict[str, Any]:
-    amount, currency = data.pop("amount"), data.pop("currency")
-    return {"money": [amount, currency]}
-
-
 @attrs.frozen
 class Grown(DomainEvent):
     event_type: ClassVar[str] = "codec.grown"
     schema_version: ClassVar[int] = 3
     money: tuple[Decimal, str]
+
+
+@upcaster(Grown, from_version=1)
+def _add_currency(data: dict[str, Any]) -> dict[str, Any]:
+    return data | {"currency": "EUR"}
+
+
+@upcaster(Grown, from_version=2)
+def _split(data: dict[str, Any]) -> dict[str, Any]:
+    amount, currency = data.pop("amount"), data.pop("currency")
+    return {"money": [amount, currency]}
 
 
 def stored(**own: Any) -> bytes:
@@ -379,12 +379,12 @@ class Gappy(DomainEvent):
     schema_version: ClassVar[int] = 4
 
 
-@upcaster("codec.gappy", from_version=1)
+@upcaster(Gappy, from_version=1)
 def _raises(data: dict[str, Any]) -> dict[str, Any]:
     raise KeyError("nothing there")
 
 
-@upcaster("codec.gappy", from_version=3)
+@upcaster(Gappy, from_version=3)
 def _forgets(data: dict[str, Any]) -> dict[str, Any]:
     return None  # type: ignore[return-value]  # that is what is tested
 
@@ -392,7 +392,7 @@ def _forgets(data: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("version", "said"),
     [
-        (2, "register a function with @upcaster('codec.gappy', from_version=2)"),
+        (2, "decorate a function with @upcaster(Gappy, from_version=2)"),
         (3, "_forgets"),
         (5, "5"),
         (0, "0"),
@@ -405,17 +405,34 @@ def test_a_chain_that_does_not_reach_says_where_it_breaks(version: int, said: st
 
 
 def test_the_same_upcaster_may_be_registered_again_and_another_may_not() -> None:
-    assert upcaster("codec.grown", from_version=1)(_add_currency) is _add_currency
+    assert upcaster(Grown, from_version=1)(_add_currency) is _add_currency
     with pytest.raises(InvalidOption, match="_add_currency does this already"):
-        upcaster("codec.grown", from_version=1)(_split)
+        upcaster(Grown, from_version=1)(_split)
 
 
 @pytest.mark.parametrize(
-    ("event_type", "version"), [("", 1), (7, 1), ("x", 0), ("x", True), ("x", "1")]
+    ("event_class", "version"), [("x", 1), (int, 1), (Grown, 0), (Grown, True), (Grown, "1")]
 )
-def test_bad_arguments_of_upcaster_are_refused(event_type: Any, version: Any) -> None:
+def test_bad_arguments_of_upcaster_are_refused(event_class: Any, version: Any) -> None:
     with pytest.raises(InvalidOption):
-        upcaster(event_type, from_version=version)
+        upcaster(event_class, from_version=version)
+
+
+def test_classes_of_one_event_type_have_upcasters_of_their_own() -> None:
+    def define(module: str, count: int) -> type[DomainEvent]:
+        @attrs.frozen
+        class Shared(DomainEvent):
+            event_type: ClassVar[str] = "codec.shared"
+            schema_version: ClassVar[int] = 2
+            count: int
+
+        Shared.__module__ = module
+        upcaster(Shared, from_version=1)(lambda data: data | {"count": count})
+        return Shared
+
+    classes = [define("one", 1), define("two", 2)]
+    found = [EventCodec(types=[cls]).decode("codec.shared", 1, stored()) for cls in classes]
+    assert [(type(event), event.count) for event in found] == [(classes[0], 1), (classes[1], 2)]
 
 
 # Ids

@@ -1,6 +1,6 @@
-"""Why an event cannot be written or read: slow, value by value, for the message of an error."""
+"""What a message says about JSON or an event that is refused: where it is wrong, and how."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, time
 from typing import Any
 
@@ -15,8 +15,13 @@ from triobus._events.wire import Member, Wire
 from triobus._text import LONGEST_SHOWN, line, said, shown
 
 _BOM = b"\xef\xbb\xbf"
-OBJECT = Member.of(dict[str, msgspec.Raw], is_required=True, name="a JSON object")
+OBJECT = Member(dict[str, msgspec.Raw], "a JSON object", is_required=True)
 _NO_CONVERTERS = Converters()
+_NO_OFFSET = (
+    "has a zone whose distance from UTC JSON cannot have, for it depends on the day or is no whole "
+    "number of minutes: give it in UTC, or without a zone and the zone's name in a field beside it"
+)
+_NOTHING = object()
 
 
 class Mismatch(EventNotDecodable):
@@ -44,8 +49,9 @@ def read_object(
     owner: str,
     converters: Converters = _NO_CONVERTERS,
 ) -> dict[str, Any]:
-    """Return the values of an object, or raise `Mismatch` for the first that is wrong, surplus or
-    missing.
+    """Return the values of an object's members.
+
+    Raises `Mismatch` for the first one that is unknown, missing or of a wrong type.
     """
     for name in members:
         if name not in known:
@@ -76,27 +82,27 @@ def read_member(
     except msgspec.DecodeError as error:
         reason = str(error).removeprefix("JSON is malformed: ")
         if "truncated" in reason or "end of hex escape" in reason or "surrogate pair" in reason:
-            # So msgspec calls half of a surrogate pair too, by how much text comes after it.
+            # msgspec calls half of a surrogate pair so too, depending on how much text follows.
             reason = "it ends too early, or an escape is half of a surrogate pair"
         raise EventNotDecodable(f"{prefix(path)}not JSON: {line(reason)}") from None
     except Exception as error:  # a nested class may raise anything when it is made
         raise EventNotDecodable(f"{prefix(path)}{said(error)}") from error
 
 
-def _mismatch(
-    member: Member, raw: bytes | msgspec.Raw, path: str, error: Exception
-) -> EventNotDecodable:
+def _mismatch(member: Member, raw: bytes | msgspec.Raw, path: str, error: Exception) -> Mismatch:
     reason, _, inner = str(error).rstrip("`").partition(" - at `$")
     by_converter = isinstance(error.__cause__, NotConvertible)
     if inner:
         reason = reason if by_converter else reason[:1].lower() + reason[1:]
         return Mismatch(f"{line(path + inner)}: {line(reason)}")
-    found = f"{prefix(path)}expected {member.type_name}, found {_excerpt(raw)}"
+    text = bytes(raw).strip().decode()
+    excerpt = line(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "...")
+    found = f"{prefix(path)}expected {member.type_name}, found {excerpt}"
     return Mismatch(f"{found}: {line(reason)}" if by_converter else found)
 
 
 def why_not_read(wire: Wire, data: bytes, path: str, error: Exception) -> EventNotDecodable:
-    """Return why JSON is no event, which has failed with `error`."""
+    """Return why no event can be made of JSON; `error` was raised in trying to."""
     try:
         read_object(members_of(data), wire.members, path, wire.cls.__qualname__, wire.converters)
     except EventNotDecodable as found:
@@ -109,16 +115,55 @@ def why_not_written(
 ) -> str:
     """Return why an event cannot be kept, beginning with the path of what is wrong."""
     owner = wire.cls.__qualname__
-    fault = fault_of_leaves(wire, event) or limits.fault_of_metadata(event.metadata, owner)
-    if fault:
-        return fault
-    for name, attribute in wire.names.items():
-        if fault := _fault_of_value(wire, name, getattr(event, attribute), f"{owner}.{attribute}"):
-            return fault
     try:
-        data = wire.write(event)
-    except Exception as caught:  # noqa: BLE001  # what user code in it raises, is what is told
-        return f"{owner}: {said(caught)}: give what JSON has, such as str or int"
+        return (
+            fault_of_leaves(wire, event)
+            or limits.fault_of_metadata(event.metadata, owner)
+            or _fault_of_fields(wire, event)
+            or _fault_of_whole(wire, event, max_event_bytes)
+            or f"{owner}: {said(error) if error else 'it would not come back as it is'}: give what "
+            "JSON has, such as str or int"
+        )
+    except Exception as caught:  # noqa: BLE001  # the search runs user code, which may raise it
+        return f"{owner}: {said(error or caught)}"
+
+
+def fault_of_leaves(wire: Wire, event: DomainEvent) -> str:
+    """Return the first value inside an event that is wrong by itself."""
+    for member in wire.members.values():
+        path = f"{wire.cls.__qualname__}.{member.attribute}"
+        for where, leaf in limits.leaves(path, getattr(event, member.attribute)):
+            if fault := limits.fault_of(leaf):
+                return f"{where}: found {shown(leaf)}, {fault}"
+    return ""
+
+
+def _fault_of_fields(wire: Wire, event: DomainEvent) -> str:
+    """Return the first field whose value would not come back, written and read by itself."""
+    for name, member in wire.members.items():
+        path = f"{wire.cls.__qualname__}.{member.attribute}"
+        value = getattr(event, member.attribute)
+        try:
+            raw = wire.to_json(limits.fields_alone(value))
+            back = read_member(member, raw, path, wire.converters)
+            if name != "metadata" and not is_same(value, back):
+                return _difference(path, value, back)
+        except EventNotDecodable as error:
+            return f"{error}: give a value of the type that the field is declared with"
+        except (TooDeep, RecursionError):
+            return (
+                f"{path}: values are inside each other more than {limits.DEPTH} times, or contain "
+                "themselves: give plain data"
+            )
+        except Exception as error:  # noqa: BLE001  # user code in the value may raise anything
+            return f"{path}: {said(error)}: give what JSON has, such as str, int or Decimal"
+    return ""
+
+
+def _fault_of_whole(wire: Wire, event: DomainEvent, max_event_bytes: int) -> str:
+    """Return why an event cannot be kept though each of its fields could be."""
+    owner = wire.cls.__qualname__
+    data = wire.json_of(wire.values(event))
     if len(data) > max_event_bytes:
         return (
             f"{owner}: its JSON has {len(data):,} bytes, more than "
@@ -126,78 +171,26 @@ def why_not_written(
             "greater max_event_bytes"
         )
     try:
-        again = wire.read(data)
-    except Exception as caught:  # noqa: BLE001  # as above
+        again = wire.make(wire.arguments(data))
+    except Exception as error:  # noqa: BLE001  # so may code of the event class
         return (
-            f"{owner}: it would not be read again: {owner} refuses it: {said(caught)}: let the "
+            f"{owner}: it would not be read again: {owner} refuses it: {said(error)}: let the "
             "class take the values that its fields have"
         )
-    return _where_different(wire, event, again) or (
-        f"{owner}: it would not come back as it is"
-        f"{f' ({said(error)})' if error else ''}: give what JSON has, such as str or int"
-    )
-
-
-def _fault_of_value(wire: Wire, name: str, value: Any, path: str) -> str:
-    """Return why one value would not come back, by itself."""
-    member = wire.members[name]
-    try:
-        raw = wire.to_json(limits.fields_alone(value))
-        back = read_member(
-            Member(wire.types[name], member.type_name, is_required=True), raw, path, wire.converters
-        )
-    except RecursionError:
-        return f"{path}: it is nested too deeply, or contains itself: give plain data"
-    except EventNotDecodable as error:
-        return f"{error}: give a value of the type that the field is declared with"
-    except Exception as error:  # noqa: BLE001  # also what user code raises below the field
-        return f"{path}: {said(error)}: give what JSON has, such as str, int or Decimal"
-    try:
-        if is_same(value, back) or name == "metadata":
-            return ""
-    except (TooDeep, RecursionError):
-        return (
-            f"{path}: values are inside each other more than {limits.DEPTH} times, or contain "
-            "themselves: give plain data"
-        )
-    except Exception:  # noqa: BLE001  # what is different says what was raised
-        pass
-    return difference(path, value, back)
-
-
-def _where_different(wire: Wire, event: DomainEvent, again: DomainEvent) -> str:
-    owner = wire.cls.__qualname__
-    for attribute in wire.kept:
-        given, back = getattr(event, attribute, _NOTHING), getattr(again, attribute, _NOTHING)
-        if not _is_same(given, back):
-            found = difference(f"{owner}.{attribute}", given, back)
-            if attribute in wire.names.values():
-                return f"{found}, and let its converter leave alone what it has made"
-            return f"{found}, or leave the field out of comparing with eq=False"
+    given = [member.attribute for member in wire.members.values()]
+    for attribute in [*given, *wire.made]:
+        value, back = getattr(event, attribute, _NOTHING), getattr(again, attribute, _NOTHING)
+        if not is_same(value, back):
+            remedy = (
+                ", and let its converter leave alone what it has made"
+                if attribute in given
+                else ", or leave the field out of comparing with eq=False"
+            )
+            return _difference(f"{owner}.{attribute}", value, back) + remedy
     return ""
 
 
-class _Nothing:
-    def __repr__(self) -> str:
-        return "nothing"
-
-
-_NOTHING = _Nothing()
-
-
-def difference(path: str, given: Any, back: Any) -> str:
-    """Return what a value would come back as, and where in it the difference is."""
-    while True:
-        for (part, inner), (_, inner_back) in _pairs_of_parts(given, back):
-            if not _is_same(inner, inner_back):
-                path, given, back = path + part, inner, inner_back
-                break
-        else:
-            break
-    try:
-        given == back  # noqa: B015  # to see what it raises
-    except Exception as error:  # noqa: BLE001  # whatever the `__eq__` of the user's raises
-        return f"{path}: comparing {shown(given)} with what it comes back as raised {said(error)}"
+def _difference(path: str, given: Any, back: Any) -> str:
     if type(given) in (datetime, time) and not is_kept_moment(given):
         return f"{path}: {shown(given)} {_NO_OFFSET}"
     kinds = type(given).__qualname__, type(back).__qualname__
@@ -205,22 +198,6 @@ def difference(path: str, given: Any, back: Any) -> str:
         f"{path}: {shown(given)} ({kinds[0]}) would come back as {shown(back)} ({kinds[1]}): "
         "declare the field with its type, or give what JSON has"
     )
-
-
-_NO_OFFSET = (
-    "has a zone whose distance from UTC JSON cannot have, for it depends on the day or is no whole "
-    "number of minutes: give it in UTC, or without a zone and the zone's name in a field beside it"
-)
-
-
-def fault_of_leaves(wire: Wire, event: DomainEvent) -> str:
-    """Return the first value inside an event that is wrong by itself."""
-    for attribute in wire.names.values():
-        path = f"{wire.cls.__qualname__}.{attribute}"
-        for where, leaf in limits.leaves(path, getattr(event, attribute)):
-            if fault := limits.fault_of(leaf):
-                return f"{where}: found {shown(leaf)}, {fault}"
-    return ""
 
 
 def inside(path: str, name: str) -> str:
@@ -231,26 +208,5 @@ def inside(path: str, name: str) -> str:
 
 
 def prefix(path: str) -> str:
-    """Return the beginning of a message about what is at a path."""
+    """Return the beginning of a message about the value at a path."""
     return f"{path}: " if path else ""
-
-
-def _is_same(given: Any, back: Any) -> bool:
-    try:
-        return is_same(given, back)
-    except Exception:  # noqa: BLE001  # `difference` says what was raised
-        return False
-
-
-def _pairs_of_parts(given: Any, back: Any) -> Iterable[tuple[tuple[str, Any], tuple[str, Any]]]:
-    if type(given) is not type(back) or isinstance(given, (set, frozenset)):
-        return ()
-    parts, parts_back = list(limits.parts(given)), list(limits.parts(back))
-    return zip(parts, parts_back, strict=True) if len(parts) == len(parts_back) else ()
-
-
-def _excerpt(raw: bytes | msgspec.Raw) -> str:
-    text = bytes(raw).strip().decode()
-    if len(text) > LONGEST_SHOWN:
-        text = text[:LONGEST_SHOWN] + "..."
-    return line(text)

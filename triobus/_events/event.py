@@ -115,7 +115,7 @@ class DomainEvent:
     """The stable name of the type, independent of the Python class; by default the class name."""
 
     schema_version: ClassVar[int] = 1
-    """The version of the fields; raise it when they change, and register an upcaster."""
+    """The version of the fields; raise it when they change, and add an `upcaster`."""
 
     event_id: UUID = attrs.field(factory=new_id, kw_only=True)
     """Identifies the event; publishing the same event to a store again is accepted once. By default

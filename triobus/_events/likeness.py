@@ -1,6 +1,7 @@
 """Whether a value came back as it was: equal, and of the same types all the way down."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -10,8 +11,6 @@ from uuid import UUID
 from triobus._events.limits import DEPTH, field_names, is_decimal_kept, is_integer_kept
 
 _MISSING = object()
-LEAVES = frozenset([str, bool, float, bytes, UUID, date, timedelta, type(None)])
-"""Types of which two values are the same if they are equal."""
 _TEXT = {str}
 
 
@@ -19,21 +18,48 @@ class TooDeep(ValueError):
     """Values are inside each other more often than is allowed."""
 
 
+def is_kept_moment(moment: datetime | time) -> bool:
+    """Tell whether JSON has a time as it is: without a zone, or with whole minutes from UTC.
+
+    A time of day in a zone whose distance from UTC depends on the day has no distance of its own.
+    """
+    if moment.tzinfo is None:
+        return True
+    offset = moment.utcoffset()
+    return offset is not None and not offset.microseconds and not offset.seconds % 60
+
+
+LEAVES: Mapping[type, Callable[[Any], bool] | None] = {
+    str: None,  # a wrong text cannot be encoded, and the codec looks for NUL in the JSON
+    bool: None,
+    bytes: None,
+    UUID: None,
+    date: None,
+    timedelta: None,
+    type(None): None,
+    int: is_integer_kept,
+    float: math.isfinite,
+    Decimal: is_decimal_kept,
+    datetime: is_kept_moment,
+    time: is_kept_moment,
+}
+"""Types of which every value comes back as it was, if one does and the check allows this one."""
+
+
 def is_same(given: Any, back: Any, depth: int = 0) -> bool:
-    """Tell whether a value is equal to another and has the same types in it, by fields and not by
-    `==`, from which a class may except some. Raises what the `==` of a class raises, and `TooDeep`.
+    """Tell whether a value is equal to another and has the same types in it.
+
+    Objects are compared by their fields, for a class may leave some of them out of its `==`. Raises
+    what the `==` of a class raises, and `TooDeep`.
     """
     kind = type(given)
     if kind is not type(back):
         return False
     if kind in LEAVES:
-        return bool(given == back)
-    if kind is int:
-        return is_integer_kept(given) and bool(given == back)
-    if kind is Decimal:
-        return is_decimal_kept(given) and bool(given == back)
-    if kind is datetime or kind is time:
-        return _is_same_moment(given, back)
+        if kind is datetime or kind is time:
+            return _is_same_moment(given, back)
+        check = LEAVES[kind]
+        return (check is None or check(given)) and bool(given == back)
     if depth > DEPTH:
         raise TooDeep
     if isinstance(given, Enum):
@@ -46,7 +72,7 @@ def is_same(given: Any, back: Any, depth: int = 0) -> bool:
                 return False
         return True
     if isinstance(given, (set, frozenset)):
-        return len(given) == len(back) and _has_same_keys(given, {key: key for key in back}, depth)
+        return len(given) == len(back) and _has_same_keys(given, back, depth)
     if isinstance(given, dict):
         return _is_same_dict(given, back, depth)
     if names := field_names(given):
@@ -61,7 +87,7 @@ def _is_same_dict(given: Any, back: Any, depth: int) -> bool:
     if len(given) != len(back):
         return False
     if not {*map(type, given), *map(type, back)} <= _TEXT and not _has_same_keys(
-        given, {key: key for key in back}, depth
+        given, back, depth
     ):
         return False
     for key, item in given.items():
@@ -70,15 +96,9 @@ def _is_same_dict(given: Any, back: Any, depth: int) -> bool:
     return True
 
 
-def is_kept_moment(moment: datetime | time) -> bool:
-    """Tell whether JSON has a time as it is: without a zone, or with whole minutes from UTC.
-
-    A time of day in a zone whose distance depends on the day has none of its own.
-    """
-    if moment.tzinfo is None:
-        return True
-    offset = moment.utcoffset()
-    return offset is not None and not offset.microseconds and not offset.seconds % 60
+def _has_same_keys(given: Any, back: Any, depth: int) -> bool:
+    keys = {key: key for key in back}
+    return all(key in keys and is_same(key, keys[key], depth + 1) for key in given)
 
 
 def _is_same_moment(given: Any, back: Any) -> bool:
@@ -90,7 +110,3 @@ def _is_same_moment(given: Any, back: Any) -> bool:
         and given.utcoffset() == back.utcoffset()
         and bool(given.replace(tzinfo=None, fold=0) == back.replace(tzinfo=None, fold=0))
     )
-
-
-def _has_same_keys(given: Any, back: Mapping[Any, Any], depth: int) -> bool:
-    return all(key in back and is_same(key, back[key], depth + 1) for key in given)

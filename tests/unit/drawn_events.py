@@ -425,7 +425,7 @@ def check(example: Drawn, new_codec: Callable[[], Any]) -> int:
             continue
         accepted += 1
         for reader in (codec, new_codec()):
-            back = reader._decode(event.event_type, event.schema_version, data)
+            back = reader.decode(event.event_type, event.schema_version, data)
             for field in attrs.fields(example.cls):
                 pair = getattr(event, field.name), getattr(back, field.name)
                 is_left_out = not field.init and not field.eq

@@ -31,7 +31,7 @@ def test_an_acknowledgement_before_the_handler_ends_is_found(monkeypatch):
         offer(self, events, keys, first, watch)
 
     monkeypatch.setattr(CatchUp, "offer", acknowledge_at_once)
-    monkeypatch.setattr(CatchUp, "_settle", lambda self, carriage: None)
+    monkeypatch.setattr(CatchUp, "_settle", lambda self, delivery: None)
     with pytest.raises(ExplorationFailed, match="is recorded as finished in group 'default'"):
         explore(durable)
 
@@ -39,15 +39,15 @@ def test_an_acknowledgement_before_the_handler_ends_is_found(monkeypatch):
 def test_a_retry_that_lets_the_next_event_of_its_aggregate_overtake_is_found(monkeypatch):
     fail = Lanes.fail
 
-    def fail_and_let_go(self, carriage, error, now):
-        due = fail(self, carriage, error, now)
-        if due is not None and carriage.key is not None:
-            line = self._lanes[carriage.key]
+    def fail_and_let_go(self, delivery, error, now):
+        due = fail(self, delivery, error, now)
+        if due is not None and delivery.key is not None:
+            line = self._lanes[delivery.key]
             if line:
                 heappush(self._resumed, line.popleft())
             else:
-                del self._lanes[carriage.key]
-            carriage.key = None
+                del self._lanes[delivery.key]
+            delivery.key = None
         return due
 
     monkeypatch.setattr(Lanes, "fail", fail_and_let_go)

@@ -25,7 +25,7 @@ from triobus import (
     upcaster,
 )
 from triobus.stores._duplicates import Differs
-from triobus.stores._values import Append, NewRecord, Transaction
+from triobus.stores._values import Append, NewRow, Transaction
 
 
 async def numbers(stream):
@@ -495,7 +495,7 @@ async def test_an_event_that_the_log_has_in_an_older_version_is_the_same_event(n
     async with new_store() as store:
         data = f'{{"event_id":"{ID}","occurred_at":"2020-01-01T00:00:00Z","count":5}}'
         await store._claim()
-        record = NewRecord(ID, "log.retold", 1, None, data.encode())
+        record = NewRow(ID, "log.retold", 1, None, data.encode())
         await store._commit(Transaction([Append([record])]))
         (stored,) = await store.append([Retold(5, event_id=ID)])
         assert stored.position == 1
@@ -537,7 +537,7 @@ async def test_one_commit_accepts_the_same_event_once_whatever_sequence_is_expec
         await store._claim()
         event = Noted(1, "a")
         data = store._codec.encode(event)
-        record = NewRecord(event.event_id, event.event_type, 1, "a", data)
+        record = NewRow(event.event_id, event.event_type, 1, "a", data)
         results = await store._commit(
             Transaction([Append([record], 0), Append([record], 0), Append([record], 7)])
         )
@@ -557,7 +557,7 @@ async def test_a_commit_leaves_out_the_append_with_another_event_and_nothing_els
             event = Noted(number, key)
             event_id = event_id or event.event_id
             data = store._codec.encode(attrs.evolve(event, event_id=event_id))
-            return NewRecord(event_id, "noted", 1, key, data)
+            return NewRow(event_id, "noted", 1, key, data)
 
         results = await store._commit(
             Transaction(
@@ -623,7 +623,7 @@ async def test_what_cannot_be_in_a_row_is_refused_for_its_publisher_alone(new_st
     async with new_store() as store:
         await store._claim()
         data = store._codec.encode(event)
-        good = NewRecord(event.event_id, event.event_type, 1, "a", data)
+        good = NewRow(event.event_id, event.event_type, 1, "a", data)
         bad = good._replace(event_id=uuid4(), **changed)
         (first,), refused = await store._commit(Transaction([Append([good]), Append([bad])]))
         assert first.position == 1

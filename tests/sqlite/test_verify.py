@@ -15,8 +15,8 @@ from triobus import EventBus, Retry, SqliteEventStore, StoreCorrupt, StoreError
 from triobus._cli._verify import examined
 from triobus.stores._values import Attempts, Changes, GroupChange, ProgressChange, Transaction
 from triobus.stores.sqlite import _connection, _wal
+from triobus.stores.sqlite._checksums import Checksums
 from triobus.stores.sqlite._reading import Reader
-from triobus.stores.sqlite._seals import Seals
 from triobus.stores.sqlite._writing import Writer
 from triobus.testing import crash
 
@@ -342,10 +342,12 @@ def test_a_seal_that_is_kept_is_that_of_the_rows_whatever_commits_came_and_faile
         except StoreError:
             assert fails
         connection.set_authorizer(None)
-        seals, wrong = Seals.read(connection)
+        checksums, wrong = Checksums.read(connection)
         assert wrong == []
-        kept = writer.seals._sums
-        assert {k: v for k, v in seals._sums.items() if v} == {k: v for k, v in kept.items() if v}
+        kept = writer.checksums._sums
+        assert {k: v for k, v in checksums._sums.items() if v} == {
+            k: v for k, v in kept.items() if v
+        }
     database.close()
 
 

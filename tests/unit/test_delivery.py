@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from tests.events import Noted, Other, SpecialNoted
 from triobus import DomainEvent, EventBus, Group, Retry, Subscription
 from triobus._durability.lanes import KEPT_AWAKE, StoredLanes, place_of
-from triobus._groups.delivery import Carriage, Lanes, Queued
+from triobus._groups.delivery import InFlight, Lanes, Queued
 
 NO_JITTER = Retry(attempts=3, delay=1.0, factor=2.0, jitter=0)
 
@@ -57,24 +57,24 @@ def stored_lanes_with(*keys: str) -> StoredLanes:
     return lanes
 
 
-def take(lanes: Lanes) -> Carriage:
-    carriage = lanes.take()
-    assert carriage is not None
-    return carriage
+def take(lanes: Lanes) -> InFlight:
+    delivery = lanes.take()
+    assert delivery is not None
+    return delivery
 
 
-def number_of(carriage: Carriage | None) -> int | None:
-    if carriage is None:
+def number_of(delivery: InFlight | None) -> int | None:
+    if delivery is None:
         return None
-    assert isinstance(carriage.event, Noted)
-    return carriage.event.number
+    assert isinstance(delivery.event, Noted)
+    return delivery.event.number
 
 
 def taken(lanes: Lanes) -> list[int | None]:
     """Take all that is ready; return the numbers."""
     numbers = []
-    while (carriage := lanes.take()) is not None:
-        numbers.append(number_of(carriage))
+    while (delivery := lanes.take()) is not None:
+        numbers.append(number_of(delivery))
     return numbers
 
 
@@ -88,9 +88,9 @@ def test_deliveries_are_taken_in_the_order_of_publication() -> None:
 def test_one_worker_alone_handles_all_aggregates_in_the_order_of_publication() -> None:
     lanes = lanes_with("a", "a", "b", None, "a", "b")
     order = []
-    while (carriage := lanes.take()) is not None:
-        order.append(number_of(carriage))
-        lanes.advance(carriage)
+    while (delivery := lanes.take()) is not None:
+        order.append(number_of(delivery))
+        lanes.advance(delivery)
     assert order == [0, 1, 2, 3, 4, 5]
 
 
@@ -115,10 +115,10 @@ def test_a_busy_aggregate_is_passed_over() -> None:
 def test_the_followers_of_an_aggregate_come_one_at_a_time() -> None:
     lanes = lanes_with("a", "a", "a")
     order = []
-    while (carriage := lanes.take()) is not None:
+    while (delivery := lanes.take()) is not None:
         assert lanes.take() is None
-        order.append(number_of(carriage))
-        lanes.advance(carriage)
+        order.append(number_of(delivery))
+        lanes.advance(delivery)
     assert order == [0, 1, 2]
 
 
@@ -150,11 +150,11 @@ def test_lanes_that_are_not_ordered_ignore_keys() -> None:
 def test_a_delivery_is_finished_when_its_last_subscription_is() -> None:
     plan = (subscription("one"), subscription("two"), subscription("three"))
     lanes = lanes_with("a", plan=plan)
-    carriage = take(lanes)
-    seen = [carriage.subscription.name]
-    while not lanes.advance(carriage):
+    delivery = take(lanes)
+    seen = [delivery.subscription.name]
+    while not lanes.advance(delivery):
         assert lanes.finished == 0
-        seen.append(carriage.subscription.name)
+        seen.append(delivery.subscription.name)
     assert seen == ["one", "two", "three"]
     assert lanes.finished == 1
 
@@ -162,31 +162,31 @@ def test_a_delivery_is_finished_when_its_last_subscription_is() -> None:
 def test_a_retry_goes_on_with_the_subscription_that_failed() -> None:
     plan = (subscription("one"), subscription("two"), subscription("three"))
     lanes = lanes_with("a", plan=plan)
-    carriage = take(lanes)
-    carriage.attempt += 1
-    assert not lanes.advance(carriage)
-    assert carriage.attempt == 0
-    carriage.attempt += 1
-    assert lanes.fail(carriage, ValueError(), now=10.0) == 11.0
+    delivery = take(lanes)
+    delivery.attempt += 1
+    assert not lanes.advance(delivery)
+    assert delivery.attempt == 0
+    delivery.attempt += 1
+    assert lanes.fail(delivery, ValueError(), now=10.0) == 11.0
     lanes.release(11.0)
     resumed = take(lanes)
-    assert resumed is carriage
+    assert resumed is delivery
     assert (resumed.subscription.name, resumed.attempt) == ("two", 1)
 
 
 def test_attempts_are_counted_for_each_subscription() -> None:
     plan = (subscription("one"), subscription("two"))
     lanes = lanes_with("a", plan=plan)
-    carriage = take(lanes)
+    delivery = take(lanes)
     due: list[float | None] = []
     for _ in range(2):
         for _ in range(3):
-            carriage.attempt += 1
-            due.append(lanes.fail(carriage, ValueError(), now=0.0))
+            delivery.attempt += 1
+            due.append(lanes.fail(delivery, ValueError(), now=0.0))
             if due[-1] is not None:
                 lanes.release(math.inf)
-                assert take(lanes) is carriage
-        lanes.advance(carriage)
+                assert take(lanes) is delivery
+        lanes.advance(delivery)
     assert due == [1.0, 2.0, None, 1.0, 2.0, None]
 
 
@@ -195,9 +195,9 @@ def test_attempts_are_counted_for_each_subscription() -> None:
 
 def test_a_delivery_that_waits_for_a_retry_keeps_its_aggregate() -> None:
     lanes = lanes_with("a", "a", "b")
-    carriage = take(lanes)
-    carriage.attempt = 1
-    lanes.fail(carriage, ValueError(), now=0.0)
+    delivery = take(lanes)
+    delivery.attempt = 1
+    lanes.fail(delivery, ValueError(), now=0.0)
     assert taken(lanes) == [2]
     lanes.release(1.0)
     assert taken(lanes) == [0]
@@ -205,24 +205,24 @@ def test_a_delivery_that_waits_for_a_retry_keeps_its_aggregate() -> None:
 
 def test_a_retry_is_released_when_it_is_due_and_not_before() -> None:
     lanes = lanes_with("a")
-    carriage = take(lanes)
-    carriage.attempt = 1
+    delivery = take(lanes)
+    delivery.attempt = 1
     assert lanes.next_due() is None
-    assert lanes.fail(carriage, ValueError(), now=5.0) == 6.0
+    assert lanes.fail(delivery, ValueError(), now=5.0) == 6.0
     assert lanes.next_due() == 6.0
     lanes.release(math.nextafter(6.0, 0.0))
     assert lanes.take() is None
     lanes.release(6.0)
     assert lanes.next_due() is None
-    assert lanes.take() is carriage
+    assert lanes.take() is delivery
 
 
 def test_retries_due_at_one_moment_go_in_the_order_of_publication() -> None:
     lanes = lanes_with("a", "b", "c", "d")
-    carriages = [take(lanes) for _ in range(3)]
-    for carriage in reversed(carriages):
-        carriage.attempt = 1
-        lanes.fail(carriage, ValueError(), now=0.0)
+    deliveries = [take(lanes) for _ in range(3)]
+    for delivery in reversed(deliveries):
+        delivery.attempt = 1
+        lanes.fail(delivery, ValueError(), now=0.0)
     lanes.release(1.0)
     assert taken(lanes) == [0, 1, 2, 3]
 
@@ -239,8 +239,8 @@ def test_a_replay_keeps_its_place_in_its_aggregate_though_lanes_are_not_ordered(
     assert taken(lanes) == [1]
 
 
-def places(spilled: Iterable[tuple[str, Iterable[Queued]]]) -> list[tuple[str, list[int]]]:
-    return [(key, [place_of(queued) for queued in line]) for key, line in spilled]
+def places(evicted: Iterable[tuple[str, Iterable[Queued]]]) -> list[tuple[str, list[int]]]:
+    return [(key, [place_of(queued) for queued in line]) for key, line in evicted]
 
 
 def test_what_lines_up_behind_busy_and_waiting_deliveries_can_be_given_up() -> None:
@@ -248,7 +248,7 @@ def test_what_lines_up_behind_busy_and_waiting_deliveries_can_be_given_up() -> N
     busy, waiting, _ = (take(lanes) for _ in range(3))
     lanes.fail(waiting, OSError(), now=0.0)
     assert lanes.ready == 0
-    assert places(lanes.spill()) == [("a", [2, 4]), ("b", [5])]
+    assert places(lanes.evict_lines()) == [("a", [2, 4]), ("b", [5])]
     assert (lanes.held, lanes.outside, lanes.waiting, lanes.in_flight) == (0, 4, 1, 2)
     assert (lanes.added, lanes.unsettled, lanes.queued) == (6, 6, 3)
     lanes.advance(busy)
@@ -265,7 +265,7 @@ def test_a_replay_that_lines_up_is_given_up_and_keeps_its_place() -> None:
     lanes.add(Noted(9, "a"), "a", (subscription(),), letter_id=7, position=1, after=3)
     lanes.add(Noted(4, "a"), "a", (subscription(),), position=4)
     assert lanes.take() is None
-    ((key, line),) = lanes.spill()
+    ((key, line),) = lanes.evict_lines()
     assert (key, [(place_of(queued), queued[5]) for queued in line]) == (
         "a",
         [(2, None), (3, None), (3, 7), (4, None)],
@@ -276,9 +276,9 @@ def test_a_replay_that_lines_up_is_given_up_and_keeps_its_place() -> None:
 def test_a_line_with_an_event_of_whose_attempts_a_store_knows_is_not_given_up() -> None:
     lanes = stored_lanes_with("a", "a")
     busy = take(lanes)
-    lanes.postpone(2, 1, None, ())
+    lanes.restore_delay(2, 1, None, ())
     assert lanes.take() is None
-    assert lanes.spill() == []
+    assert lanes.evict_lines() == []
     lanes.advance(busy)
     again = take(lanes)
     assert (number_of(again), again.attempt) == (1, 1)
@@ -287,7 +287,7 @@ def test_a_line_with_an_event_of_whose_attempts_a_store_knows_is_not_given_up() 
 def test_a_delivery_that_comes_with_a_time_waits_for_it_with_its_lane() -> None:
     lanes = StoredLanes()
     lanes.add(Noted(0, "a"), "a", (subscription(),), position=1)
-    lanes.postpone(1, 2, 10.0, ("another",))
+    lanes.restore_delay(1, 2, 10.0, ("another",))
     lanes.add(Noted(1, "a"), "a", (subscription(),), position=2)
     lanes.add(Noted(2, "b"), "b", (subscription(),), position=3)
     assert lanes.next_due() == 10.0
@@ -309,7 +309,7 @@ def test_a_time_that_has_come_while_the_delivery_was_queued_is_no_reason_to_wait
     lanes = stored_lanes_with("a")
     first = take(lanes)
     lanes.add(Noted(1, "a"), "a", (subscription(),), position=2)
-    lanes.postpone(2, 1, 10.0, ())
+    lanes.restore_delay(2, 1, 10.0, ())
     assert lanes.take() is None
     lanes.release(10.0)
     lanes.advance(first)
@@ -320,7 +320,7 @@ def test_what_is_read_back_has_its_old_place_in_the_order() -> None:
     lanes = stored_lanes_with("a", "a", "b", "a", "b")
     first, third = take(lanes), take(lanes)
     assert lanes.take() is None
-    assert places(lanes.spill()) == [("a", [2, 4]), ("b", [5])]
+    assert places(lanes.evict_lines()) == [("a", [2, 4]), ("b", [5])]
     for position in (6, 7):
         lanes.add(
             Noted(position - 1, str(position)), str(position), (first.plan), position=position
@@ -330,9 +330,9 @@ def test_what_is_read_back_has_its_old_place_in_the_order() -> None:
     lanes.take_in(Noted(1, "a"), "a", first.plan, None, 2)
     lanes.take_in(Noted(3, "a"), "a", first.plan, None, 4)
     order = []
-    while (carriage := lanes.take()) is not None:
-        order.append(number_of(carriage))
-        lanes.advance(carriage)
+    while (delivery := lanes.take()) is not None:
+        order.append(number_of(delivery))
+        lanes.advance(delivery)
     assert order == [1, 3, 5, 6]
     lanes.take_in(Noted(4, "b"), "b", first.plan, None, 5)
     assert taken(lanes) == [4]
@@ -363,7 +363,7 @@ def test_in_total_order_nothing_overtakes_what_has_still_to_be_read_back() -> No
     second = take(lanes)
     assert (first.position, second.position) == (1, 3)
     lanes.advance(second)
-    assert places(lanes.spill()) == [("a", [2])]  # the fourth has not lined up yet
+    assert places(lanes.evict_lines()) == [("a", [2])]  # the fourth has not lined up yet
     lanes.release(1.0)
     assert take(lanes) is first
     lanes.advance(first)
@@ -373,25 +373,25 @@ def test_in_total_order_nothing_overtakes_what_has_still_to_be_read_back() -> No
     lanes.take_in(Noted(2, "a"), "a", plan, None, 2)
     lanes.bar(None)
     order = []
-    while (carriage := lanes.take()) is not None:
-        order.append(number_of(carriage))
-        lanes.advance(carriage)
+    while (delivery := lanes.take()) is not None:
+        order.append(number_of(delivery))
+        lanes.advance(delivery)
     assert order == [2, 4, 5, 6, 7]
 
 
 def test_beyond_a_few_only_place_and_time_are_kept_of_what_waits_for_a_retry() -> None:
     lanes = stored_lanes_with(*map(str, range(KEPT_AWAKE + 2)), "256")
-    carriages = [take(lanes) for _ in range(KEPT_AWAKE + 2)]
+    deliveries = [take(lanes) for _ in range(KEPT_AWAKE + 2)]
     assert lanes.take() is None
-    for carriage in carriages:
-        carriage.attempt = 1
-        lanes.fail(carriage, OSError(), now=float(carriage.number))
+    for delivery in deliveries:
+        delivery.attempt = 1
+        lanes.fail(delivery, OSError(), now=float(delivery.number))
     count = KEPT_AWAKE + 2
     assert (lanes.held, lanes.waiting, lanes.in_flight) == (1, count, 0)
     assert (lanes.added, lanes.unsettled, lanes.queued) == (count + 1, count + 1, 1)
-    last = carriages[-1]
+    last = deliveries[-1]
     lanes.release(lanes.next_due() or 0)
-    assert lanes.take() is carriages[0]
+    assert lanes.take() is deliveries[0]
     lanes.release(last.number + 1.0)
     assert [*lanes.due] == [count - 1, count]
     assert len(taken(lanes)) == KEPT_AWAKE - 1
@@ -408,11 +408,11 @@ def test_beyond_a_few_only_place_and_time_are_kept_of_what_waits_for_a_retry() -
 
 def test_what_slept_is_read_back_when_its_subscription_is_gone() -> None:
     lanes = stored_lanes_with(*map(str, range(KEPT_AWAKE + 1)))
-    carriages = [take(lanes) for _ in range(KEPT_AWAKE + 1)]
-    for carriage in carriages:
-        carriage.attempt = 1
-        lanes.fail(carriage, OSError(), now=0.0)
-    gone = carriages[0].subscription
+    deliveries = [take(lanes) for _ in range(KEPT_AWAKE + 1)]
+    for delivery in deliveries:
+        delivery.attempt = 1
+        lanes.fail(delivery, OSError(), now=0.0)
+    gone = deliveries[0].subscription
     lanes.let_go(lambda subscription, _: subscription is not gone)
     assert (lanes.waiting, [*lanes.due]) == (KEPT_AWAKE + 1, [])
     lanes.let_go(lambda subscription, _: subscription is gone)
@@ -449,16 +449,16 @@ def test_many_deliveries_are_added_as_they_are_one_by_one() -> None:
 
 def test_a_failure_for_good_leaves_the_delivery_in_flight() -> None:
     lanes = lanes_with("a", "a")
-    carriage = take(lanes)
-    carriage.attempt = 3
-    assert lanes.fail(carriage, ValueError(), now=0.0) is None
+    delivery = take(lanes)
+    delivery.attempt = 3
+    assert lanes.fail(delivery, ValueError(), now=0.0) is None
     assert (lanes.in_flight, lanes.waiting, lanes.held) == (1, 0, 1)
 
 
 def test_a_free_aggregate_costs_nothing() -> None:
     lanes = lanes_with("a", "b", "a", None)
-    while (carriage := lanes.take()) is not None:
-        lanes.advance(carriage)
+    while (delivery := lanes.take()) is not None:
+        lanes.advance(delivery)
     assert (lanes._lanes, len(lanes._queue), lanes._resumed, lanes._waiting) == ({}, 0, [], [])
 
 
@@ -476,7 +476,7 @@ class Entry:
     step: int = 0
     attempt: int = 0
     due: float = 0.0
-    carriage: Carriage | None = None
+    delivery: InFlight | None = None
 
 
 @attrs.define(eq=False)
@@ -502,8 +502,8 @@ class Model:
                 return entry
         return None
 
-    def of(self, carriage: Carriage) -> Entry:
-        return next(e for e in self.entries if e.event_id == carriage.event.event_id)
+    def of(self, delivery: InFlight) -> Entry:
+        return next(e for e in self.entries if e.event_id == delivery.event.event_id)
 
 
 class CoreMatchesModel(RuleBasedStateMachine):
@@ -565,19 +565,19 @@ class CoreMatchesModel(RuleBasedStateMachine):
     def take(self, which: int) -> None:
         _, lanes, model = self.groups[which]
         expected = model.oldest_ready()
-        carriage = lanes.take()
+        delivery = lanes.take()
         if expected is None:
-            assert carriage is None
+            assert delivery is None
             return
-        assert carriage is not None
-        entry = model.of(carriage)
+        assert delivery is not None
+        entry = model.of(delivery)
         assert entry is expected
         if entry.key is not None and model.is_ordered:
             others = [e for e in model.entries if e.key == entry.key and e is not entry]
             assert not [e for e in others if e.state in ("in flight", "waiting")]
-        assert (carriage.attempt, carriage.index) == (entry.attempt, entry.step)
+        assert (delivery.attempt, delivery.index) == (entry.attempt, entry.step)
         entry.state = "in flight"
-        entry.carriage = carriage
+        entry.delivery = delivery
 
     def in_flight(self, which: int) -> list[Entry]:
         return [e for e in self.groups[which][2].entries if e.state == "in flight"]
@@ -588,14 +588,14 @@ class CoreMatchesModel(RuleBasedStateMachine):
         which = data.draw(st.sampled_from([i for i in (0, 1) if self.in_flight(i)]))
         entry = data.draw(st.sampled_from(self.in_flight(which)))
         _, lanes, _ = self.groups[which]
-        carriage = entry.carriage
-        assert carriage is not None
-        assert carriage.subscription.name == entry.names[entry.step]
-        carriage.attempt += 1
+        delivery = entry.delivery
+        assert delivery is not None
+        assert delivery.subscription.name == entry.names[entry.step]
+        delivery.attempt += 1
         entry.attempt += 1
         if fails:
             allowed = self.specs[which][int(entry.names[entry.step])][2]
-            due = lanes.fail(carriage, ValueError("no"), self.now)
+            due = lanes.fail(delivery, ValueError("no"), self.now)
             if entry.attempt < allowed:
                 entry.due = self.now + [1.0, 2.0][entry.attempt - 1]
                 entry.state = "waiting"
@@ -605,7 +605,7 @@ class CoreMatchesModel(RuleBasedStateMachine):
         entry.attempt = 0
         entry.step += 1
         is_finished = entry.step == len(entry.names)
-        assert lanes.advance(carriage) == is_finished
+        assert lanes.advance(delivery) == is_finished
         if is_finished:
             entry.state = "finished"
 
@@ -636,15 +636,15 @@ class CoreMatchesModel(RuleBasedStateMachine):
         """Whatever happened, everything can still be finished, each delivery once."""
         for _, lanes, model in getattr(self, "groups", []):
             lanes.release(math.inf)
-            carriages = [e.carriage for e in model.entries if e.state == "in flight"]
-            while carriages or (carriage := lanes.take()):
-                if carriages:
-                    carriage = carriages.pop()
-                assert carriage is not None
-                assert model.of(carriage).state != "finished"
-                while not lanes.advance(carriage):
+            deliveries = [e.delivery for e in model.entries if e.state == "in flight"]
+            while deliveries or (delivery := lanes.take()):
+                if deliveries:
+                    delivery = deliveries.pop()
+                assert delivery is not None
+                assert model.of(delivery).state != "finished"
+                while not lanes.advance(delivery):
                     pass
-                model.of(carriage).state = "finished"
+                model.of(delivery).state = "finished"
             assert model.count("finished") == len(model.entries)
             assert (lanes.unsettled, lanes.held, lanes.ready) == (0, 0, 0)
 
@@ -671,16 +671,16 @@ def test_workers_that_finish_in_any_order_keep_every_aggregate_in_order(
     keys: list[str | None], workers: int, finish: list[int]
 ) -> None:
     lanes = lanes_with(*keys)
-    busy: list[Carriage] = []
+    busy: list[InFlight] = []
     handled: list[int | None] = []
     for choice in finish:
-        while len(busy) < workers and (carriage := lanes.take()) is not None:
-            assert carriage.key is None or carriage.key not in [c.key for c in busy]
-            busy.append(carriage)
+        while len(busy) < workers and (delivery := lanes.take()) is not None:
+            assert delivery.key is None or delivery.key not in [c.key for c in busy]
+            busy.append(delivery)
         if busy:
-            carriage = busy.pop(choice % len(busy))
-            handled.append(number_of(carriage))
-            assert lanes.advance(carriage)
+            delivery = busy.pop(choice % len(busy))
+            handled.append(number_of(delivery))
+            assert lanes.advance(delivery)
     assert sorted(n for n in handled if n is not None) == list(range(len(keys)))
     for key in set(keys) - {None}:
         numbers = [n for n in handled if n is not None and keys[n] == key]

@@ -89,7 +89,7 @@ class Stored(RuleBasedStateMachine):
                 del self.rows[first]  # only what the store has is taken away
             else:
                 self.rows[first] = last
-        self.progress.note_stored(change)
+        self.progress.on_stored(change)
         assert tuple(sorted(self.rows.items())) == self.progress.ranges
         assert self.offset == self.progress.offset
 

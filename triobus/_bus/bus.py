@@ -21,8 +21,8 @@ from triobus._events import DomainEvent, Published
 from triobus._events.causes import calling_deliveries
 from triobus._groups.failures import LogErrors, OnFailure
 from triobus._groups.handlers import Handler
-from triobus._groups.instruments import Witness
-from triobus._groups.outcome import Outcome, OutcomeWatch
+from triobus._groups.instruments import Instrument
+from triobus._groups.outcome import Outcome, PendingOutcome
 from triobus._groups.statistics import BusStatistics
 from triobus._groups.subscribing import Wanted, subscribe
 from triobus._groups.subscriptions import Group, Start, Subscription
@@ -137,9 +137,9 @@ class EventBus:
             start=start,
         )
 
-    def _watch(self, witness: Witness) -> None:
-        """Let a witness see what happens from here on."""
-        self._lives.watch(witness)
+    def _watch(self, instrument: Instrument) -> None:
+        """Let an instrument see what happens from here on."""
+        self._lives.watch(instrument)
 
     # Starting and stopping
 
@@ -263,13 +263,13 @@ class EventBus:
         like `publish`.
         """
         self._check_waitable("publish_and_wait()")
-        life, watch = self._life, OutcomeWatch(event)
+        life, completion = self._life, PendingOutcome(event)
         await checkpoint_if_cancelled()
-        life.watches.add(watch)
+        life.completions.add(completion)
         try:
-            return await life.log.publish_and_wait(event, watch)
+            return await life.log.publish_and_wait(event, completion)
         finally:
-            life.watches.discard(watch)
+            life.completions.discard(completion)
 
     def publish_from_thread(self, event: DomainEvent) -> Published:
         """Publish an event from another thread, Trio's or foreign, and block until it is accepted.
@@ -313,10 +313,10 @@ class EventBus:
         return health_of(self._life)
 
     def _check_waitable(self, call: str) -> None:
-        for carriage in calling_deliveries():
-            if self._life.routing.is_own(carriage):
+        for delivery in calling_deliveries():
+            if self._life.routing.is_own(delivery):
                 raise WouldDeadlock(
-                    f"{call} was called inside the handler {carriage.subscription.name!r} of the "
+                    f"{call} was called inside the handler {delivery.subscription.name!r} of the "
                     "same bus, for which it would wait: call it outside, or start a task for it in "
                     "a nursery that outlives the handler"
                 )

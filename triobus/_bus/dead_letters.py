@@ -11,7 +11,7 @@ from trio.lowlevel import enable_ki_protection
 from triobus import _checks
 from triobus._durability.unreadable import stand_in
 from triobus._errors import BusClosed, InvalidOption, UnknownDeadLetter, UnknownSubscription
-from triobus._groups.dead_letters import DeadLetter, Lane, Letters
+from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper, Lane
 from triobus._groups.subscriptions import Subscription
 from triobus._groups.workers import GroupShell
 from triobus._text import shown
@@ -25,7 +25,7 @@ class Life(Protocol):
     """What is asked of the life of a bus that has the letters."""
 
     @property
-    def letters(self) -> Letters:
+    def letters(self) -> DeadLetterKeeper:
         """The dead letters."""
 
     @property
@@ -33,7 +33,7 @@ class Life(Protocol):
         """The groups by name."""
 
     @property
-    def watches(self) -> set[Any]:
+    def completions(self) -> set[Any]:
         """Who is told when the life ends."""
 
 
@@ -99,14 +99,14 @@ class DeadLetters:
         self._check_running("dead_letters.replay()")
         await trio.lowlevel.checkpoint_if_cancelled()
         life = self._life()
-        before = [watch for watch in life.watches if isinstance(watch, _Replay)]
+        before = [completion for completion in life.completions if isinstance(completion, _Replay)]
         replay = _Replay(life.letters, life.shells, before)
         replay.take_in(self._chosen(ids, group))
-        life.watches.add(replay)
+        life.completions.add(replay)
         try:
             return await replay.run()
         finally:
-            life.watches.discard(replay)
+            life.completions.discard(replay)
 
     @enable_ki_protection
     async def discard(self, ids: int | DeadLetter | Iterable[int | DeadLetter]) -> int:
@@ -149,7 +149,7 @@ class DeadLetters:
         return [*life.letters.ids(group)]
 
     def _among(
-        self, kept: Letters, ids: int | DeadLetter | Iterable[int | DeadLetter]
+        self, kept: DeadLetterKeeper, ids: int | DeadLetter | Iterable[int | DeadLetter]
     ) -> Sequence[int]:
         """Return the ids of letters, which all are there."""
         chosen = sorted(_ids(ids))
@@ -179,7 +179,7 @@ def _ids(given: Any) -> set[int]:
 class _Replay:
     """One call of `replay`, until all its deliveries are finished."""
 
-    _letters: Letters
+    _letters: DeadLetterKeeper
     _shells: Mapping[str, GroupShell]
     _before: Sequence["_Replay"]
     """Those that began before; what they have of a lane goes before what this one has of it."""
@@ -265,8 +265,8 @@ class _Replay:
             shell, subscription = self._targets[letter.id]
             if error is not None:
                 subscription = stand_in(subscription, error)
-            watch = _ReplayWatch(self, letter.id)
-            shell.replay(letter, undelivered.event, subscription, watch)
+            completion = _ReplayCompletion(self, letter.id)
+            shell.replay(letter, undelivered.event, subscription, completion)
         self._tell_others()
 
     def finished(self, letter_id: int) -> None:
@@ -323,7 +323,7 @@ class _Replay:
 
 
 @attrs.define(eq=False)
-class _ReplayWatch:
+class _ReplayCompletion:
     """Watches the delivery of one dead letter."""
 
     _replay: _Replay

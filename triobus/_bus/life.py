@@ -22,10 +22,10 @@ from triobus._bus.routing import Routing
 from triobus._bus.states import LifeCycle
 from triobus._errors import BusClosed, StoreError
 from triobus._events import DomainEvent
-from triobus._groups.dead_letters import Letters
+from triobus._groups.dead_letters import DeadLetterKeeper
 from triobus._groups.failures import LogErrors, OnFailure
 from triobus._groups.idle import Idle
-from triobus._groups.instruments import Witness
+from triobus._groups.instruments import Instrument
 from triobus._groups.subscriptions import GroupOptions
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
@@ -65,12 +65,12 @@ class Life:
     _log_errors: LogErrors
     _drain: Drain
     """What leaving the block waits for."""
-    witnesses: list[Witness]
+    instruments: list[Instrument]
     cycle: LifeCycle = attrs.field(factory=LifeCycle, init=False)
     idle: Idle = attrs.field(factory=Idle, init=False)
     routing: Routing = attrs.field(init=False)
     log: Log = attrs.field(init=False)
-    watches: set[Any] = attrs.field(factory=set, init=False)
+    completions: set[Any] = attrs.field(factory=set, init=False)
     """Who is told when the life ends before they have been answered."""
     asked_to_stop: trio.Event = attrs.field(factory=trio.Event, init=False)
     ended: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -92,7 +92,7 @@ class Life:
     _nursery: trio.Nursery = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.routing = Routing(self.cycle, self.witnesses)
+        self.routing = Routing(self.cycle, self.instruments)
         self.log = log_of(self.store, self.routing)
 
     # What belongs to it
@@ -103,7 +103,7 @@ class Life:
         return self.routing.shells
 
     @property
-    def letters(self) -> Letters:
+    def letters(self) -> DeadLetterKeeper:
         """The dead letters."""
         return self.log.letters
 
@@ -118,7 +118,7 @@ class Life:
             on_failure=self._on_failure,
             log_errors=self._log_errors,
             letters=self.letters,
-            witnesses=self.witnesses,
+            instruments=self.instruments,
             idle=self.idle,
         )
         self.routing.forget_routes()
@@ -303,11 +303,11 @@ class Life:
         if self.home is not None:
             self._stopped_at = self.home.clock.current_time()
         if self._was_drained:
-            for witness in self.witnesses:
-                witness.drained()
+            for instrument in self.instruments:
+                instrument.drained()
         self.routing.close()
-        for watch in self.watches:
-            watch.cut_off()
+        for completion in self.completions:
+            completion.cut_off()
         self.idle.notice()
         self.asked_to_stop.set()
         self.ended.set()

@@ -12,7 +12,7 @@ from triobus._environment import environment
 from triobus._errors import BusAlreadyStarted, DuplicateName, InvalidOption
 from triobus._events import DomainEvent
 from triobus._groups.failures import LogErrors, OnFailure
-from triobus._groups.instruments import Witness
+from triobus._groups.instruments import Instrument
 from triobus._groups.subscriptions import Group, GroupOptions, Start
 from triobus.stores import EventStore
 
@@ -28,7 +28,7 @@ class Lives:
     options: dict[str, GroupOptions] = attrs.field(factory=dict, init=False)
     """What was said of each group, by its name."""
     life: Life = attrs.field(init=False)
-    witnesses: list[Witness] = attrs.field(factory=list, init=False)
+    instruments: list[Instrument] = attrs.field(factory=list, init=False)
     _instrument_of: Callable[[Any], Any] | None = attrs.field(default=None, init=False)
     """What has given the bus an instrument of its environment, if something has."""
     _blocks: list[Life] = attrs.field(factory=list, init=False)
@@ -38,7 +38,7 @@ class Lives:
         self.life = self._new_life()
 
     def _new_life(self) -> Life:
-        life = Life(self._store, self._on_failure, self._log_errors, self._drain, self.witnesses)
+        life = Life(self._store, self._on_failure, self._log_errors, self._drain, self.instruments)
         for options in self.options.values():
             life.add(options)
         return life
@@ -79,16 +79,16 @@ class Lives:
         self.life.resubscribed(name)
         self._attend(self.options[name].group)
 
-    def watch(self, witness: Witness) -> None:
-        """Let a witness see what happens from here on."""
-        self.witnesses.append(witness)
+    def watch(self, instrument: Instrument) -> None:
+        """Let an instrument see what happens from here on."""
+        self.instruments.append(instrument)
         self.life.routing.forget_routes()
         for options in self.options.values():
-            witness.attend(options.group)
+            instrument.attend(options.group)
 
     def _attend(self, group: Group) -> None:
-        for witness in self.witnesses:
-            witness.attend(group)
+        for instrument in self.instruments:
+            instrument.attend(group)
 
     def watch_as_environment_says(self, bus: Any) -> None:
         """Give the bus the instrument that every bus of this environment gets, but once."""

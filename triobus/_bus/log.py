@@ -17,10 +17,10 @@ from triobus._durability.recorder import Recorder
 from triobus._errors import BusFull, InvalidOption
 from triobus._events import DomainEvent, Published, published
 from triobus._events.batch import Batch
-from triobus._groups.dead_letters import DeadLetterBox, Letters
-from triobus._groups.delivery import Carriage, Lanes, Replayed
+from triobus._groups.dead_letters import DeadLetterKeeper, MemoryDeadLetters
+from triobus._groups.delivery import InFlight, Lanes, Replayed
 from triobus._groups.listeners import Inbox, Listener
-from triobus._groups.outcome import Outcome, OutcomeWatch
+from triobus._groups.outcome import Outcome, PendingOutcome
 from triobus._groups.subscriptions import GroupOptions
 from triobus._groups.workers import GroupLog, GroupShell
 from triobus.stores import EventStore
@@ -34,7 +34,7 @@ class Log(Protocol):
         """In words, where events are kept."""
 
     @property
-    def letters(self) -> Letters:
+    def letters(self) -> DeadLetterKeeper:
         """The dead letters."""
 
     @property
@@ -73,7 +73,7 @@ class Log(Protocol):
     ) -> list[Published]:
         """Accept events, all or none."""
 
-    async def publish_and_wait(self, event: DomainEvent, watch: OutcomeWatch) -> Outcome:
+    async def publish_and_wait(self, event: DomainEvent, completion: PendingOutcome) -> Outcome:
         """Accept an event, and wait for all its handlers."""
 
     def publish_nowait(self, event: DomainEvent) -> Published:
@@ -101,7 +101,7 @@ class MemoryGroupLog:
     _routing: Routing
     unread: int = attrs.field(default=0, init=False)
     runs: tuple[()] = attrs.field(default=(), init=False)
-    advance: Callable[[Carriage], bool] = attrs.field(init=False)
+    advance: Callable[[InFlight], bool] = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.advance = self.lanes.advance
@@ -114,7 +114,7 @@ class MemoryGroupLog:
     def serve(self, shell: GroupShell) -> None:
         """Publishers bring the events."""
 
-    def note_attempts(self, carriage: Carriage, index: int, attempts: int, delay: float) -> None:
+    def record_attempts(self, delivery: InFlight, index: int, attempts: int, delay: float) -> None:
         """They are in memory already."""
 
     def on_idle(self, shell: GroupShell) -> None:
@@ -140,7 +140,7 @@ class MemoryLog:
 
     _routing: Routing
     where: str = attrs.field(default="in memory", init=False)
-    letters: Letters = attrs.field(factory=DeadLetterBox, init=False)
+    letters: DeadLetterKeeper = attrs.field(factory=MemoryDeadLetters, init=False)
     is_pending: bool = attrs.field(default=False, init=False)
 
     async def open(self) -> None:
@@ -198,10 +198,10 @@ class MemoryLog:
         await self._publish_batch(batch)
         return published(batch.events, repeat(None))
 
-    async def publish_and_wait(self, event: DomainEvent, watch: OutcomeWatch) -> Outcome:
+    async def publish_and_wait(self, event: DomainEvent, completion: PendingOutcome) -> Outcome:
         """Accept an event, and wait for all its handlers."""
-        await self._publish_batch(Batch([event], watch))
-        return await watch.wait()
+        await self._publish_batch(Batch([event], completion))
+        return await completion.wait()
 
     def publish_nowait(self, event: DomainEvent) -> Published:
         """Accept an event, or raise `BusFull`."""
@@ -255,7 +255,7 @@ class StoredLog:
         return f"with {self._recorder.store!r}"
 
     @property
-    def letters(self) -> Letters:
+    def letters(self) -> DeadLetterKeeper:
         """The dead letters in the store."""
         return self._recorder.letters
 
@@ -295,7 +295,7 @@ class StoredLog:
 
     def resubscribed(self, name: str) -> None:
         """A subscription of a group has come or gone."""
-        self._recorder.notice_subscriptions(self._recorder.feeds[name])
+        self._recorder.on_subscriptions(self._recorder.catch_ups[name])
 
     def listen(self, inbox: Inbox) -> Listener[Any]:
         """Return a listener that reads back what there was no room for."""
@@ -320,12 +320,12 @@ class StoredLog:
             for event, place in zip(batch.events, places, strict=True)
         ]
 
-    async def publish_and_wait(self, event: DomainEvent, watch: OutcomeWatch) -> Outcome:
+    async def publish_and_wait(self, event: DomainEvent, completion: PendingOutcome) -> Outcome:
         """Accept an event, and wait for all its handlers."""
-        batch = Batch([event], watch)
+        batch = Batch([event], completion)
         self._routing.enter(batch)
         (place,) = await self._recorder.store._submit(batch)
-        return await watch.wait(place.position)
+        return await completion.wait(place.position)
 
     def publish_nowait(self, event: DomainEvent) -> Published:  # noqa: ARG002  # whatever it is
         """Refuse it: the store has to be waited for."""
@@ -350,9 +350,9 @@ class StoredLog:
         """Tell of commits that failed, and of what the store itself warns of."""
         if self._recorder.failure is not None:
             yield f"the last commit failed: {self._recorder.failure}."
-        for name, feed in self._recorder.feeds.items():
-            if feed.failure is not None:
-                yield f"group {name!r} could not read on, and tries again: {feed.failure}."
+        for name, catch_up in self._recorder.catch_ups.items():
+            if catch_up.failure is not None:
+                yield f"group {name!r} could not read on, and tries again: {catch_up.failure}."
         warning = self._recorder.store._warning
         if warning is not None:
             yield warning
@@ -369,4 +369,4 @@ def log_of(store: EventStore | None, routing: Routing) -> Log:
     """Return the log of a bus that has this store, or none."""
     if store is None:
         return MemoryLog(routing)
-    return StoredLog(routing, Recorder(store, routing.tell, routing.witnesses))
+    return StoredLog(routing, Recorder(store, routing.tell, routing.instruments))

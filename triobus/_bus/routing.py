@@ -18,8 +18,8 @@ from triobus._errors import BusClosed, WouldDeadlock
 from triobus._events import DomainEvent, key_of, with_cause
 from triobus._events.batch import Batch, runs
 from triobus._events.causes import calling_deliveries, calling_delivery, handling
-from triobus._groups.delivery import Carriage, Lanes
-from triobus._groups.instruments import Witness
+from triobus._groups.delivery import InFlight, Lanes
+from triobus._groups.instruments import Instrument
 from triobus._groups.listeners import Inbox, Waiter
 from triobus._groups.subscriptions import Subscription
 from triobus._groups.workers import GroupShell
@@ -51,7 +51,7 @@ class _Route:
     inboxes: list[Inbox]
     offers: list[Offer]
     waiters: list[Waiter]
-    witnesses: Sequence[Witness]
+    instruments: Sequence[Instrument]
     shells: list[GroupShell] = attrs.field(init=False)
     is_plain: bool = attrs.field(init=False)
     """Whether groups alone take events of the type, and some group does."""
@@ -69,7 +69,7 @@ class Routing:
     """Accepts events for the groups, listeners and waiters of one life of a bus."""
 
     _cycle: LifeCycle
-    witnesses: list[Witness]
+    instruments: list[Instrument]
     shells: dict[str, GroupShell] = attrs.field(factory=dict, init=False)
     """The groups by name."""
     published: int = attrs.field(default=0, init=False)
@@ -98,7 +98,7 @@ class Routing:
                 return None
         key = key_of(event)
         self.published += 1
-        if route.witnesses:
+        if route.instruments:
             self._tell(route, [event])
         for lanes, _, plan in targets:
             lanes.add(event, key, plan)
@@ -117,9 +117,9 @@ class Routing:
             batch.events = [with_cause(event, cause.event) for event in batch.events]
         return batch.is_inside
 
-    def is_own(self, carriage: Carriage) -> bool:
+    def is_own(self, delivery: InFlight) -> bool:
         """Whether it is a delivery of this bus."""
-        subscription = carriage.subscription
+        subscription = delivery.subscription
         shell = self.shells.get(subscription.group)
         return shell is not None and shell.group is subscription._owner
 
@@ -210,15 +210,17 @@ class Routing:
         for events, keys in self._runs(batch):
             route = self._route(type(events[0]))
             for lanes, shell, plan in route.targets:
-                lanes.add_many(events, keys, plan, batch.watch)
+                lanes.add_many(events, keys, plan, batch.completion)
                 touched[shell] = None
             if route.is_unwanted:
                 self.unhandled[events[0].event_type] += len(events)
-            if route.witnesses or not route.is_plain:
+            if route.instruments or not route.is_plain:
                 self._tell(route, events)
         self.published += len(batch.events)
-        if batch.watch is not None:
-            batch.watch.expect([plan for _, _, plan in self._route(type(batch.events[0])).targets])
+        if batch.completion is not None:
+            batch.completion.expect(
+                [plan for _, _, plan in self._route(type(batch.events[0])).targets]
+            )
         for shell in touched:
             shell.wake()
 
@@ -238,14 +240,14 @@ class Routing:
                 self.published += 1
                 if route.is_unwanted:
                     self.unhandled[event.event_type] += 1
-                for witness in route.witnesses:
-                    witness.accepted(event, position)
+                for instrument in route.instruments:
+                    instrument.accepted(event, position)
             self._offer(route, event, position)
 
     def _tell(self, route: _Route, events: Sequence[DomainEvent]) -> None:
         for event in events:
-            for witness in route.witnesses:
-                witness.accepted(event, None)
+            for instrument in route.instruments:
+                instrument.accepted(event, None)
             self._offer(route, event, None)
 
     def _offer(self, route: _Route, event: DomainEvent, position: int | None) -> None:
@@ -265,7 +267,7 @@ class Routing:
                 inboxes,
                 [self.inboxes[inbox] for inbox in inboxes],
                 [waiter for waiter in self.waiters if issubclass(cls, waiter.types)],
-                self.witnesses,
+                self.instruments,
             )
         return route
 

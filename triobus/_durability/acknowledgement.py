@@ -7,9 +7,9 @@ import attrs
 import trio
 
 from triobus._durability.progress import Progress
-from triobus._groups.delivery import Carriage, Watch
+from triobus._groups.delivery import Completion, InFlight
 from triobus._threads import is_virtual
-from triobus.stores._values import BEGUN, NOT_COUNTED, Attempts, GroupChange, GroupRecord
+from triobus.stores._values import BEGUN, NOT_COUNTED, Attempts, GroupChange, GroupRow
 
 
 @attrs.define(eq=False)
@@ -22,10 +22,10 @@ class Acknowledgements:
     recovered: dict[int, Attempts] = attrs.field(factory=dict, init=False)
     """What the store had of deliveries that have not been read back since the start."""
     _changed: dict[int, Attempts | None] = attrs.field(factory=dict, init=False)
-    _asked: dict[int, list[Watch]] = attrs.field(factory=dict, init=False)
+    _asked: dict[int, list[Completion]] = attrs.field(factory=dict, init=False)
     """The publishers that wait for the end of deliveries which others have published."""
 
-    def restore(self, record: GroupRecord) -> None:
+    def restore(self, record: GroupRow) -> None:
         """Take up the progress that a store has of the group."""
         self.progress = Progress.stored(record.offset, record.ranges)
         self.recovered = {row.position: row for row in record.attempts}
@@ -35,14 +35,14 @@ class Acknowledgements:
         self.progress = Progress(offset, is_changed=True)
         self._on_change()
 
-    def finish(self, carriage: Carriage) -> None:
+    def finish(self, delivery: InFlight) -> None:
         """A delivery is finished."""
-        assert carriage.position is not None
-        self.progress.finish(carriage.position)
+        assert delivery.position is not None
+        self.progress.finish(delivery.position)
         if self._asked:
-            self._answer(carriage.position)
-        if carriage.is_recorded:
-            self._changed[carriage.position] = None
+            self._answer(delivery.position)
+        if delivery.is_recorded:
+            self._changed[delivery.position] = None
         self._on_change()
 
     def pass_over(self, first: int, last: int) -> None:
@@ -57,23 +57,23 @@ class Acknowledgements:
         self.pass_over(position, position)
         self._answer(position)
 
-    def record_attempts(self, carriage: Carriage, index: int, attempts: int, delay: float) -> None:
+    def record_attempts(self, delivery: InFlight, index: int, attempts: int, delay: float) -> None:
         """A delivery has come to a subscription of its plan, and waits for its next attempt."""
-        self._record(carriage, index, attempts, wall_time() + delay, delay)
+        self._record(delivery, index, attempts, wall_time() + delay, delay)
 
-    def record_begun(self, carriage: Carriage, *, is_counted: bool) -> None:
+    def record_begun(self, delivery: InFlight, *, is_counted: bool) -> None:
         """An attempt is about to be made, counted as if it had been made or not."""
-        attempts = carriage.attempt if is_counted else carriage.attempt - 1
-        self._record(carriage, carriage.index, attempts, BEGUN if is_counted else NOT_COUNTED, 0)
+        attempts = delivery.attempt if is_counted else delivery.attempt - 1
+        self._record(delivery, delivery.index, attempts, BEGUN if is_counted else NOT_COUNTED, 0)
 
     def _record(
-        self, carriage: Carriage, index: int, attempts: int, due_at: float, delay: float
+        self, delivery: InFlight, index: int, attempts: int, due_at: float, delay: float
     ) -> None:
-        assert carriage.position is not None
-        carriage.is_recorded = True
-        done = (*carriage.done, *(subscription.name for subscription in carriage.plan[:index]))
-        self._changed[carriage.position] = Attempts(
-            carriage.position, carriage.plan[index].name, attempts, due_at, delay, done
+        assert delivery.position is not None
+        delivery.is_recorded = True
+        done = (*delivery.done, *(subscription.name for subscription in delivery.plan[:index]))
+        self._changed[delivery.position] = Attempts(
+            delivery.position, delivery.plan[index].name, attempts, due_at, delay, done
         )
         self._on_change()
 
@@ -84,13 +84,13 @@ class Acknowledgements:
             self.recovered = {}  # a dictionary keeps the room that it once needed
         return row
 
-    def ask(self, position: int, watch: Watch) -> None:
-        """Tell a watch when the delivery of an event is finished."""
-        self._asked.setdefault(position, []).append(watch)
+    def ask(self, position: int, completion: Completion) -> None:
+        """Tell a completion when the delivery of an event is finished."""
+        self._asked.setdefault(position, []).append(completion)
 
     def _answer(self, position: int) -> None:
-        for watch in self._asked.pop(position, ()):
-            watch.finished()
+        for completion in self._asked.pop(position, ()):
+            completion.finished()
 
     # What the commits ask
 

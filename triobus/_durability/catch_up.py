@@ -31,12 +31,12 @@ from triobus._durability.suspects import Suspects
 from triobus._errors import StoreError, StoreIOError
 from triobus._events import DomainEvent
 from triobus._events.batch import runs
-from triobus._groups.delivery import Carriage, Replayed, Watch
+from triobus._groups.delivery import Completion, InFlight, Replayed
 from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
 from triobus.stores._store import BATCH
-from triobus.stores._values import GroupRecord, Record
+from triobus.stores._values import GroupRow, Row
 
 logger = logging.getLogger("triobus")
 
@@ -120,7 +120,7 @@ class CatchUp:
         progress = self.acknowledgements.progress
         return self.last - progress.offset - progress.finished if self.is_active else 0
 
-    def restore(self, record: GroupRecord, suspects: Suspects | None) -> None:
+    def restore(self, record: GroupRow, suspects: Suspects | None) -> None:
         """Take up the progress that a store has of the group; `suspects` after an unclean end."""
         self.plans.suspects = suspects
         self.acknowledgements.restore(record)
@@ -149,22 +149,22 @@ class CatchUp:
     # Out: what is finished
 
     @enable_ki_protection
-    def advance(self, carriage: Carriage) -> bool:
+    def advance(self, delivery: InFlight) -> bool:
         """Go on after a subscription is done; a delivery that is finished will be recorded."""
-        is_finished = self.lanes.advance(carriage)
+        is_finished = self.lanes.advance(delivery)
         if is_finished:
-            self._settle(carriage)
+            self._settle(delivery)
         return is_finished
 
-    def _settle(self, carriage: Carriage) -> None:
-        if self._evicted and self._evicted.on_settled(carriage.key):
+    def _settle(self, delivery: InFlight) -> None:
+        if self._evicted and self._evicted.on_settled(delivery.key):
             self._alarm.ring()
-        if carriage.letter_id is None:
-            self.acknowledgements.finish(carriage)
+        if delivery.letter_id is None:
+            self.acknowledgements.finish(delivery)
 
-    def note_attempts(self, carriage: Carriage, index: int, attempts: int, delay: float) -> None:
+    def record_attempts(self, delivery: InFlight, index: int, attempts: int, delay: float) -> None:
         """Know how far a delivery has come that is not finished."""
-        self.acknowledgements.record_attempts(carriage, index, attempts, delay)
+        self.acknowledgements.record_attempts(delivery, index, attempts, delay)
 
     def on_recorded(self) -> None:
         """The store has what was taken, and so it knows the group."""
@@ -179,7 +179,7 @@ class CatchUp:
         events: Sequence[DomainEvent],
         keys: Sequence[str | None],
         first: int,
-        watch: Watch | None,
+        completion: Completion | None,
     ) -> None:
         """Take events that now are in the log, from position `first`, as far as there is room."""
         for run, run_keys in runs(events, keys):
@@ -192,15 +192,15 @@ class CatchUp:
             else:
                 count = int(min(count, self._room_for_new()))
                 if count:
-                    self._evicted.add(run[:count], run_keys[:count], plan, watch, first)
-                    watch = None
+                    self._evicted.add(run[:count], run_keys[:count], plan, completion, first)
+                    completion = None
             self.read_to += count
             first += count
             if count < len(run):
                 break  # what comes behind has its place behind the rest of this
         if self.read_to < self.last:
-            if watch is not None and self.plans.of_class(type(events[0])):
-                self.lanes.watches[first] = watch
+            if completion is not None and self.plans.of_class(type(events[0])):
+                self.lanes.completions[first] = completion
             self._alarm.ring()
         self._on_read()
 
@@ -250,7 +250,7 @@ class CatchUp:
         return step
 
     def on_room(self, shell: GroupShell) -> None:
-        """There is the room that the feed waits for."""
+        """There is the room that the catch_up waits for."""
         shell.admits_at = -1
         self._alarm.ring()
 
@@ -297,9 +297,9 @@ class CatchUp:
                 if self.lanes.is_ordered and key in self._evicted:
                     self.lanes.add_outside()
                 else:
-                    event, plan, watch = self.plans.taken(record, plan)
-                    self.lanes.add(event, key, plan, watch, position=position)
-                    self.plans.postpone(self.shell, position, plan)
+                    event, plan, completion = self.plans.taken(record, plan)
+                    self.lanes.add(event, key, plan, completion, position=position)
+                    self.plans.restore_delay(self.shell, position, plan)
             self.read_to = position
         self._on_read()
 
@@ -307,7 +307,7 @@ class CatchUp:
         """Read on for an aggregate whose lane has become free."""
         key, after, up_to = self._evicted.next(self.read_to)
         limit = _REFILL if self.lanes.is_barred else int(min(self._room(), _REFILL))
-        records: list[Record] = []
+        records: list[Row] = []
         if self.lanes.is_ordered:  # otherwise there are only replays to be brought on
             records = await self._store._fetch(after, limit, up_to, aggregate_id=key)
         added = 0
@@ -317,9 +317,9 @@ class CatchUp:
             if (plan := self.plans.wanted_by(record)) is None:
                 self.lanes.drop()
                 continue
-            event, plan, watch = self.plans.taken(record, plan)
-            self.lanes.take_in(event, key, plan, watch, record.position)
-            self.plans.postpone(self.shell, record.position, plan)
+            event, plan, completion = self.plans.taken(record, plan)
+            self.lanes.take_in(event, key, plan, completion, record.position)
+            self.plans.restore_delay(self.shell, record.position, plan)
             added += 1
         last = records[-1].position if records else None
         self._evicted.read_back(key, last, up_to, self.read_to, added)

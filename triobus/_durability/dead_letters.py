@@ -8,15 +8,15 @@ import attrs
 
 from triobus._durability.unreadable import unreadable
 from triobus._errors import BusClosed, EventNotDecodable, StoreClosed
-from triobus._groups.dead_letters import DeadLetter, Lane, LettersByLane, Undelivered
+from triobus._groups.dead_letters import DeadLetter, DeadLetterIndex, Lane, Undelivered
 from triobus._text import described
 from triobus.stores import EventStore
-from triobus.stores._values import LetterKey, LetterRecord, Record
+from triobus.stores._values import DeadLetterKey, DeadLetterRow, Row
 
 
 @attrs.define(eq=False)
-class StoredLetters(LettersByLane):
-    """The dead letters of a store; `Letters` says what it does.
+class StoredDeadLetters(DeadLetterIndex):
+    """The dead letters of a store; `DeadLetterKeeper` says what it does.
 
     In memory are their ids and whose they are, about 300 bytes a letter, and what is to be stored.
     """
@@ -26,9 +26,9 @@ class StoredLetters(LettersByLane):
     _flush: Callable[[], Awaitable[None]]
     is_current: bool = attrs.field(default=False, init=False)
     """Whether it is what the store has, or will have: from the start of the bus to its end."""
-    _keys: dict[int, LetterKey] = attrs.field(factory=dict, init=False)
-    _changed: dict[int, LetterRecord | None] = attrs.field(factory=dict, init=False)
-    _loaded: dict[int, LetterRecord] = attrs.field(factory=dict, init=False)
+    _keys: dict[int, DeadLetterKey] = attrs.field(factory=dict, init=False)
+    _changed: dict[int, DeadLetterRow | None] = attrs.field(factory=dict, init=False)
+    _loaded: dict[int, DeadLetterRow] = attrs.field(factory=dict, init=False)
     """Those that are being replayed."""
 
     def __len__(self) -> int:
@@ -39,7 +39,7 @@ class StoredLetters(LettersByLane):
 
     # Being stored
 
-    def restore(self, keys: Iterable[LetterKey], last_id: int = 0) -> None:
+    def restore(self, keys: Iterable[DeadLetterKey], last_id: int = 0) -> None:
         """Take up what a store has; no id up to `last_id` is used again."""
         self.last_id = max(self.last_id, last_id)
         for key in keys:
@@ -51,12 +51,12 @@ class StoredLetters(LettersByLane):
         """Whether there is something to be stored."""
         return bool(self._changed)
 
-    def take_change(self) -> dict[int, LetterRecord | None]:
+    def take_change(self) -> dict[int, DeadLetterRow | None]:
         """Return what has changed since the last time."""
         changed, self._changed = self._changed, {}
         return changed
 
-    def give_back(self, changed: dict[int, LetterRecord | None]) -> None:
+    def give_back(self, changed: dict[int, DeadLetterRow | None]) -> None:
         """Take a change back, because it could not be stored."""
         self._changed = {**changed, **self._changed}
 
@@ -93,12 +93,12 @@ class StoredLetters(LettersByLane):
     ) -> int:
         """Keep a new letter, and return its id."""
         assert position is not None
-        key = LetterKey(self.last_id + 1, position, group, subscription, aggregate_id)
+        key = DeadLetterKey(self.last_id + 1, position, group, subscription, aggregate_id)
         self._add_key(key)
         if not attempts:
             self.held_back.add(key.id)
         self._change(
-            LetterRecord(
+            DeadLetterRow(
                 **key._asdict(),
                 attempts=attempts,
                 first_failed_at=now,
@@ -145,7 +145,7 @@ class StoredLetters(LettersByLane):
         self._loaded.update({letter.id: letter for letter, _ in found})
         return [self._undelivered(letter, record) for letter, record in found]
 
-    async def _read(self, ids: Sequence[int]) -> Sequence[tuple[LetterRecord, Record]]:
+    async def _read(self, ids: Sequence[int]) -> Sequence[tuple[DeadLetterRow, Row]]:
         await self._flush()
         found = await self._store._letters(ids)
         return [(letter, record) for letter, record in found if letter.id in self._keys]
@@ -167,7 +167,7 @@ class StoredLetters(LettersByLane):
 
     async def _listed_by_bus(
         self, group: str | None, aggregate_id: str | None, limit: int
-    ) -> Sequence[tuple[LetterRecord, Record]] | None:
+    ) -> Sequence[tuple[DeadLetterRow, Row]] | None:
         """Return letters as the bus has them; None if it does not use the store, or stops to."""
         if not self.is_current:
             return None
@@ -178,7 +178,7 @@ class StoredLetters(LettersByLane):
                 raise
             return None
 
-    def _undelivered(self, letter: LetterRecord, record: Record) -> Undelivered:
+    def _undelivered(self, letter: DeadLetterRow, record: Row) -> Undelivered:
         event, failure = None, None
         stand_in = unreadable(record)
         try:
@@ -194,18 +194,18 @@ class StoredLetters(LettersByLane):
         )
         return Undelivered(shown, stand_in if event is None else event, failure)
 
-    def _change(self, record: LetterRecord) -> None:
+    def _change(self, record: DeadLetterRow) -> None:
         self._changed[record.id] = record
         self._on_change()
 
-    def _add_key(self, key: LetterKey) -> None:
+    def _add_key(self, key: DeadLetterKey) -> None:
         self._keys[key.id] = key
         self._enter(key.id, _lane(key))
 
 
-def _lane(key: LetterKey) -> Lane:
+def _lane(key: DeadLetterKey) -> Lane:
     return key.group, key.subscription, key.aggregate_id
 
 
-def _is_of(key: LetterKey, group: str | None, aggregate_id: str | None) -> bool:
+def _is_of(key: DeadLetterKey, group: str | None, aggregate_id: str | None) -> bool:
     return group in (None, key.group) and aggregate_id in (None, key.aggregate_id)

@@ -14,7 +14,7 @@ import attrs
 
 from triobus._durability.lanes import StoredLanes, place_of
 from triobus._events import DomainEvent
-from triobus._groups.delivery import Replayed, Watch
+from triobus._groups.delivery import Completion, Replayed
 from triobus._groups.subscriptions import Subscription
 
 
@@ -40,33 +40,33 @@ class Evicted:
         events: Sequence[DomainEvent],
         keys: Sequence[str | None],
         plan: tuple[Subscription, ...],
-        watch: Watch | None,
+        completion: Completion | None,
         first: int,
     ) -> None:
         """Queue new events, except for those that have others before them on disk."""
         if not (self._from and self._lanes.is_ordered):
-            self._lanes.add_many(events, keys, plan, watch, count(first))
+            self._lanes.add_many(events, keys, plan, completion, count(first))
             return
         for event, key, position in zip(events, keys, count(first), strict=False):
             if key not in self._from:
-                self._lanes.add(event, key, plan, watch, position=position)
+                self._lanes.add(event, key, plan, completion, position=position)
                 continue
             self._lanes.add_outside()
-            if watch is not None:
-                self._lanes.watches[position] = watch
+            if completion is not None:
+                self._lanes.completions[position] = completion
 
     def evict(self) -> None:
         """Give up everything that lines up."""
-        for key, line in self._lanes.spill():
+        for key, line in self._lanes.evict_lines():
             replays: list[tuple[int, Replayed]] = []
             for queued in line:
-                _, event, _, plan, watch, letter_id, position = queued
+                _, event, _, plan, completion, letter_id, position = queued
                 after = place_of(queued)
                 if letter_id is not None:
-                    assert watch is not None
-                    replays.append((after, (event, key, plan, watch, letter_id, position)))
-                elif watch is not None:
-                    self._lanes.watches[after] = watch
+                    assert completion is not None
+                    replays.append((after, (event, key, plan, completion, letter_id, position)))
+                elif completion is not None:
+                    self._lanes.completions[after] = completion
             first = place_of(line[0]) + (line[0][5] is not None)
             self._from[key] = min(self._from.get(key, first), first)
             if replays:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import attrs
 
 from triobus._events import DomainEvent
-from triobus._groups.delivery import NO_POSITIONS, Carriage, Lanes, Queued, Watch
+from triobus._groups.delivery import NO_POSITIONS, Completion, InFlight, Lanes, Queued
 from triobus._groups.subscriptions import Subscription
 
 KEPT_AWAKE = 256
@@ -53,7 +53,7 @@ class StoredLanes(Lanes):
     """Whether nothing may overtake what has still to be read back, retries aside."""
     due: dict[int, Asleep] = attrs.field(factory=dict)
     """What slept until its time has come, and has to be read back; by position."""
-    watches: dict[int, Watch] = attrs.field(factory=dict)
+    completions: dict[int, Completion] = attrs.field(factory=dict)
     """Who wants to know what becomes of events that have to be read back; by position."""
     _waited: int = 0
     """How many deliveries waited for a retry when the bus ended."""
@@ -64,9 +64,9 @@ class StoredLanes(Lanes):
     _beyond: deque[Queued] = attrs.field(factory=deque)
     """What is in the queue from there on."""
     _asleep: list[Asleep] = attrs.field(factory=list)
-    _postponed: dict[int, tuple[int, float, tuple[str, ...]]] = attrs.field(factory=dict)
+    _restored: dict[int, tuple[int, float, tuple[str, ...]]] = attrs.field(factory=dict)
     """What is known of queued deliveries from before they were read back, by their numbers."""
-    _announced: list[float] = attrs.field(factory=list)
+    _dues: list[float] = attrs.field(factory=list)
     """When those of them may begin."""
     _now: float = 0.0
 
@@ -83,9 +83,9 @@ class StoredLanes(Lanes):
     def forget(self) -> None:
         """Keep the counters and nothing else: the bus has ended, and the store has the rest."""
         self._waited = self.waiting
-        self._lanes, self.due, self.watches, self._postponed = {}, {}, {}, {}
+        self._lanes, self.due, self.completions, self._restored = {}, {}, {}, {}
         self._queue, self._beyond = deque(), deque()
-        self._resumed, self._waiting, self._asleep, self._announced = [], [], [], []
+        self._resumed, self._waiting, self._asleep, self._dues = [], [], [], []
 
     # Being added
 
@@ -94,7 +94,7 @@ class StoredLanes(Lanes):
         event: DomainEvent,
         key: str | None,
         plan: tuple[Subscription, ...],
-        watch: Watch | None = None,
+        completion: Completion | None = None,
         letter_id: int | None = None,
         position: int | None = None,
         *,
@@ -110,7 +110,7 @@ class StoredLanes(Lanes):
             key = None
         self._numbered += 1
         self.held += 1
-        queued = (number, event, key, plan, watch, letter_id, position)
+        queued = (number, event, key, plan, completion, letter_id, position)
         (self._beyond if self.is_barred else self._queue).append(queued)
 
     def add_many(
@@ -118,7 +118,7 @@ class StoredLanes(Lanes):
         events: Sequence[DomainEvent],
         keys: Iterable[str | None],
         plan: tuple[Subscription, ...],
-        watch: Watch | None = None,
+        completion: Completion | None = None,
         positions: Iterable[int | None] = NO_POSITIONS,
     ) -> None:
         """Queue a delivery for each of the next events in the log."""
@@ -127,7 +127,7 @@ class StoredLanes(Lanes):
         places = zip(events, keys, positions, strict=False)  # of which some have no end
         target = self._beyond if self.is_barred else self._queue
         target.extend(
-            (position * _BETWEEN, event, key, plan, watch, None, position)  # type: ignore[operator]  # it has one
+            (position * _BETWEEN, event, key, plan, completion, None, position)  # type: ignore[operator]  # it has one
             for event, key, position in places
         )
         self._numbered += len(events)
@@ -137,13 +137,13 @@ class StoredLanes(Lanes):
         """Know of a delivery that has to be read back when its turn comes."""
         self.outside += 1
 
-    def postpone(
+    def restore_delay(
         self, position: int, attempt: int, due: float | None, done: tuple[str, ...]
     ) -> None:
         """Let the queued delivery of an event go on after `attempt`, at `due`."""
-        self._postponed[position] = attempt, -inf if due is None else due, done
+        self._restored[position] = attempt, -inf if due is None else due, done
         if due is not None:
-            heappush(self._announced, due)
+            heappush(self._dues, due)
 
     # Being read back
 
@@ -152,14 +152,14 @@ class StoredLanes(Lanes):
         event: DomainEvent,
         key: str,
         plan: tuple[Subscription, ...],
-        watch: Watch | None,
+        completion: Completion | None,
         position: int,
     ) -> None:
         """Put a delivery into its lane that was outside; those of one lane come in their order."""
         self.outside -= 1
         self._numbered += 1
         self.held += 1
-        queued = (position * _BETWEEN, event, key, plan, watch, None, position)
+        queued = (position * _BETWEEN, event, key, plan, completion, None, position)
         if key not in self._lanes:
             self._lanes[key] = None
             heappush(self._resumed, queued)
@@ -180,12 +180,12 @@ class StoredLanes(Lanes):
         self, asleep: Asleep, event: DomainEvent, plan: tuple[Subscription, ...] | None = None
     ) -> None:
         """Go on with a delivery whose time has come, with another plan for what is damaged."""
-        carriage = Carriage(
+        delivery = InFlight(
             number=asleep.position * _BETWEEN,
             event=event,
             key=asleep.key,
             plan=asleep.plan if plan is None else plan,
-            watch=self.watches.pop(asleep.position, None),
+            completion=self.completions.pop(asleep.position, None),
             position=asleep.position,
             index=asleep.turn,
             attempt=asleep.attempt,
@@ -193,26 +193,26 @@ class StoredLanes(Lanes):
             is_recorded=True,
         )
         del self.due[asleep.position]
-        self._bring_back(carriage)
+        self._bring_back(delivery)
 
     # The order
 
-    def take(self, spare: Carriage | None = None) -> Carriage | None:  # noqa: ARG002  # see below
+    def take(self, recycled: InFlight | None = None) -> InFlight | None:  # noqa: ARG002  # see below
         """Return the oldest delivery that is ready, now in flight, or None.
 
-        It never comes in `spare`: what a commit costs is a hundred times what that would save.
+        It never comes in `recycled`: what a commit costs is a hundred times what that would save.
         """
-        while (carriage := super().take()) is not None:
+        while (delivery := super().take()) is not None:
             known = None
-            if carriage.letter_id is None and carriage.position is not None:
-                known = self._postponed.pop(carriage.position, None)
+            if delivery.letter_id is None and delivery.position is not None:
+                known = self._restored.pop(delivery.position, None)
             if known is None:
-                return carriage
-            carriage.attempt, due, carriage.done = known
-            carriage.is_recorded = True
-            if due <= self._now or not carriage.subscription.is_active:
-                return carriage
-            self._put_aside(carriage, due)
+                return delivery
+            delivery.attempt, due, delivery.done = known
+            delivery.is_recorded = True
+            if due <= self._now or not delivery.subscription.is_active:
+                return delivery
+            self._put_aside(delivery, due)
         return None
 
     def bar(self, position: int | None) -> None:
@@ -235,7 +235,7 @@ class StoredLanes(Lanes):
     def next_due(self) -> float | None:
         """Return when the next retry is due, or None."""
         dues = [
-            *self._announced[:1],
+            *self._dues[:1],
             *(due for due, _, _ in self._waiting[:1]),
             *(asleep.due for asleep in self._asleep[:1]),
         ]
@@ -244,8 +244,8 @@ class StoredLanes(Lanes):
     def release(self, now: float) -> None:
         """Make every delivery whose retry is due ready again, or know that it is to be read."""
         self._now = now
-        while self._announced and self._announced[0] <= now:
-            heappop(self._announced)
+        while self._dues and self._dues[0] <= now:
+            heappop(self._dues)
         super().release(now)
         while self._asleep and self._asleep[0].due <= now:
             asleep = heappop(self._asleep)
@@ -263,50 +263,50 @@ class StoredLanes(Lanes):
         heapify(kept)
         self._asleep = kept
 
-    def _put_aside(self, carriage: Carriage, due: float) -> None:
+    def _put_aside(self, delivery: InFlight, due: float) -> None:
         self.outside += 1
         self._lifted += 1
-        if carriage.letter_id is not None or len(self._waiting) < KEPT_AWAKE:
-            heappush(self._waiting, (due, carriage.number, carriage))
+        if delivery.letter_id is not None or len(self._waiting) < KEPT_AWAKE:
+            heappush(self._waiting, (due, delivery.number, delivery))
             return
-        assert carriage.position is not None
-        if carriage.watch is not None:
-            self.watches[carriage.position] = carriage.watch
+        assert delivery.position is not None
+        if delivery.completion is not None:
+            self.completions[delivery.position] = delivery.completion
         asleep = Asleep(
             due,
-            carriage.position,
-            carriage.key,
-            carriage.attempt,
-            carriage.plan,
-            carriage.index,
-            carriage.done,
+            delivery.position,
+            delivery.key,
+            delivery.attempt,
+            delivery.plan,
+            delivery.index,
+            delivery.done,
         )
         heappush(self._asleep, asleep)
 
-    def _bring_back(self, carriage: Carriage) -> None:
+    def _bring_back(self, delivery: InFlight) -> None:
         self.outside -= 1
         self._lifted -= 1
         self.held += 1
-        super()._bring_back(carriage)
+        super()._bring_back(delivery)
 
     # Room
 
-    def spill(self) -> list[tuple[str, deque[Queued]]]:
+    def evict_lines(self) -> list[tuple[str, deque[Queued]]]:
         """Give up what lines up behind busy and waiting deliveries, and return the lines.
 
         Nothing is ready. Lines with an event of whose attempts a store has been told are left
         alone.
         """
-        spilled: list[tuple[str, deque[Queued]]] = []
+        evicted: list[tuple[str, deque[Queued]]] = []
         for key, line in self._lanes.items():
-            if line and not (self._postponed and any(q[6] in self._postponed for q in line)):
+            if line and not (self._restored and any(q[6] in self._restored for q in line)):
                 self._lanes[key] = None
-                spilled.append((key, line))
-        count = sum(len(line) for _, line in spilled)
+                evicted.append((key, line))
+        count = sum(len(line) for _, line in evicted)
         self._lifted += count
         self.outside += count
         self.held -= count
-        return spilled
+        return evicted
 
     def has_lane(self, key: str | None) -> bool:
         """Whether a delivery of an aggregate has been taken and is not finished."""

@@ -11,12 +11,12 @@ from triobus._durability.suspects import Suspects
 from triobus._durability.unreadable import stand_in, unreadable
 from triobus._errors import EventNotDecodable
 from triobus._events import DomainEvent
-from triobus._groups.delivery import Watch
+from triobus._groups.delivery import Completion
 from triobus._groups.retry import LONGEST_WISH
 from triobus._groups.subscriptions import Group, Subscription
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
-from triobus.stores._values import Attempts, Record
+from triobus.stores._values import Attempts, Row
 
 Plan = tuple[Subscription, ...]
 
@@ -44,7 +44,7 @@ class Plans:
             plan = self._plans[cls] = self._group._plan_for(cls)
         return plan
 
-    def wanted_by(self, record: Record) -> Plan | None:
+    def wanted_by(self, record: Row) -> Plan | None:
         """Return who still gets an event; None if it is finished, or is now for want of them."""
         position = record.position
         if self._acknowledgements.progress.is_finished(position):
@@ -52,19 +52,19 @@ class Plans:
         plan = self._of_record(record, self._acknowledgements.recovered.get(position))
         if plan:
             return plan
-        watch = self._lanes.watches.pop(position, None)
-        if watch is not None:
-            watch.finished()
+        completion = self._lanes.completions.pop(position, None)
+        if completion is not None:
+            completion.finished()
         self._acknowledgements.pass_over_read(position)
         return None
 
-    def taken(self, record: Record, plan: Plan) -> tuple[Any, Plan, Watch | None]:
+    def taken(self, record: Row, plan: Plan) -> tuple[Any, Plan, Completion | None]:
         """Return an event, who gets it and which publisher waits for its end."""
         row = self._acknowledgements.recovered.get(record.position)
         event, plan = self.decoded(record, plan, row)
-        return event, plan, self._lanes.watches.pop(record.position, None)
+        return event, plan, self._lanes.completions.pop(record.position, None)
 
-    def postpone(self, shell: GroupShell, position: int, plan: Plan) -> None:
+    def restore_delay(self, shell: GroupShell, position: int, plan: Plan) -> None:
         """Let the delivery that was added last wait for the rest of its delay, if it had one."""
         row = self._acknowledgements.forget_recovered(position)
         if row is None:
@@ -74,11 +74,11 @@ class Plans:
         longest = min(row.delay, max(plan[0].retry.longest_delay, LONGEST_WISH))
         wait = min(row.due_at - wall_time(), longest) if is_same else 0
         due = trio.current_time() + wait if wait > 0 else None
-        self._lanes.postpone(position, row.attempts if is_same else 0, due, row.done)
+        self._lanes.restore_delay(position, row.attempts if is_same else 0, due, row.done)
         if due is not None:
             shell.expect(due)
 
-    def _of_record(self, record: Record, row: Attempts | None) -> Plan:
+    def _of_record(self, record: Row, row: Attempts | None) -> Plan:
         """Return the subscriptions that still get an event, given what the store has of it."""
         plan = self._of_type(record.event_type)
         if row is not None:
@@ -89,7 +89,7 @@ class Plans:
                 plan = tuple(sorted(plan, key=lambda s: s.name != row.subscription))
         return plan
 
-    def decoded(self, record: Record, plan: Plan, row: Attempts | None = None) -> tuple[Any, Plan]:
+    def decoded(self, record: Row, plan: Plan, row: Attempts | None = None) -> tuple[Any, Plan]:
         """Return an event and who gets it; or what stands for one that cannot be read."""
         try:
             event = self._store._decode(record)

@@ -99,7 +99,7 @@ class Progress:
         self._touched.update(first for first, _ in change.ranges)
         self.is_changed = True
 
-    def note_stored(self, change: ProgressChange) -> None:
+    def on_stored(self, change: ProgressChange) -> None:
         """Know that a change has been written."""
         for first, last in change.ranges:
             if last is None:

@@ -14,16 +14,16 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._durability.catch_up import CatchUp
-from triobus._durability.dead_letters import StoredLetters
+from triobus._durability.dead_letters import StoredDeadLetters
 from triobus._durability.suspects import Suspects, blamed_alone
 from triobus._errors import BusClosed, StoreError, StoreInUse
 from triobus._events import DomainEvent
-from triobus._groups.instruments import Witness
-from triobus._groups.outcome import OutcomeWatch
+from triobus._groups.instruments import Instrument
+from triobus._groups.outcome import PendingOutcome
 from triobus._groups.subscriptions import GroupOptions
 from triobus.stores import EventStore
 from triobus.stores._commits import CommitQueue, Submission
-from triobus.stores._values import Changes, GroupRecord, Snapshot
+from triobus.stores._values import Changes, GroupRow, Snapshot
 
 logger = logging.getLogger("triobus")
 
@@ -37,9 +37,9 @@ class Recorder:
     store: EventStore
     _tell: Callable[[Sequence[DomainEvent], int, bool], None]
     """Called with new events for those who listen, and whether the groups get them in this life."""
-    _witnesses: Sequence[Witness]
-    letters: StoredLetters = attrs.field(init=False)
-    feeds: dict[str, CatchUp] = attrs.field(factory=dict, init=False)
+    _instruments: Sequence[Instrument]
+    letters: StoredDeadLetters = attrs.field(init=False)
+    catch_ups: dict[str, CatchUp] = attrs.field(factory=dict, init=False)
     """By the name of the group."""
     last: int = attrs.field(default=0, init=False)
     """The position of the last event."""
@@ -53,7 +53,7 @@ class Recorder:
     """Why the last commit failed, if it did."""
     is_attached: bool = attrs.field(default=False, init=False)
     is_halted: bool = attrs.field(default=False, init=False)
-    _stored: dict[str, GroupRecord] = attrs.field(factory=dict, init=False)
+    _stored: dict[str, GroupRow] = attrs.field(factory=dict, init=False)
     _is_suspicious: bool = attrs.field(default=False, init=False)
     """Whether the last bus that used the store had no clean end."""
     _last_before: int = attrs.field(default=0, init=False)
@@ -66,7 +66,7 @@ class Recorder:
     """Whether what was collected is on its way."""
 
     def __attrs_post_init__(self) -> None:
-        self.letters = StoredLetters(self.store, self.note_change, self.flush_letters)
+        self.letters = StoredDeadLetters(self.store, self.on_change, self.flush_letters)
 
     @property
     def _commits(self) -> CommitQueue:
@@ -103,9 +103,9 @@ class Recorder:
         self._stored = {record.name: record for record in groups}
         self._is_suspicious = snapshot.is_unclean
         self._last_before = snapshot.last
-        for feed in self.feeds.values():
-            self._take_up(feed)
-        _log_groups(snapshot, self.feeds.values())
+        for catch_up in self.catch_ups.values():
+            self._take_up(catch_up)
+        _log_groups(snapshot, self.catch_ups.values())
 
     async def detach(self) -> None:
         """Record what is finished, and close the store. Not to be cancelled; raises `StoreError`.
@@ -127,8 +127,8 @@ class Recorder:
 
     def forget(self) -> None:
         """Let go of what the groups had in memory, when the bus has ended."""
-        for feed in self.feeds.values():
-            feed.lanes.forget()
+        for catch_up in self.catch_ups.values():
+            catch_up.lanes.forget()
 
     def halt(self) -> None:
         """Store nothing from here on, and leave what is stored as a killed process would."""
@@ -138,33 +138,33 @@ class Recorder:
 
     def add(self, options: GroupOptions) -> CatchUp:
         """Return what brings the store's log to one more group."""
-        feed = CatchUp(options, self.store, self.note_change)
-        self.feeds[options.group.name] = feed
+        catch_up = CatchUp(options, self.store, self.on_change)
+        self.catch_ups[options.group.name] = catch_up
         if self.is_attached:
-            self._take_up(feed)
-        return feed
+            self._take_up(catch_up)
+        return catch_up
 
-    def _take_up(self, feed: CatchUp) -> None:
-        feed.last = self._reach
-        record = self._stored.pop(feed.group.name, None)
+    def _take_up(self, catch_up: CatchUp) -> None:
+        catch_up.last = self._reach
+        record = self._stored.pop(catch_up.group.name, None)
         if record is not None:
-            feed.restore(record, self._suspects_of(feed) if self._is_suspicious else None)
-        self.notice_subscriptions(feed)
+            catch_up.restore(record, self._suspects_of(catch_up) if self._is_suspicious else None)
+        self.on_subscriptions(catch_up)
 
-    def _suspects_of(self, feed: CatchUp) -> Suspects:
+    def _suspects_of(self, catch_up: CatchUp) -> Suspects:
         return Suspects(
             self._last_before,
-            feed.options.workers,
+            catch_up.options.workers,
             self._alone,
-            feed.acknowledgements.record_begun,
+            catch_up.acknowledgements.record_begun,
             self.flush_now,
         )
 
-    def notice_subscriptions(self, feed: CatchUp) -> None:
+    def on_subscriptions(self, catch_up: CatchUp) -> None:
         """A subscription of a group has come or gone."""
-        feed.plans.forget()
+        catch_up.plans.forget()
         if self.is_attached:
-            feed.activate()
+            catch_up.activate()
 
     # Recording
 
@@ -173,7 +173,7 @@ class Recorder:
         """Whether there is, or it is on its way, and it still can be recorded."""
         return self.is_attached and (self._is_storing or self._is_changed)
 
-    def note_change(self) -> None:
+    def on_change(self) -> None:
         """There is something to be recorded."""
         self._is_changed = True
         if self.is_attached:
@@ -226,9 +226,9 @@ class Recorder:
         if not self._is_storing:
             return _NO_CHANGES
         groups = {
-            name: feed.acknowledgements.take_change()
-            for name, feed in self.feeds.items()
-            if feed.acknowledgements.is_changed
+            name: catch_up.acknowledgements.take_change()
+            for name, catch_up in self.catch_ups.items()
+            if catch_up.acknowledgements.is_changed
         }
         return Changes(groups, self.letters.take_change())
 
@@ -244,7 +244,7 @@ class Recorder:
             if changes.groups or changes.letters:
                 logger.warning("what is finished could not be recorded yet: %s", error)
         for name, change in changes.groups.items():
-            self.feeds[name].acknowledgements.give_back(change)
+            self.catch_ups[name].acknowledgements.give_back(change)
         self.letters.give_back(dict(changes.letters))
 
     def committed(self, changes: Changes, submissions: Sequence[Submission]) -> None:
@@ -252,10 +252,10 @@ class Recorder:
         self.failure = None
         self._is_storing = False
         for name, change in changes.groups.items():
-            self.feeds[name].acknowledgements.progress.note_stored(change.progress)
-            self.feeds[name].on_recorded()
-            for witness in self._witnesses:
-                witness.recorded(name, change.progress.offset, change.progress.ranges)
+            self.catch_ups[name].acknowledgements.progress.on_stored(change.progress)
+            self.catch_ups[name].on_recorded()
+            for instrument in self._instruments:
+                instrument.recorded(name, change.progress.offset, change.progress.ranges)
         if submissions:
             self._hand_over_all(submissions)
 
@@ -269,27 +269,27 @@ class Recorder:
                 self._hand_over(events, keys)
                 events, keys = [], []
                 self._is_cut = self._is_cut or not batch.is_inside
-            if batch.watch is None and all(place.is_new for place in submission.placements):
+            if batch.completion is None and all(place.is_new for place in submission.positions):
                 events += batch.events
                 keys += batch.keys
                 continue
             self._hand_over(events, keys)
             events, keys = [], []
             for event, key, place in zip(
-                batch.events, batch.keys, submission.placements, strict=True
+                batch.events, batch.keys, submission.positions, strict=True
             ):
                 # What the log had before has been handed over before.
                 if place.is_new:
-                    self._hand_over([event], [key], batch.watch)
-                elif batch.watch is not None:
-                    self._watch_on(event, place.position, batch.watch)
+                    self._hand_over([event], [key], batch.completion)
+                elif batch.completion is not None:
+                    self._watch_on(event, place.position, batch.completion)
         self._hand_over(events, keys)
 
     def _hand_over(
         self,
         events: Sequence[DomainEvent],
         keys: Sequence[str | None],
-        watch: OutcomeWatch | None = None,
+        completion: PendingOutcome | None = None,
     ) -> None:
         """Give the groups what comes next in the log."""
         if not events:
@@ -298,29 +298,38 @@ class Recorder:
         self.last += len(events)
         if not self._is_cut:
             self._reach = self.last
-            if watch is not None:
-                watch.expect(self._plans(type(events[0])))
-            for feed in self.feeds.values():
-                feed.last = self.last
-                if feed.is_active:
-                    feed.offer(events, keys, first, watch)
+            if completion is not None:
+                completion.expect(self._plans(type(events[0])))
+            for catch_up in self.catch_ups.values():
+                catch_up.last = self.last
+                if catch_up.is_active:
+                    catch_up.offer(events, keys, first, completion)
         self._tell(events, first, not self._is_cut)
 
-    def _watch_on(self, event: DomainEvent, position: int, watch: OutcomeWatch) -> None:
+    def _watch_on(self, event: DomainEvent, position: int, completion: PendingOutcome) -> None:
         """Let a publisher wait for the groups that have still to deal with an event of the log."""
-        open_ = [feed for feed in self.feeds.values() if feed.is_open(event, position)]
-        watch.expect([feed.group._plan_for(type(event)) for feed in open_])
-        for feed in open_:
-            feed.acknowledgements.ask(position, watch)
+        open_ = [
+            catch_up for catch_up in self.catch_ups.values() if catch_up.is_open(event, position)
+        ]
+        completion.expect([catch_up.group._plan_for(type(event)) for catch_up in open_])
+        for catch_up in open_:
+            catch_up.acknowledgements.ask(position, completion)
 
     def _plans(self, cls: type[DomainEvent]) -> list[Any]:
-        plans = (feed.group._plan_for(cls) for feed in self.feeds.values() if feed.is_active)
+        plans = (
+            catch_up.group._plan_for(cls)
+            for catch_up in self.catch_ups.values()
+            if catch_up.is_active
+        )
         return [plan for plan in plans if plan]
 
 
-def _log_groups(snapshot: Snapshot, feeds: Iterable[CatchUp]) -> None:
+def _log_groups(snapshot: Snapshot, catch_ups: Iterable[CatchUp]) -> None:
     """Log where groups go on, and what the store has for handlers that are not there."""
-    known = {feed.group.name: {s.name for s in feed.group.subscriptions} for feed in feeds}
+    known = {
+        catch_up.group.name: {s.name for s in catch_up.group.subscriptions}
+        for catch_up in catch_ups
+    }
     used = {(key.group, key.subscription) for key in snapshot.letters}
     for record in snapshot.groups:
         used |= {(record.name, row.subscription) for row in record.attempts}

@@ -17,11 +17,11 @@ import trio
 
 from triobus._errors import ProcessDied, StoreError
 from triobus._events.causes import calling_delivery
-from triobus._groups.delivery import Carriage
+from triobus._groups.delivery import InFlight
 from triobus._groups.handlers import PASSED_OVER
 from triobus._groups.retry import RetryAfter
 from triobus._groups.subscriptions import Subscription
-from triobus.stores._values import NOT_COUNTED, Attempts, GroupRecord
+from triobus.stores._values import NOT_COUNTED, Attempts, GroupRow
 
 _BESIDE_WORKERS = 100
 """How many suspects there may be beside those that workers had: finished ones may not have been
@@ -31,7 +31,7 @@ recorded, and come before those."""
 class Noting(Protocol):
     """Notes that a handler is about to be called, as `Feed.note_begun` does."""
 
-    def __call__(self, carriage: Carriage, *, is_counted: bool) -> None: ...
+    def __call__(self, delivery: InFlight, *, is_counted: bool) -> None: ...
 
 
 @attrs.define(eq=False)
@@ -81,36 +81,36 @@ class Suspects:
 
     def _suspected(self, subscription: Subscription) -> Subscription:
         async def handle(event: object) -> object:
-            await self._record(_carriage(), is_counted=False)
+            await self._record(_delivery(), is_counted=False)
             return await _handle(subscription, event)
 
         return attrs.evolve(subscription, invoke=handle)
 
     def _blamed(self, subscription: Subscription) -> Subscription:
         async def handle(event: object) -> object:
-            carriage = _carriage()
-            if carriage.attempt > subscription.retry.attempts:
-                carriage.attempt -= 1  # this one is not made
+            delivery = _delivery()
+            if delivery.attempt > subscription.retry.attempts:
+                delivery.attempt -= 1  # this one is not made
                 raise ProcessDied(
-                    f"the process died in it at each of {carriage.attempt} attempts, and it is "
+                    f"the process died in it at each of {delivery.attempt} attempts, and it is "
                     "not tried again: see what its handler does to the process, then replay it"
                 )
             async with self._alone:
-                await self._record(carriage, is_counted=True)
+                await self._record(delivery, is_counted=True)
                 return await _handle(subscription, event)
 
         return attrs.evolve(subscription, invoke=handle)
 
-    async def _record(self, carriage: Carriage, *, is_counted: bool) -> None:
+    async def _record(self, delivery: InFlight, *, is_counted: bool) -> None:
         """Record the attempt that is about to be made, counted as if it had been or not."""
-        self._note(carriage, is_counted=is_counted)
+        self._note(delivery, is_counted=is_counted)
         try:
             await self._flush()
         except StoreError as error:
             raise RetryAfter(1, counts=False) from error
 
 
-def blamed_alone(groups: Sequence[GroupRecord]) -> Sequence[GroupRecord]:
+def blamed_alone(groups: Sequence[GroupRow]) -> Sequence[GroupRow]:
     """Count the attempt in which the process died, if one event alone was in flight."""
     rows = [row for group in groups for row in group.attempts if row.due_at < 0]
     if len(rows) != 1 or rows[0].due_at != NOT_COUNTED:
@@ -124,8 +124,8 @@ def blamed_alone(groups: Sequence[GroupRecord]) -> Sequence[GroupRecord]:
     ]
 
 
-def _carriage() -> Carriage:
-    found: Carriage = calling_delivery()
+def _delivery() -> InFlight:
+    found: InFlight = calling_delivery()
     return found
 
 

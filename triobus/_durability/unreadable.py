@@ -9,7 +9,7 @@ from triobus._errors import EventNotDecodable, StoreCorrupt
 from triobus._groups.retry import Retry
 from triobus._groups.subscriptions import Subscription
 from triobus._text import shown
-from triobus.stores._values import Record
+from triobus.stores._values import Row
 
 
 @attrs.frozen(eq=False)
@@ -21,7 +21,7 @@ class Unreadable:
     aggregate_id: str | None
 
 
-def unreadable(record: Record) -> Unreadable:
+def unreadable(record: Row) -> Unreadable:
     """Return what stands for the event of a record. Raises `StoreCorrupt` if it has no id."""
     try:
         event_id = UUID(record.event_id)

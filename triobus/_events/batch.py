@@ -19,7 +19,7 @@ class Batch:
     keys: list[str | None] = attrs.field(init=False)
     counts: Mapping[type[DomainEvent], int] = attrs.field(init=False)
     """How many there are of each type."""
-    watch: Any = None
+    completion: Any = None
     """Who is told what becomes of its one event."""
     is_inside: bool = False
     """Whether a handler of the bus publishes it, for which the bus would wait."""

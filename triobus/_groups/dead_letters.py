@@ -66,7 +66,7 @@ class Undelivered:
     """Why it cannot be made from its JSON, if it cannot."""
 
 
-class Letters(Protocol):
+class DeadLetterKeeper(Protocol):
     """The dead letters of a bus, wherever they are kept, and which aggregates they hold back."""
 
     replaying: set[int]
@@ -137,7 +137,7 @@ class Letters(Protocol):
 
 
 @attrs.define(eq=False)
-class LettersByLane:
+class DeadLetterIndex:
     """What all dead letters have in common, wherever they are kept: the order in their lanes."""
 
     replaying: set[int] = attrs.field(factory=set, init=False)
@@ -172,8 +172,8 @@ class LettersByLane:
 
 
 @attrs.define(eq=False)
-class DeadLetterBox(LettersByLane):
-    """The dead letters of a bus without a store; `Letters` says what it does."""
+class MemoryDeadLetters(DeadLetterIndex):
+    """The dead letters of a bus without a store; `DeadLetterKeeper` says what it does."""
 
     _letters: dict[int, DeadLetter] = attrs.field(factory=dict, init=False)
     _droppable: dict[int, None] = attrs.field(factory=dict, init=False)

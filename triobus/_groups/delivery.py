@@ -35,7 +35,7 @@ from triobus._groups.subscriptions import Subscription
 NO_POSITIONS = repeat(None)
 
 
-class Watch(Protocol):
+class Completion(Protocol):
     """Is told what becomes of one delivery."""
 
     def handled(self, subscription: Subscription, result: object, /) -> None:
@@ -49,24 +49,30 @@ class Watch(Protocol):
 
 
 Queued = tuple[
-    int, DomainEvent, str | None, tuple[Subscription, ...], Watch | None, int | None, int | None
+    int,
+    DomainEvent,
+    str | None,
+    tuple[Subscription, ...],
+    Completion | None,
+    int | None,
+    int | None,
 ]
-"""A queued delivery: the first seven fields of its carriage, for a third of what that costs."""
+"""A queued delivery: the first seven fields of its delivery, for a third of what that costs."""
 
 
-Replayed = tuple[DomainEvent, str | None, tuple[Subscription, ...], Watch, int, int | None]
+Replayed = tuple[DomainEvent, str | None, tuple[Subscription, ...], Completion, int, int | None]
 """What `Lanes.add` takes for a replay."""
 
 
 @attrs.define(eq=False)
-class Carriage:
+class InFlight:
     """One delivery while the group carries it."""
 
     number: int
     event: DomainEvent
     key: str | None
     plan: tuple[Subscription, ...]
-    watch: Watch | None = None
+    completion: Completion | None = None
     letter_id: int | None = None
     """The dead letter that is being replayed, if it is one."""
     position: int | None = None
@@ -103,8 +109,8 @@ class Lanes:
     _numbered: int = 0
     """How many deliveries were put into the queue or a line."""
     _queue: deque[Queued] = attrs.field(factory=deque)
-    _resumed: list[Queued | tuple[int, Carriage]] = attrs.field(factory=list)
-    _waiting: list[tuple[float, int, Carriage]] = attrs.field(factory=list)
+    _resumed: list[Queued | tuple[int, InFlight]] = attrs.field(factory=list)
+    _waiting: list[tuple[float, int, InFlight]] = attrs.field(factory=list)
     _lanes: dict[str, deque[Queued] | None] = attrs.field(factory=dict)
     """What has lined up, for each aggregate with a delivery that is busy, waiting or resumed."""
 
@@ -143,7 +149,7 @@ class Lanes:
         event: DomainEvent,
         key: str | None,
         plan: tuple[Subscription, ...],
-        watch: Watch | None = None,
+        completion: Completion | None = None,
         letter_id: int | None = None,
         position: int | None = None,
     ) -> None:
@@ -155,14 +161,14 @@ class Lanes:
         self.held += 1
         if not self.is_ordered and letter_id is None:
             key = None  # but replays go in their order, in any group
-        self._queue.append((number, event, key, plan, watch, letter_id, position))
+        self._queue.append((number, event, key, plan, completion, letter_id, position))
 
     def add_many(
         self,
         events: Sequence[DomainEvent],
         keys: Iterable[str | None],
         plan: tuple[Subscription, ...],
-        watch: Watch | None = None,
+        completion: Completion | None = None,
         positions: Iterable[int | None] = NO_POSITIONS,
     ) -> None:
         """Queue a delivery for each of `events`, in the lanes of their `keys`."""
@@ -170,15 +176,15 @@ class Lanes:
             keys = repeat(None)
         numbers = count(self._numbered + 1)
         self._queue.extend(
-            zip(numbers, events, keys, repeat(plan), repeat(watch), repeat(None), positions)
+            zip(numbers, events, keys, repeat(plan), repeat(completion), repeat(None), positions)
         )
         self._numbered += len(events)
         self.held += len(events)
 
-    def take(self, spare: Carriage | None = None) -> Carriage | None:
+    def take(self, recycled: InFlight | None = None) -> InFlight | None:
         """Return the oldest delivery that is ready, now in flight, or None.
 
-        It may come in `spare`, a carriage whose delivery is finished.
+        It may come in `recycled`, a delivery whose delivery is finished.
         """
         queued: Any
         if self._is_frozen:
@@ -192,7 +198,7 @@ class Lanes:
                 queued = heappop(resumed)
                 if len(queued) == 2:
                     self.held -= 1
-                    return queued[1]  # type: ignore[no-any-return]  # it is the carriage of a retry
+                    return queued[1]  # type: ignore[no-any-return]  # it is the delivery of a retry
                 break
             if not queue:
                 return None
@@ -209,28 +215,28 @@ class Lanes:
             else:
                 line.append(queued)
         self.held -= 1
-        if spare is None:
-            return Carriage(*queued)
+        if recycled is None:
+            return InFlight(*queued)
         (
-            spare.number,
-            spare.event,
-            spare.key,
-            spare.plan,
-            spare.watch,
-            spare.letter_id,
-            spare.position,
+            recycled.number,
+            recycled.event,
+            recycled.key,
+            recycled.plan,
+            recycled.completion,
+            recycled.letter_id,
+            recycled.position,
         ) = queued
-        spare.index = spare.attempt = 0
-        return spare
+        recycled.index = recycled.attempt = 0
+        return recycled
 
-    def advance(self, carriage: Carriage) -> bool:
+    def advance(self, delivery: InFlight) -> bool:
         """Go on after the current subscription is done; return whether the delivery is finished."""
-        if carriage.index + 1 < len(carriage.plan):
-            carriage.index += 1
-            carriage.attempt = 0
+        if delivery.index + 1 < len(delivery.plan):
+            delivery.index += 1
+            delivery.attempt = 0
             return False
         self.finished += 1
-        key = carriage.key
+        key = delivery.key
         if key is not None:
             line = self._lanes[key]
             if line:
@@ -239,17 +245,17 @@ class Lanes:
                 del self._lanes[key]
         return True
 
-    def fail(self, carriage: Carriage, error: Exception, now: float) -> float | None:
+    def fail(self, delivery: InFlight, error: Exception, now: float) -> float | None:
         """Return when the failed attempt is to be repeated, after which the delivery waits for it.
 
         None means never: the attempt was the last, and the delivery is still in flight.
         """
-        retry = carriage.subscription.retry
-        delay = retry.delay_after(carriage.attempt, error, carriage.event.event_id)
+        retry = delivery.subscription.retry
+        delay = retry.delay_after(delivery.attempt, error, delivery.event.event_id)
         if delay is None:
             return None
         due = now + delay
-        self._put_aside(carriage, due)
+        self._put_aside(delivery, due)
         return due
 
     def freeze(self) -> None:
@@ -272,16 +278,16 @@ class Lanes:
         """
         waiting, self._waiting = self._waiting, []
         for entry in waiting:
-            carriage = entry[2]
-            if is_meant(carriage.subscription, carriage.letter_id):
-                self._bring_back(carriage)
+            delivery = entry[2]
+            if is_meant(delivery.subscription, delivery.letter_id):
+                self._bring_back(delivery)
             else:
                 self._waiting.append(entry)
         heapify(self._waiting)
 
-    def _put_aside(self, carriage: Carriage, due: float) -> None:
+    def _put_aside(self, delivery: InFlight, due: float) -> None:
         self.held += 1
-        heappush(self._waiting, (due, carriage.number, carriage))
+        heappush(self._waiting, (due, delivery.number, delivery))
 
-    def _bring_back(self, carriage: Carriage) -> None:
-        heappush(self._resumed, (carriage.number, carriage))
+    def _bring_back(self, delivery: InFlight) -> None:
+        heappush(self._resumed, (delivery.number, delivery))

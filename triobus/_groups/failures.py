@@ -12,9 +12,9 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._errors import StrayCancelled
 from triobus._events import key_of
-from triobus._groups.dead_letters import Letters
-from triobus._groups.delivery import Carriage, Lanes
-from triobus._groups.instruments import Witness
+from triobus._groups.dead_letters import DeadLetterKeeper
+from triobus._groups.delivery import InFlight, Lanes
+from triobus._groups.instruments import Instrument
 from triobus._groups.retry import wish_in
 from triobus._groups.subscriptions import Subscription
 from triobus._text import described, escaped, leaves, line, message_of, type_of
@@ -23,7 +23,7 @@ logger = logging.getLogger("triobus")
 
 OnFailure = Literal["dead-letter", "raise"]
 LogErrors = Literal["message", "type"]
-NoteAttempts = Callable[[Carriage, int, int, float], None]
+RecordAttempts = Callable[[InFlight, int, int, float], None]
 """Tells a store which subscription of its plan a delivery has come to, how many attempts that one
 has had, and the seconds until the next one."""
 
@@ -36,12 +36,12 @@ class Failures:
     """The name of the group."""
     on_failure: OnFailure
     lanes: Lanes
-    letters: Letters
-    _witnesses: Sequence[Witness]
+    letters: DeadLetterKeeper
+    _instruments: Sequence[Instrument]
     _log_errors: LogErrors
     _expect: Callable[[float], None]
     """Called with the time at which a retry is due."""
-    _note_attempts: NoteAttempts
+    _record_attempts: RecordAttempts
     """Called with what a store has to know of a delivery that is not finished."""
     attempts: int = attrs.field(default=0, init=False)
     """How many attempts have failed."""
@@ -52,7 +52,7 @@ class Failures:
 
     @enable_ki_protection
     def attempt_failed(
-        self, carriage: Carriage, subscription: Subscription, error: BaseException
+        self, delivery: InFlight, subscription: Subscription, error: BaseException
     ) -> bool:
         """Retry, keep a dead letter, or raise; return whether the delivery stops for now."""
         if _is_cancelled():
@@ -62,12 +62,12 @@ class Failures:
         if failure is None:
             raise error
         self.attempts += 1
-        is_wanted = subscription.is_active and self._has_letter(carriage)
-        if is_wanted and self._is_retried(carriage, subscription, failure):
+        is_wanted = subscription.is_active and self._has_letter(delivery)
+        if is_wanted and self._is_retried(delivery, subscription, failure):
             return True
         if self.on_failure == "raise":
             raise failure
-        self.give_up(carriage, subscription, failure, carriage.attempt)
+        self.give_up(delivery, subscription, failure, delivery.attempt)
         return False
 
     def _raise_cancelled(self, subscription: Subscription, error: BaseException) -> None:
@@ -86,24 +86,24 @@ class Failures:
             raise error
         self._log_cancelled(subscription, error)
 
-    def _has_letter(self, carriage: Carriage) -> bool:
+    def _has_letter(self, delivery: InFlight) -> bool:
         """Whether the dead letter that is replayed, if it is one, has not been discarded."""
-        return carriage.letter_id is None or carriage.letter_id in self.letters
+        return delivery.letter_id is None or delivery.letter_id in self.letters
 
-    def _is_retried(self, carriage: Carriage, subscription: Subscription, error: Exception) -> bool:
+    def _is_retried(self, delivery: InFlight, subscription: Subscription, error: Exception) -> bool:
         """Let the delivery wait for its next attempt, if its policy grants one."""
-        now, attempt, wish = trio.current_time(), carriage.attempt, wish_in(error)
+        now, attempt, wish = trio.current_time(), delivery.attempt, wish_in(error)
         counted = attempt if wish is None or wish.counts else attempt - 1
-        carriage.attempt = counted
-        due = self.lanes.fail(carriage, error, now)
-        carriage.attempt = attempt
+        delivery.attempt = counted
+        due = self.lanes.fail(delivery, error, now)
+        delivery.attempt = attempt
         if due is None:
             return False
-        if carriage.letter_id is None:
-            self._note_attempts(carriage, carriage.index, counted, due - now)
+        if delivery.letter_id is None:
+            self._record_attempts(delivery, delivery.index, counted, due - now)
         self._expect(due)
-        for witness in self._witnesses:
-            witness.retry_planned(carriage, due)
+        for instrument in self._instruments:
+            instrument.retry_planned(delivery, due)
         if logger.isEnabledFor(logging.INFO):
             logger.info(
                 "%r in group %r failed at attempt %d: %s",
@@ -112,7 +112,7 @@ class Failures:
                 attempt,
                 self._told(error),
             )
-        carriage.attempt = counted
+        delivery.attempt = counted
         self.first_again += not counted
         return True
 
@@ -132,22 +132,22 @@ class Failures:
 
     @enable_ki_protection
     def give_up(
-        self, carriage: Carriage, subscription: Subscription, error: Exception, attempts: int
+        self, delivery: InFlight, subscription: Subscription, error: Exception, attempts: int
     ) -> None:
         """Keep the event as a dead letter of the subscription."""
-        for witness in self._witnesses:
-            witness.given_up(carriage.event, subscription, attempts, error)
+        for instrument in self._instruments:
+            instrument.given_up(delivery.event, subscription, attempts, error)
         now = datetime.now(UTC)
-        if carriage.letter_id is not None:
-            self.letters.add_failure(carriage.letter_id, attempts, error, now)
+        if delivery.letter_id is not None:
+            self.letters.add_failure(delivery.letter_id, attempts, error, now)
         else:
-            self._keep(carriage, subscription, error, attempts, now)
-        if carriage.watch is not None:
-            carriage.watch.failed(subscription, error)
+            self._keep(delivery, subscription, error, attempts, now)
+        if delivery.completion is not None:
+            delivery.completion.failed(subscription, error)
 
     def _keep(
         self,
-        carriage: Carriage,
+        delivery: InFlight,
         subscription: Subscription,
         error: Exception,
         attempts: int,
@@ -155,26 +155,26 @@ class Failures:
     ) -> None:
         self.dead_lettered += 1
         letter_id = self.letters.add(
-            carriage.event,
-            carriage.position,
+            delivery.event,
+            delivery.position,
             self.group,
             subscription.name,
             attempts,
             error,
             now,
-            aggregate_id_of(carriage, self.lanes),
+            aggregate_id_of(delivery, self.lanes),
             hold=subscription.hold,
         )
-        is_last = carriage.index + 1 == len(carriage.plan)
+        is_last = delivery.index + 1 == len(delivery.plan)
         if not is_last:
-            self._note_attempts(carriage, carriage.index + 1, 0, 0)
+            self._record_attempts(delivery, delivery.index + 1, 0, 0)
         if logger.isEnabledFor(logging.ERROR):
-            self._log_letter(letter_id, carriage, subscription, error, attempts)
+            self._log_letter(letter_id, delivery, subscription, error, attempts)
 
     def _log_letter(
         self,
         letter_id: int,
-        carriage: Carriage,
+        delivery: InFlight,
         subscription: Subscription,
         error: Exception,
         attempts: int,
@@ -183,7 +183,7 @@ class Failures:
 
         It is made here: what they made of a hostile error could be of any length, or an error.
         """
-        name, event_id = subscription.name, carriage.event.event_id
+        name, event_id = subscription.name, delivery.event.event_id
         record = logger.makeRecord(
             logger.name,
             logging.ERROR,
@@ -233,11 +233,11 @@ def _is_cancelled() -> bool:
     return trio.current_effective_deadline() == -math.inf
 
 
-def aggregate_id_of(carriage: Carriage, lanes: Lanes) -> str | None:
+def aggregate_id_of(delivery: InFlight, lanes: Lanes) -> str | None:
     """Return what the event said when it was published, and may not say any more."""
-    if carriage.key is not None or lanes.is_ordered:
-        return carriage.key
+    if delivery.key is not None or lanes.is_ordered:
+        return delivery.key
     try:  # a group without order has no use for it, and keeps none
-        return key_of(carriage.event)
+        return key_of(delivery.event)
     except Exception:  # noqa: BLE001  # the user's property may raise anything by now
         return None

@@ -1,21 +1,21 @@
 """What is reported to an object that watches a bus, as the test kit does. Otherwise it is free.
 
-A witness comes before a bus starts or while it runs; one of a whole run of Trio sees every bus that
-starts in it.
+An instrument comes before a bus starts or while it runs; one of an environment sees every bus
+that starts in it.
 """
 
 from collections.abc import Sequence
 from typing import Protocol
 
 from triobus._events import DomainEvent
-from triobus._groups.delivery import Carriage
+from triobus._groups.delivery import InFlight
 from triobus._groups.subscriptions import Group, Subscription
 
 Range = tuple[int, int | None]
 """First and last position of what is finished; a last of None where the range is no more."""
 
 
-class Witness(Protocol):
+class Instrument(Protocol):
     """Watches one bus. None of its methods waits, and none may raise."""
 
     def attend(self, group: Group, /) -> None:
@@ -24,7 +24,7 @@ class Witness(Protocol):
     def accepted(self, event: DomainEvent, position: int | None, /) -> None:
         """An event was accepted, in this order, and no handler has seen it yet."""
 
-    def retry_planned(self, carriage: Carriage, due: float, /) -> None:
+    def retry_planned(self, delivery: InFlight, due: float, /) -> None:
         """An attempt has failed, and the next one is due at that time."""
 
     def given_up(

@@ -31,7 +31,7 @@ class Outcome:
 
 
 @attrs.define(eq=False)
-class OutcomeWatch:
+class PendingOutcome:
     """Collects the outcome of one event over all its deliveries."""
 
     _event: DomainEvent

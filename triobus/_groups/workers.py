@@ -21,12 +21,12 @@ from triobus._checks import truth
 from triobus._errors import HeldBack
 from triobus._events.causes import Handling, handling
 from triobus._groups.contexts import CleanContext
-from triobus._groups.dead_letters import DeadLetter, Letters
-from triobus._groups.delivery import Carriage, Lanes, Replayed
+from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper
+from triobus._groups.delivery import InFlight, Lanes, Replayed
 from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_id_of
 from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER
 from triobus._groups.idle import Idle
-from triobus._groups.instruments import Witness
+from triobus._groups.instruments import Instrument
 from triobus._groups.statistics import GroupStatistics, percentile
 from triobus._groups.subscriptions import Group, Subscription
 from triobus._threads import is_virtual
@@ -64,10 +64,12 @@ class GroupLog(Protocol):
     def serve(self, shell: "GroupShell", /) -> None:
         """Bring the events to this group."""
 
-    def advance(self, carriage: Carriage, /) -> bool:
+    def advance(self, delivery: InFlight, /) -> bool:
         """Go on as `Lanes.advance` does; a delivery that is finished is settled."""
 
-    def note_attempts(self, carriage: Carriage, index: int, attempts: int, delay: float, /) -> None:
+    def record_attempts(
+        self, delivery: InFlight, index: int, attempts: int, delay: float, /
+    ) -> None:
         """A delivery has come to a subscription of its plan, and waits for its next attempt."""
 
     def on_idle(self, shell: "GroupShell", /) -> None:
@@ -94,8 +96,8 @@ class GroupShell:
     """How many workers the group has when it runs."""
     _on_failure: OnFailure
     _log_errors: LogErrors
-    letters: Letters
-    _witnesses: Sequence[Witness]
+    letters: DeadLetterKeeper
+    _instruments: Sequence[Instrument]
     idle: Idle
     """Where waiting until nothing is left to do is kept."""
 
@@ -117,8 +119,8 @@ class GroupShell:
     """Attempts that were made again."""
     durations: deque[float] = attrs.field(factory=lambda: deque(maxlen=_DURATIONS_KEPT), init=False)
     """Seconds that the last deliveries took."""
-    _send: trio.MemorySendChannel[Carriage] = attrs.field(init=False)
-    receive: trio.MemoryReceiveChannel[Carriage] = attrs.field(init=False)
+    _send: trio.MemorySendChannel[InFlight] = attrs.field(init=False)
+    receive: trio.MemoryReceiveChannel[InFlight] = attrs.field(init=False)
     """The channel at which free workers wait. No more is ever sent than workers are free."""
     _is_frozen: bool = attrs.field(default=False, init=False)
     _scopes: list[trio.CancelScope] = attrs.field(factory=list, init=False)
@@ -126,17 +128,17 @@ class GroupShell:
     _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._send, self.receive = trio.open_memory_channel[Carriage](math.inf)
+        self._send, self.receive = trio.open_memory_channel[InFlight](math.inf)
         self.lanes = self.log.lanes
         self.failures = Failures(
             group=self.group.name,
             on_failure=self._on_failure,
             lanes=self.lanes,
             letters=self.letters,
-            witnesses=self._witnesses,
+            instruments=self._instruments,
             log_errors=self._log_errors,
             expect=self.expect,
-            note_attempts=self.log.note_attempts,
+            record_attempts=self.log.record_attempts,
         )
         self.group._on_gone = self._let_go
         self.log.serve(self)
@@ -148,20 +150,20 @@ class GroupShell:
         """Send ready deliveries to free workers."""
         lanes = self.lanes
         while self.free and lanes.ready:
-            carriage = lanes.take()
-            if carriage is None:
+            delivery = lanes.take()
+            if delivery is None:
                 return
             lanes.held += 1
             self.sent += 1
             self.free -= 1
-            self._send.send_nowait(carriage)
+            self._send.send_nowait(delivery)
 
     def replay(
-        self, letter: DeadLetter, event: Any, subscription: Subscription, watch: Any
+        self, letter: DeadLetter, event: Any, subscription: Subscription, completion: Any
     ) -> None:
         """Deliver a dead letter again, behind what there is of its aggregate."""
         self.log.replay(
-            (event, letter.aggregate_id, (subscription,), watch, letter.id, letter.position)
+            (event, letter.aggregate_id, (subscription,), completion, letter.id, letter.position)
         )
         self.wake()
 
@@ -283,38 +285,38 @@ class GroupShell:
             del self._handlings[own]
             self.notice_idle()
 
-    def is_passed_over(self, carriage: Carriage, subscription: Subscription) -> bool:
+    def is_passed_over(self, delivery: InFlight, subscription: Subscription) -> bool:
         """Whether it was unsubscribed, a replay's letter is gone, or an earlier event is held.
 
         An event that is held back becomes a dead letter itself, untried.
         """
         if not subscription.is_active:
             return True
-        letter_id = carriage.letter_id
+        letter_id = delivery.letter_id
         if letter_id is not None and letter_id not in self.letters:
             return True
-        aggregate_id = aggregate_id_of(carriage, self.lanes)
+        aggregate_id = aggregate_id_of(delivery, self.lanes)
         if not subscription.hold or aggregate_id is None:
             return False
         first = self.letters.first_of(self.group.name, subscription.name, aggregate_id)
         if first is None or first == letter_id:
             return False
         where = subscription._where
-        is_wanted = where is None or truth("where", where(carriage.event))
+        is_wanted = where is None or truth("where", where(delivery.event))
         if letter_id is None and is_wanted:
             reason = HeldBack(
                 f"not tried, for dead letter {first} is an earlier event of {aggregate_id!r}: "
                 "replay or discard that one first"
             )
-            self.failures.give_up(carriage, subscription, reason, 0)
+            self.failures.give_up(delivery, subscription, reason, 0)
         return True
 
-    def handled(self, carriage: Carriage, subscription: Subscription, result: object) -> None:
+    def handled(self, delivery: InFlight, subscription: Subscription, result: object) -> None:
         """Tell the publisher that waits what a handler returned; a replayed letter goes."""
-        if carriage.letter_id is not None:
-            self.letters.remove(carriage.letter_id)
-        if carriage.watch is not None and result is not NOT_MATCHED:
-            carriage.watch.handled(subscription, result)
+        if delivery.letter_id is not None:
+            self.letters.remove(delivery.letter_id)
+        if delivery.completion is not None and result is not NOT_MATCHED:
+            delivery.completion.handled(subscription, result)
 
     # Looking at it
 
@@ -382,14 +384,14 @@ async def _work(shell: GroupShell, own: Handling) -> None:
     given, pristine = clean.given, clean.pristine
     context: Context | None = own.worker.context
     turn = 0
-    spare: Carriage | None = None
+    recycled: InFlight | None = None
     while True:
-        carriage = take(spare)
-        if carriage is None:
-            own.delivery = spare = None  # so that an idle worker keeps no event alive
+        delivery = take(recycled)
+        if delivery is None:
+            own.delivery = recycled = None  # so that an idle worker keeps no event alive
             shell.free += 1
             log.on_idle(shell)
-            carriage = await receive()
+            delivery = await receive()
             shell.sent -= 1
             lanes.held -= 1
             turn = 0
@@ -397,27 +399,27 @@ async def _work(shell: GroupShell, own: Handling) -> None:
             started = clock()
             turn_ends = started + _SECONDS_PER_TURN
         turn += 1
-        own.delivery = carriage
+        own.delivery = delivery
         if lanes.held <= shell.admits_at:
             log.on_room(shell)
         while True:
-            subscription = carriage.plan[carriage.index]
-            carriage.attempt += 1
+            subscription = delivery.plan[delivery.index]
+            delivery.attempt += 1
             try:
-                if (subscription._is_plain and carriage.letter_id is None) or not (
-                    shell.is_passed_over(carriage, subscription)
+                if (subscription._is_plain and delivery.letter_id is None) or not (
+                    shell.is_passed_over(delivery, subscription)
                 ):
-                    if carriage.attempt > 1:
+                    if delivery.attempt > 1:
                         shell.retries += 1
-                    result = await subscription._invoke(carriage.event)
+                    result = await subscription._invoke(delivery.event)
                 else:
                     result = PASSED_OVER
             except (Exception, trio.Cancelled, BaseExceptionGroup) as error:  # noqa: BLE001  # the one around a user's handler
-                is_waiting = failures.attempt_failed(carriage, subscription, error)
+                is_waiting = failures.attempt_failed(delivery, subscription, error)
             else:
                 is_waiting = False
-                if carriage.watch is not None and result is not PASSED_OVER:
-                    shell.handled(carriage, subscription, result)
+                if delivery.completion is not None and result is not PASSED_OVER:
+                    shell.handled(delivery, subscription, result)
             for var, value in given:  # as in `CleanContext.is_changed`
                 if var.get() is not value:
                     context = None
@@ -426,12 +428,12 @@ async def _work(shell: GroupShell, own: Handling) -> None:
             if is_waiting:
                 # For a retry; or it was cancelled, and this raises Cancelled.
                 await trio.lowlevel.checkpoint_if_cancelled()
-                spare = None
+                recycled = None
                 break
-            if advance(carriage):
-                if carriage.watch is not None:
-                    carriage.watch.finished()
-                spare = carriage
+            if advance(delivery):
+                if delivery.completion is not None:
+                    delivery.completion.finished()
+                recycled = delivery
                 break
         if idle.is_wanted:
             shell.notice_idle()

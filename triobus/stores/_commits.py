@@ -17,7 +17,7 @@ from trio.lowlevel import Abort, enable_ki_protection
 
 from triobus._errors import BusClosed, OutcomeUnknown, StoreError
 from triobus._events.batch import Batch
-from triobus.stores._values import Append, Changes, Placement, Transaction
+from triobus.stores._values import Append, Changes, LogPosition, Transaction
 
 _NO_CHANGES = Changes()
 
@@ -35,7 +35,7 @@ class Submission:
     """Whether it is in the commit under way, or in one that is over."""
     is_withdrawn: bool = False
     """Whether its task was cancelled before."""
-    placements: Sequence[Placement] = ()
+    positions: Sequence[LogPosition] = ()
     error: BaseException | None = None
 
     def withdraw(self, _: object = None) -> Abort:
@@ -63,7 +63,7 @@ class StoreUser(Protocol):
 class CommitQueue:
     """Stores what comes from many tasks, in the order in which it comes."""
 
-    _commit: Callable[[Transaction], Awaitable[list[list[Placement] | Exception]]]
+    _commit: Callable[[Transaction], Awaitable[list[list[LogPosition] | Exception]]]
     _check_process: Callable[[], None]
     """Raises in a forked child, where no writer would ever answer."""
     user: StoreUser | None = None
@@ -86,7 +86,7 @@ class CommitQueue:
         self._send, self._receive = trio.open_memory_channel[Submission | None](inf)
 
     @enable_ki_protection
-    async def submit(self, submission: Submission) -> Sequence[Placement]:
+    async def submit(self, submission: Submission) -> Sequence[LogPosition]:
         """Store a submission's events, and return where they are.
 
         Cancelled before they are in a commit, nothing is stored; after that it has no effect.
@@ -102,7 +102,7 @@ class CommitQueue:
             await trio.lowlevel.wait_task_rescheduled(submission.withdraw)
         if submission.error is not None:
             raise submission.error
-        return submission.placements
+        return submission.positions
 
     async def flush(self) -> None:
         """Store what the groups have finished. Raises `StoreError`."""
@@ -262,7 +262,7 @@ class CommitQueue:
             if isinstance(result, Exception):
                 submission.error = result
             else:
-                submission.placements = result
+                submission.positions = result
 
 
 def _wake(submission: Submission) -> None:

@@ -17,9 +17,9 @@ import msgspec
 from triobus._errors import EventIdConflict, EventNotDecodable, EventNotEncodable
 from triobus._events import DomainEvent, EventCodec
 from triobus._text import shown
-from triobus.stores._values import Append, NewRecord, Placement, Record
+from triobus.stores._values import Append, LogPosition, NewRow, Row
 
-Content = NewRecord | Record
+Content = NewRow | Row
 
 _SHARED = frozenset(field.name for field in attrs.fields(DomainEvent))
 LONGEST_NAME = 4 * 2**20
@@ -34,7 +34,7 @@ _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 class Known(NamedTuple):
     """An event that the log has already, or gets in the same commit."""
 
-    place: Placement
+    place: LogPosition
     content: Content
 
 
@@ -53,7 +53,7 @@ class Differs(Exception):  # a result of a commit, which only the store sees
         """What differs, or the first of it."""
 
 
-def may_be_refused(record: NewRecord) -> bool:
+def may_be_refused(record: NewRow) -> bool:
     """Whether to ask for `refusal`, in little time."""
     aggregate_id = record.aggregate_id
     return (
@@ -99,13 +99,13 @@ def _fault_of_name(name: object) -> str:
 
 def known_places(
     append: Append, find: Callable[[str], Known | None]
-) -> list[Placement | None] | Differs:
+) -> list[LogPosition | None] | Differs:
     """Return where those events of an append are that the log has; None for each of the others.
 
     `find` returns what an id stands for. Of an event that is twice in the append, both are None.
     """
-    own: dict[str, NewRecord] = {}
-    places: list[Placement | None] = []
+    own: dict[str, NewRow] = {}
+    places: list[LogPosition | None] = []
     for index, record in enumerate(append.records):
         event_id = str(record.event_id)
         known = find(event_id)
@@ -119,7 +119,7 @@ def known_places(
     return places
 
 
-def difference(known: Content, record: NewRecord) -> str | None:
+def difference(known: Content, record: NewRow) -> str | None:
     """Return the name of what is different in two events, the first of it, as JSON shows it."""
     if known.event_type != record.event_type:
         return "event_type"
@@ -152,7 +152,7 @@ def is_same(codec: EventCodec, known: Content, event: DomainEvent) -> bool:
     )
 
 
-def conflict_of(found: Differs, record: NewRecord) -> EventIdConflict:
+def conflict_of(found: Differs, record: NewRow) -> EventIdConflict:
     """Return the error of publishing another event under an id that is taken."""
     known = found.content
     where = (

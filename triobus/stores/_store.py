@@ -41,12 +41,12 @@ from triobus.stores._commits import CommitQueue, Submission
 from triobus.stores._duplicates import Differs, conflict_of, is_same
 from triobus.stores._values import (
     Append,
-    GroupRecord,
-    LetterKey,
-    LetterRecord,
-    NewRecord,
-    Placement,
-    Record,
+    DeadLetterKey,
+    DeadLetterRow,
+    GroupRow,
+    LogPosition,
+    NewRow,
+    Row,
     Snapshot,
     Stored,
     StoreStatistics,
@@ -111,7 +111,7 @@ class EventStore(ABC):
         """
 
     @abstractmethod
-    async def _commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+    async def _commit(self, transaction: Transaction) -> list[list[LogPosition] | Exception]:
         """Store all of a transaction, so that it lasts, or raise and have stored none of it.
 
         Returns for every append where its events are, or the `SequenceConflict` or `Differs`
@@ -128,14 +128,14 @@ class EventStore(ABC):
         up_to: int | None = None,
         aggregate_id: str | None = None,
         types: Sequence[str] | None = None,
-    ) -> list[Record]:
+    ) -> list[Row]:
         """Return the first events behind a position; fewer than `limit` only if there are no more.
 
         Or if they are large: then at least one.
         """
 
     @abstractmethod
-    async def _find(self, event_id: UUID) -> Record | None:
+    async def _find(self, event_id: UUID) -> Row | None:
         """Return an event by its id."""
 
     @abstractmethod
@@ -143,15 +143,15 @@ class EventStore(ABC):
         """Return the position of the last event; 0 if there is none."""
 
     @abstractmethod
-    async def _groups(self) -> list[GroupRecord]:
+    async def _groups(self) -> list[GroupRow]:
         """Return the progress of every group."""
 
     @abstractmethod
-    async def _letter_keys(self) -> list[LetterKey]:
+    async def _letter_keys(self) -> list[DeadLetterKey]:
         """Return what identifies each dead letter, by rising id."""
 
     @abstractmethod
-    async def _letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
+    async def _letters(self, ids: Sequence[int]) -> list[tuple[DeadLetterRow, Row]]:
         """Return dead letters with their events, in the order of `ids`."""
 
     @abstractmethod
@@ -247,7 +247,7 @@ class EventStore(ABC):
 
     async def _submit(
         self, batch: Batch, expected_sequence: int | None = None
-    ) -> Sequence[Placement]:
+    ) -> Sequence[LogPosition]:
         """Store a batch as `append` does, and return where its events are."""
         if expected_sequence is not None:
             _check_expected(batch, expected_sequence)
@@ -256,7 +256,7 @@ class EventStore(ABC):
         encode, new = self._codec.encode, tuple.__new__
         records = [
             new(
-                NewRecord,
+                NewRow,
                 (
                     event.event_id,
                     _plain(event.event_type),
@@ -316,11 +316,11 @@ class EventStore(ABC):
         record = await self._find(event_id)
         return None if record is None else self._stored(record)
 
-    def _stored(self, record: Record) -> Stored:
+    def _stored(self, record: Row) -> Stored:
         """Return a record with its event. Raises `EventNotDecodable` with its position."""
         return Stored(self._decode(record), record.position, record.sequence, record.recorded_at)
 
-    def _decode(self, record: Record) -> DomainEvent:
+    def _decode(self, record: Row) -> DomainEvent:
         """Return the event of a record. Raises `EventNotDecodable` with its position."""
         try:
             event = self._codec.decode(record.event_type, record.schema_version, record.data)
@@ -361,7 +361,7 @@ class _Reading(AsyncIterator[Stored]):
     _left: int | None
     _aggregate_id: str | None
     _types: Sequence[str] | None
-    _records: deque[Record] = attrs.field(factory=deque, init=False)
+    _records: deque[Row] = attrs.field(factory=deque, init=False)
 
     async def __anext__(self) -> Stored:
         if self._records:

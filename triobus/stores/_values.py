@@ -11,7 +11,7 @@ from triobus._errors import SequenceConflict
 from triobus._events import DomainEvent
 
 
-class NewRecord(NamedTuple):
+class NewRow(NamedTuple):
     """An event on its way into a log, in JSON."""
 
     event_id: UUID
@@ -21,7 +21,7 @@ class NewRecord(NamedTuple):
     data: bytes
 
 
-class Record(NamedTuple):
+class Row(NamedTuple):
     """An event as a log has it."""
 
     position: int
@@ -37,7 +37,7 @@ class Record(NamedTuple):
     data: bytes
 
 
-class Placement(NamedTuple):
+class LogPosition(NamedTuple):
     """Where an event has found its place."""
 
     position: int
@@ -64,7 +64,7 @@ class Stored:
 class Append(NamedTuple):
     """Events that go into the log together or not at all."""
 
-    records: Sequence[NewRecord]
+    records: Sequence[NewRow]
     expected_sequence: int | None = None
     """The last sequence that their one aggregate must have before; 0 for no events at all."""
     same: frozenset[int] = frozenset()
@@ -92,7 +92,7 @@ class Attempts(NamedTuple):
 
 
 @attrs.frozen(kw_only=True)
-class LetterRecord:
+class DeadLetterRow:
     """A dead letter as a store keeps it; the event itself is in the log."""
 
     id: int
@@ -108,7 +108,7 @@ class LetterRecord:
     traceback: str
 
 
-class LetterKey(NamedTuple):
+class DeadLetterKey(NamedTuple):
     """What has to be known of every dead letter at any time."""
 
     id: int
@@ -143,7 +143,7 @@ class Changes:
     """What the groups of a bus have come to since the last transaction."""
 
     groups: Mapping[str, GroupChange] = attrs.field(factory=dict)
-    letters: Mapping[int, LetterRecord | None] = attrs.field(factory=dict)
+    letters: Mapping[int, DeadLetterRow | None] = attrs.field(factory=dict)
     """Dead letters that are new or have changed, by id; None for one that is no more."""
 
 
@@ -156,7 +156,7 @@ class Transaction:
 
 
 @attrs.frozen
-class GroupRecord:
+class GroupRow:
     """A group's progress as a store has it."""
 
     name: str
@@ -171,9 +171,9 @@ class Snapshot:
 
     last: int
     """The position of the last event; 0 if there is none."""
-    groups: tuple[GroupRecord, ...]
+    groups: tuple[GroupRow, ...]
     """The progress of every group."""
-    letters: tuple[LetterKey, ...]
+    letters: tuple[DeadLetterKey, ...]
     """What identifies each dead letter, by rising id."""
     is_unclean: bool
     """Whether the last writer before this one ended without closing the store."""

@@ -18,11 +18,11 @@ from triobus.stores._values import (
     Append,
     Attempts,
     Changes,
-    GroupRecord,
-    LetterKey,
-    LetterRecord,
-    Placement,
-    Record,
+    DeadLetterKey,
+    DeadLetterRow,
+    GroupRow,
+    LogPosition,
+    Row,
     Snapshot,
     StoredGroup,
     StoreStatistics,
@@ -49,13 +49,13 @@ class MemoryEventStore(EventStore):
         self._is_open = False
         self._is_claimed = False
         self._is_unclean = False
-        self._log: list[Record] = []
+        self._log: list[Row] = []
         self._by_id: dict[str, int] = {}
         self._sequences: dict[str, int] = {}
         self._offsets: dict[str, int] = {}
         self._finished: dict[str, dict[int, int]] = {}
         self._attempts: dict[str, dict[int, Attempts]] = {}
-        self._kept: dict[int, LetterRecord] = {}
+        self._kept: dict[int, DeadLetterRow] = {}
         self._last_letter = 0
 
     def __repr__(self) -> str:
@@ -97,7 +97,7 @@ class MemoryEventStore(EventStore):
             self._last_letter,
         )
 
-    async def _commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+    async def _commit(self, transaction: Transaction) -> list[list[LogPosition] | Exception]:
         """Store a transaction; in memory that cannot fail."""
         self._check_open()
         await cancel_shielded_checkpoint()
@@ -106,7 +106,7 @@ class MemoryEventStore(EventStore):
         self._change(transaction.changes)
         return results
 
-    def _append(self, append: Append, now: datetime) -> list[Placement] | Exception:
+    def _append(self, append: Append, now: datetime) -> list[LogPosition] | Exception:
         known = refusal(append) or known_places(append, self._known)
         if isinstance(known, Exception):
             return known
@@ -115,7 +115,7 @@ class MemoryEventStore(EventStore):
             found = 0 if aggregate_id is None else self._sequences.get(aggregate_id, 0)
             if found != append.expected_sequence:
                 return conflict(str(aggregate_id), append.expected_sequence, found)
-        placements = []
+        positions = []
         for record in append.records:
             event_id = str(record.event_id)
             position = self._by_id.get(event_id)
@@ -128,18 +128,18 @@ class MemoryEventStore(EventStore):
                     self._sequences[record.aggregate_id] = sequence
                 kind, version, aggregate_id, data = record[1:]
                 self._log.append(
-                    Record(position, event_id, kind, version, aggregate_id, sequence, now, data)
+                    Row(position, event_id, kind, version, aggregate_id, sequence, now, data)
                 )
             stored = self._log[position - 1]
-            placements.append(Placement(position, stored.sequence, stored.recorded_at, is_new))
-        return placements
+            positions.append(LogPosition(position, stored.sequence, stored.recorded_at, is_new))
+        return positions
 
     def _known(self, event_id: str) -> Known | None:
         position = self._by_id.get(event_id)
         if position is None:
             return None
         record = self._log[position - 1]
-        return Known(Placement(position, record.sequence, record.recorded_at, False), record)
+        return Known(LogPosition(position, record.sequence, record.recorded_at, False), record)
 
     def _change(self, changes: Changes) -> None:
         for name, group in changes.groups.items():
@@ -170,10 +170,10 @@ class MemoryEventStore(EventStore):
         up_to: int | None = None,
         aggregate_id: str | None = None,
         types: Sequence[str] | None = None,
-    ) -> list[Record]:
+    ) -> list[Row]:
         """Return the first events behind a position."""
         await self._checkpoint()
-        found: list[Record] = []
+        found: list[Row] = []
         for position in range(after, len(self._log) if up_to is None else up_to):
             if len(found) >= limit:
                 break
@@ -184,7 +184,7 @@ class MemoryEventStore(EventStore):
                 found.append(record)
         return found
 
-    async def _find(self, event_id: UUID) -> Record | None:
+    async def _find(self, event_id: UUID) -> Row | None:
         """Return an event by its id."""
         await self._checkpoint()
         position = self._by_id.get(str(event_id))
@@ -195,14 +195,14 @@ class MemoryEventStore(EventStore):
         await self._checkpoint()
         return len(self._log)
 
-    async def _groups(self) -> list[GroupRecord]:
+    async def _groups(self) -> list[GroupRow]:
         """Return the progress of all groups."""
         await self._checkpoint()
         return self._group_rows()
 
-    def _group_rows(self) -> list[GroupRecord]:
+    def _group_rows(self) -> list[GroupRow]:
         return [
-            GroupRecord(
+            GroupRow(
                 name,
                 offset,
                 tuple(self._finished[name].items()),
@@ -211,14 +211,14 @@ class MemoryEventStore(EventStore):
             for name, offset in self._offsets.items()
         ]
 
-    async def _letter_keys(self) -> list[LetterKey]:
+    async def _letter_keys(self) -> list[DeadLetterKey]:
         """Return what identifies each dead letter."""
         await self._checkpoint()
         return self._keys_of_letters()
 
-    def _keys_of_letters(self) -> list[LetterKey]:
+    def _keys_of_letters(self) -> list[DeadLetterKey]:
         return [
-            LetterKey(
+            DeadLetterKey(
                 letter.id,
                 letter.position,
                 letter.group,
@@ -228,7 +228,7 @@ class MemoryEventStore(EventStore):
             for letter in self._kept.values()
         ]
 
-    async def _letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
+    async def _letters(self, ids: Sequence[int]) -> list[tuple[DeadLetterRow, Row]]:
         """Return dead letters with their events."""
         await self._checkpoint()
         letters = [self._kept[id_] for id_ in ids if id_ in self._kept]

@@ -13,8 +13,8 @@ Key = tuple[str, str]
 
 
 @attrs.define(eq=False)
-class AttemptWitness(ABC):
-    """The part of a witness that stands around the handlers of every subscription."""
+class AttemptInstrument(ABC):
+    """The part of an instrument that stands around the handlers of every subscription."""
 
     _groups: dict[str, Group] = attrs.field(factory=dict, init=False)
     _attended: set[Subscription] = attrs.field(factory=set, init=False)

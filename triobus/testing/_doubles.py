@@ -44,8 +44,8 @@ class _Calls:
         return [call.event for call in self.calls if call.error is None]
 
     async def _recorded(self, handler: Invoke, event: DomainEvent) -> Any:
-        carriage = calling_delivery()
-        attempt = None if carriage is None else carriage.attempt
+        delivery = calling_delivery()
+        attempt = None if delivery is None else delivery.attempt
         started = trio.current_time()
         result, error = None, None
         try:

@@ -21,12 +21,12 @@ from triobus._bus import EventBus
 from triobus._durability.unreadable import Unreadable
 from triobus._events import DomainEvent
 from triobus._events.causes import calling_delivery
-from triobus._groups.delivery import Carriage
+from triobus._groups.delivery import InFlight
 from triobus._groups.failures import as_failure
 from triobus._groups.handlers import Invoke
 from triobus._groups.instruments import Range
 from triobus._groups.subscriptions import Group, Subscription
-from triobus.testing._attempts import AttemptWitness, Key
+from triobus.testing._attempts import AttemptInstrument, Key
 from triobus.testing._snapshots import EventChanged, Snapshots
 
 
@@ -55,7 +55,7 @@ class Promises:
     _logs: dict[Any, _Log] = attrs.field(factory=dict, init=False)
 
     def of(self, bus: EventBus, plan_failure: Callable[[], Exception | None]) -> "Watch":
-        """Return a witness for a bus that starts."""
+        """Return an instrument for a bus that starts."""
         store = bus.store
         key = bus if store is None else getattr(store, "path", store)
         log = self._logs.setdefault(key, _Log())
@@ -94,7 +94,7 @@ class _Lane:
 
 
 @attrs.define(eq=False)
-class Watch(AttemptWitness):
+class Watch(AttemptInstrument):
     """Watches one bus, and lets its handlers fail as planned."""
 
     _bus: EventBus
@@ -126,13 +126,13 @@ class Watch(AttemptWitness):
         who = f"{subscription.group}/{subscription.name}"
 
         async def watched(event: DomainEvent) -> object:
-            carriage = calling_delivery()
-            assert carriage is not None
-            self._snapshots.compare(event, f"before attempt {carriage.attempt} of {who}")
-            lane = self._began(carriage, subscription)
+            delivery = calling_delivery()
+            assert delivery is not None
+            self._snapshots.compare(event, f"before attempt {delivery.attempt} of {who}")
+            lane = self._began(delivery, subscription)
             try:
                 planned = self._plan_failure()
-                if planned is not None and self._is_repeated(carriage, planned):
+                if planned is not None and self._is_repeated(delivery, planned):
                     raise planned
                 result = await invoke(event)
             except BaseException as error:
@@ -149,13 +149,13 @@ class Watch(AttemptWitness):
 
         return watched
 
-    def _is_repeated(self, carriage: Carriage, error: Exception) -> bool:
-        retry = carriage.subscription.retry
-        return retry.delay_after(carriage.attempt, error, carriage.event.event_id) is not None
+    def _is_repeated(self, delivery: InFlight, error: Exception) -> bool:
+        retry = delivery.subscription.retry
+        return retry.delay_after(delivery.attempt, error, delivery.event.event_id) is not None
 
     @enable_ki_protection  # an interrupted count would be wrong for ever
-    def _began(self, carriage: Carriage, subscription: Subscription) -> _Lane:
-        group, aggregate_id = subscription.group, carriage.event.aggregate_id
+    def _began(self, delivery: InFlight, subscription: Subscription) -> _Lane:
+        group, aggregate_id = subscription.group, delivery.event.aggregate_id
         self._running[group] = self._running.get(group, 0) + 1
         shell = self._bus._life.shells[group]
         statistics = shell.statistics()
@@ -165,18 +165,18 @@ class Watch(AttemptWitness):
                 f"group {group!r} runs {self._running[group]} handlers, and its statistics say "
                 f"in_flight={statistics.in_flight}, with {shell.worker_limit} workers"
             )
-        is_alone = aggregate_id is None or carriage.letter_id is not None
+        is_alone = aggregate_id is None or delivery.letter_id is not None
         if is_alone or not shell.lanes.is_ordered:
             lane = _Lane()
         else:
             assert aggregate_id is not None
             lane = self._lanes.setdefault((group, aggregate_id), _Lane())
-            self._check_turn(lane, carriage, f"aggregate {aggregate_id!r} in group {group!r}")
+            self._check_turn(lane, delivery, f"aggregate {aggregate_id!r} in group {group!r}")
         lane.running += 1
         return lane
 
-    def _check_turn(self, lane: _Lane, carriage: Carriage, where: str) -> None:
-        number = carriage.number if carriage.position is None else carriage.position
+    def _check_turn(self, lane: _Lane, delivery: InFlight, where: str) -> None:
+        number = delivery.number if delivery.position is None else delivery.position
         if lane.running:
             self._breach(f"two handlers work on {where} at the same time")
         if number < lane.last:
@@ -198,13 +198,13 @@ class Watch(AttemptWitness):
             self._log.ids[position] = event.event_id
         self._log.open[event.event_id] = self._wanted_by(event)
 
-    def retry_planned(self, carriage: Carriage, due: float) -> None:  # noqa: ARG002  # the core's affair
+    def retry_planned(self, delivery: InFlight, due: float) -> None:  # noqa: ARG002  # the core's affair
         """An aggregate waits."""
-        key = carriage.subscription.group, carriage.event.aggregate_id or ""
-        if key in self._lanes and carriage.letter_id is None:
-            number = carriage.number if carriage.position is None else carriage.position
+        key = delivery.subscription.group, delivery.event.aggregate_id or ""
+        if key in self._lanes and delivery.letter_id is None:
+            number = delivery.number if delivery.position is None else delivery.position
             self._lanes[key].waiting = number
-            self._lanes[key].waits_for = carriage.subscription
+            self._lanes[key].waits_for = delivery.subscription
 
     def given_up(
         self,
@@ -214,8 +214,8 @@ class Watch(AttemptWitness):
         error: Exception,  # noqa: ARG002  # whatever it was
     ) -> None:
         """A dead letter is what it has come to, or has remained."""
-        group, carriage = subscription.group, calling_delivery()
-        if carriage is None or carriage.letter_id is None:
+        group, delivery = subscription.group, calling_delivery()
+        if delivery is None or delivery.letter_id is None:
             self._letters[group] = self._letters.get(group, 0) + 1
         if isinstance(event, Unreadable) and attempts:  # no handler was called that is watched
             self._failed[group] = self._failed.get(group, 0) + 1

@@ -12,13 +12,13 @@ from triobus._environment import environment
 from triobus._errors import InvalidOption
 from triobus._events import DomainEvent
 from triobus._events.causes import calling_delivery
-from triobus._groups.delivery import Carriage
+from triobus._groups.delivery import InFlight
 from triobus._groups.handlers import NOT_MATCHED, Invoke
 from triobus._groups.instruments import Range
 from triobus._groups.subscribing import event_types
 from triobus._groups.subscriptions import Subscription
 from triobus._threads import is_virtual
-from triobus.testing._attempts import AttemptWitness, Key
+from triobus.testing._attempts import AttemptInstrument, Key
 from triobus.testing._snapshots import EventChanged, Snapshots
 
 _BASE_FIELDS = frozenset(field.name for field in attrs.fields(DomainEvent))
@@ -121,16 +121,16 @@ def record(bus: EventBus) -> "Recording":
     Call it before the bus starts to see everything. Called again for the same bus it returns the
     same recording. It keeps all events in memory: it is for tests.
     """
-    for witness in bus._lives.witnesses:
-        if isinstance(witness, Recording) and not witness.is_shared:
-            return witness
+    for instrument in bus._lives.instruments:
+        if isinstance(instrument, Recording) and not instrument.is_shared:
+            return instrument
     recording = Recording()
     bus._watch(recording)
     return recording
 
 
 @attrs.define(eq=False, repr=False)
-class Recording(AttemptWitness):
+class Recording(AttemptInstrument):
     """What a bus did, in order. Made by `record`; times are seconds on Trio's clock."""
 
     is_shared: bool = False
@@ -336,19 +336,19 @@ class Recording(AttemptWitness):
 
     def _watched(self, subscription: Subscription, invoke: Invoke) -> Invoke:
         async def watched(event: DomainEvent) -> object:
-            carriage = calling_delivery()
-            assert carriage is not None
+            delivery = calling_delivery()
+            assert delivery is not None
             self._number(event)
             attempt = RecordedAttempt(
                 event=event,
                 group=subscription.group,
                 subscription=subscription.name,
-                attempt=carriage.attempt,
+                attempt=delivery.attempt,
                 time=trio.current_time(),
             )
             who = f"{subscription.group}/{subscription.name}"
             self._add(attempt)
-            self._snapshots.compare(event, f"before attempt {carriage.attempt} of {who}")
+            self._snapshots.compare(event, f"before attempt {delivery.attempt} of {who}")
             try:
                 result = await invoke(event)
             except BaseException as error:
@@ -377,14 +377,14 @@ class Recording(AttemptWitness):
         self._snapshots.take(event)
         self._add(RecordedEvent(event=event, time=trio.current_time(), position=position))
 
-    def retry_planned(self, carriage: Carriage, due: float) -> None:
+    def retry_planned(self, delivery: InFlight, due: float) -> None:
         """An attempt has failed, and another one will be made."""
         self._add(
             RecordedRetry(
-                event=carriage.event,
-                group=carriage.subscription.group,
-                subscription=carriage.subscription.name,
-                attempt=carriage.attempt,
+                event=delivery.event,
+                group=delivery.subscription.group,
+                subscription=delivery.subscription.name,
+                attempt=delivery.attempt,
                 time=trio.current_time(),
                 due=due,
             )

@@ -28,7 +28,7 @@ from triobus._bus import EventBus
 from triobus._environment import replaced
 from triobus._errors import StoreError
 from triobus._events import DomainEvent
-from triobus._groups.instruments import Witness
+from triobus._groups.instruments import Instrument
 from triobus._threads import is_clock_held
 from triobus.stores.sqlite import SqliteEventStore
 from triobus.testing._mix import Operation, calls_of, mix
@@ -204,7 +204,7 @@ class World:
                 bus._life.crash()
             self.scope.cancel()
 
-    def watch(self, bus: EventBus) -> Witness:
+    def watch(self, bus: EventBus) -> Instrument:
         """Come to know a bus that starts."""
         self.buses.append(bus)
         bus._watch(self.promises.of(bus, self._plan_failure))

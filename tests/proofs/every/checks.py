@@ -13,7 +13,7 @@ class Violation(AssertionError):
 def check_handled(program: Program) -> None:
     """Nothing is delivered that raised, and nothing twice in one life.
 
-    That aggregates go in order the witness of the test kit sees, who stands beside every bus here.
+    That aggregates go in order the instrument of the test kit sees, which every bus here has.
     """
     begun = {call.number for call in program.begun}
     _demand(not begun & program.refused, "publish raised, and a handler saw it", program)

@@ -11,7 +11,7 @@ from trio.lowlevel import cancel_shielded_checkpoint
 from tests.proofs.model.facts import GroupTruth, LetterTruth, Row, StoreTruth
 from tests.proofs.model.promises import Promises
 from triobus import EventStore, MemoryEventStore, SqliteEventStore, StoreError
-from triobus.stores._values import GroupRecord, Placement, Transaction
+from triobus.stores._values import GroupRow, LogPosition, Transaction
 
 
 class _Telling(EventStore):
@@ -19,7 +19,7 @@ class _Telling(EventStore):
 
     promises: Promises | None = None
 
-    async def _commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+    async def _commit(self, transaction: Transaction) -> list[list[LogPosition] | Exception]:
         if self.promises is None:
             return await super()._commit(transaction)
         self.promises.commit_began()
@@ -91,7 +91,7 @@ async def truth_of(store: EventStore) -> StoreTruth:
     )
 
 
-def _group(record: GroupRecord, numbers: dict[int, int]) -> GroupTruth:
+def _group(record: GroupRow, numbers: dict[int, int]) -> GroupTruth:
     settled = set(range(1, record.offset + 1))
     for first, last in record.ranges:
         settled.update(range(first, last + 1))

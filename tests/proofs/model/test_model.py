@@ -67,21 +67,21 @@ def test_the_command_tells_the_seed_and_the_program_of_a_violation(capsys, monke
 def _lost_acknowledgement(monkeypatch):
     settle = CatchUp._settle
 
-    def settle_all_but_one(self, carriage):
-        if carriage.position != 2:
-            settle(self, carriage)
+    def settle_all_but_one(self, delivery):
+        if delivery.position != 2:
+            settle(self, delivery)
 
     monkeypatch.setattr(CatchUp, "_settle", settle_all_but_one)
 
 
 def _acknowledgement_too_early(monkeypatch):
-    note_attempts = CatchUp.note_attempts
+    record_attempts = CatchUp.record_attempts
 
-    def finish_what_has_failed(self, carriage, *rest):
-        note_attempts(self, carriage, *rest)
-        self.acknowledgements.progress.finish(carriage.position)
+    def finish_what_has_failed(self, delivery, *rest):
+        record_attempts(self, delivery, *rest)
+        self.acknowledgements.progress.finish(delivery.position)
 
-    monkeypatch.setattr(CatchUp, "note_attempts", finish_what_has_failed)
+    monkeypatch.setattr(CatchUp, "record_attempts", finish_what_has_failed)
 
 
 def _swapped_events(monkeypatch):
@@ -101,9 +101,9 @@ def _add_swapped(add):
 def _forgotten_retry(monkeypatch):
     fail = Lanes.fail
 
-    def forget(self, carriage, error, now):
-        due = fail(self, carriage, error, now)
-        if due is not None and carriage.attempt == 2:
+    def forget(self, delivery, error, now):
+        due = fail(self, delivery, error, now)
+        if due is not None and delivery.attempt == 2:
             self._waiting.clear()
         return due
 
@@ -118,11 +118,11 @@ def _retry_too_soon(monkeypatch):
 def _overtaken_retry(monkeypatch):
     fail = Lanes.fail
 
-    def let_go(self, carriage, error, now):
-        due = fail(self, carriage, error, now)
-        if due is not None and carriage.key is not None and not self._lanes[carriage.key]:
-            del self._lanes[carriage.key]
-            carriage.key = None
+    def let_go(self, delivery, error, now):
+        due = fail(self, delivery, error, now)
+        if due is not None and delivery.key is not None and not self._lanes[delivery.key]:
+            del self._lanes[delivery.key]
+            delivery.key = None
         return due
 
     monkeypatch.setattr(Lanes, "fail", let_go)
@@ -131,11 +131,11 @@ def _overtaken_retry(monkeypatch):
 def _delivered_twice(monkeypatch):
     take = Lanes.take
 
-    def take_again(self, *spare):
-        carriage = take(self, *spare)
-        if carriage is not None and carriage.number == 3 and carriage.key is None:
-            self.add(carriage.event, None, carriage.plan, position=carriage.position)
-        return carriage
+    def take_again(self, *recycled):
+        delivery = take(self, *recycled)
+        if delivery is not None and delivery.number == 3 and delivery.key is None:
+            self.add(delivery.event, None, delivery.plan, position=delivery.position)
+        return delivery
 
     monkeypatch.setattr(Lanes, "take", take_again)
 
@@ -163,9 +163,9 @@ def _skipped_event(monkeypatch):
 def _dropped_letter(monkeypatch):
     give_up = Failures.give_up
 
-    def keep_no_second_failure(self, carriage, subscription, error, attempts):
+    def keep_no_second_failure(self, delivery, subscription, error, attempts):
         if attempts != 2:
-            give_up(self, carriage, subscription, error, attempts)
+            give_up(self, delivery, subscription, error, attempts)
 
     monkeypatch.setattr(Failures, "give_up", keep_no_second_failure)
 
@@ -173,14 +173,14 @@ def _dropped_letter(monkeypatch):
 def _miscounted_attempts(monkeypatch):
     give_up = Failures.give_up
 
-    def one_less(self, carriage, subscription, error, attempts):
-        give_up(self, carriage, subscription, error, max(attempts - 1, 0))
+    def one_less(self, delivery, subscription, error, attempts):
+        give_up(self, delivery, subscription, error, max(attempts - 1, 0))
 
     monkeypatch.setattr(Failures, "give_up", one_less)
 
 
 def _ignored_hold(monkeypatch):
-    monkeypatch.setattr(GroupShell, "is_passed_over", lambda self, carriage, s: not s.is_active)
+    monkeypatch.setattr(GroupShell, "is_passed_over", lambda self, delivery, s: not s.is_active)
 
 
 def _ignored_priority(monkeypatch):

@@ -36,7 +36,7 @@ from tests.proofs.torture.power_recording import (
     scratch,
 )
 from tests.proofs.torture.violation import Violation
-from triobus.stores._values import Record
+from triobus.stores._values import Row
 
 STATES_OF_A_RECORDING = 10_000
 STATES_BEFORE_A_BUS = 50
@@ -326,7 +326,7 @@ async def _read(path: Path, is_bus: bool, is_full: bool) -> Kept:
 
 
 async def _contents(store: triobus.SqliteEventStore) -> Kept:
-    records: list[Record] = []
+    records: list[Row] = []
     while more := await store._fetch(len(records), 1000):
         records += more
     positions = [record.position for record in records]

@@ -11,7 +11,7 @@ from typing import Any
 import attrs
 
 from triobus.stores._duplicates import Known, known_places, may_be_refused, refusal
-from triobus.stores._values import Append, NewRecord, Placement, conflict
+from triobus.stores._values import Append, LogPosition, NewRow, conflict
 
 _BYTES_BESIDE = 200
 """About how many bytes a row has beside the event in JSON."""
@@ -35,7 +35,7 @@ class Arrangement:
     rows: list[tuple[Any, ...]] = attrs.field(factory=list, init=False)
     sequences: dict[str, int] = attrs.field(factory=dict, init=False)
     """The last sequence of each aggregate that is appended to."""
-    results: list[list[Placement] | Exception] = attrs.field(factory=list, init=False)
+    results: list[list[LogPosition] | Exception] = attrs.field(factory=list, init=False)
     """What becomes of each append."""
     bytes: int = attrs.field(default=0, init=False)
     _seen: dict[str, Known] = attrs.field(factory=dict, init=False)
@@ -46,7 +46,7 @@ class Arrangement:
         Return False if that cannot be said without looking whether the log has some of them.
         """
         records, expected, _ = append
-        known: list[Placement | None] = [None] * len(records)
+        known: list[LogPosition | None] = [None] * len(records)
         if self._looks:
             looked_up = refusal(append) or known_places(append, self._find)
             if isinstance(looked_up, Exception):
@@ -66,8 +66,8 @@ class Arrangement:
         return True
 
     def _placed(
-        self, records: Sequence[NewRecord], known: Sequence[Placement | None]
-    ) -> list[Placement]:
+        self, records: Sequence[NewRow], known: Sequence[LogPosition | None]
+    ) -> list[LogPosition]:
         # One loop with its attributes in locals: every event that is stored goes through it.
         recorded, now, crc, new = self._now.isoformat(), self._now, zlib.crc32, tuple.__new__
         position, checksum, seen, places = self.position, self.checksum, self._seen, []
@@ -94,9 +94,9 @@ class Arrangement:
             row = (position, text_id, event_type, version, aggregate_id, sequence, recorded)
             self.rows.append((*row, data.decode(), checksum))
             self.bytes += len(data) + _BYTES_BESIDE
-            places.append(new(Placement, (position, sequence, now, True)))
+            places.append(new(LogPosition, (position, sequence, now, True)))
             if self._looks:
-                seen[text_id] = Known(Placement(position, sequence, now, False), record)
+                seen[text_id] = Known(LogPosition(position, sequence, now, False), record)
         self.position, self.checksum = position, checksum
         return places
 
@@ -111,7 +111,7 @@ class Arrangement:
         """Return what an id stands for, in this transaction or in the log."""
         return self._seen.get(event_id) or self._known(event_id)
 
-    def _has_any(self, records: Sequence[NewRecord]) -> bool:
+    def _has_any(self, records: Sequence[NewRow]) -> bool:
         """Whether some of the records are in the log, or among the rows that come before them."""
         ids = {str(record.event_id) for record in records}
         return any(row[1] in ids for row in self.rows) or any(map(self._known, ids))

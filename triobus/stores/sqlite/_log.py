@@ -12,7 +12,7 @@ from typing import Any
 
 from triobus._errors import StoreClosed, StoreError, StoreReplaced
 from triobus._text import line
-from triobus.stores._values import Record
+from triobus.stores._values import Row
 from triobus.stores.sqlite import _rows
 from triobus.stores.sqlite._connection import MEMORY, Database
 from triobus.stores.sqlite._faults import Faults
@@ -31,7 +31,7 @@ _LEAST_BYTES_AN_EVENT = 50
 """Its id and the time alone have more."""
 
 
-def record_of(faults: Faults, row: Sequence[Any], before: int) -> Record:
+def record_of(faults: Faults, row: Sequence[Any], before: int) -> Row:
     """Return a row of the log, after comparing it with its checksum."""
     (
         position,
@@ -67,7 +67,7 @@ def record_of(faults: Faults, row: Sequence[Any], before: int) -> Record:
         ):
             raise ValueError("a time without its zone, or a number that cannot be")
         return tuple.__new__(
-            Record,
+            Row,
             (
                 position,
                 event_id.decode(),
@@ -165,7 +165,7 @@ def check_end(db: Database) -> None:
         raise db.faults.corrupt(due, "the event is missing")
 
 
-def _check_indexes(db: Database, record: Record) -> None:
+def _check_indexes(db: Database, record: Row) -> None:
     """Raise `StoreCorrupt` unless the indexes lead to an event and to the one before it."""
     found = row_of_id(db, record.event_id)
     if found is None or found[0] != record.position:

@@ -9,10 +9,10 @@ from typing import Any
 import attrs
 
 from triobus.stores._values import (
-    GroupRecord,
-    LetterKey,
-    LetterRecord,
-    Record,
+    DeadLetterKey,
+    DeadLetterRow,
+    GroupRow,
+    Row,
     StoredGroup,
     StoreStatistics,
 )
@@ -48,7 +48,7 @@ class Reader:
         up_to: int | None = None,
         aggregate_id: str | None = None,
         types: Sequence[str] | None = None,
-    ) -> list[Record]:
+    ) -> list[Row]:
         """Return the first events behind a position; by bytes, fewer of them."""
         if after >= _ENDLESS or not _rows.is_text(aggregate_id, *types or ()):
             return []  # SQLite knows no such number or text, so that nothing can have it
@@ -78,12 +78,12 @@ class Reader:
 
     def _batch(
         self, cursor: sqlite3.Cursor, after: int, *, is_whole: bool, is_lane: bool
-    ) -> list[Record]:
+    ) -> list[Row]:
         """Return the events of a cursor, up to some bytes; raise if they do not come as they must.
 
         That is without gaps in the whole log, and in the lane of an aggregate by sequences.
         """
-        records: list[Record] = []
+        records: list[Row] = []
         size = 0
         for row in cursor:
             if is_whole and row[0] != after + 1:
@@ -109,14 +109,14 @@ class Reader:
         if after < end and not has_more:
             raise self._db.faults.corrupt(after + 1, "the event is missing")
 
-    def _check_next(self, record: Record, before: Record) -> None:
+    def _check_next(self, record: Row, before: Row) -> None:
         """Raise `StoreCorrupt` unless an event of an aggregate comes right after another."""
         if record.sequence != (before.sequence or 0) + 1:
             raise self._db.faults.corrupt(
                 record.position, f"sequence {record.sequence} comes after {before.sequence}"
             )
 
-    def find(self, event_id: str) -> Record | None:
+    def find(self, event_id: str) -> Row | None:
         """Return the event of an id."""
         with self._db.faults.explained("be read"):
             row = row_of_id(self._db, event_id)
@@ -127,7 +127,7 @@ class Reader:
         with self._db.faults.explained("be read"):
             return head(self._db)[0]
 
-    def groups(self) -> list[GroupRecord]:
+    def groups(self) -> list[GroupRow]:
         """Return the progress of all groups."""
         with self._db.faults.explained("be read"), self._db.one_moment():
             last = last_position(self._db)
@@ -142,7 +142,7 @@ class Reader:
                 for name, offset in self._rows_of(_OFFSETS, 1)
             ]
 
-    def letter_keys(self) -> list[LetterKey]:
+    def letter_keys(self) -> list[DeadLetterKey]:
         """Return what identifies each dead letter."""
         query = (
             "SELECT id, position, group_name, subscription, aggregate_id "
@@ -151,7 +151,7 @@ class Reader:
         with self._db.faults.explained("be read"):
             return [_rows.letter_key(row) for row in self._rows_of(query, 1)]
 
-    def letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
+    def letters(self, ids: Sequence[int]) -> list[tuple[DeadLetterRow, Row]]:
         """Return dead letters with their events; without those that are no more."""
         connection = self._db.ready()
         found = []

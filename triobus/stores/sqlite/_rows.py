@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from triobus._text import MESSAGE_LENGTH, TRACEBACK_LENGTH, shown
-from triobus.stores._values import Attempts, GroupRecord, LetterKey, LetterRecord
+from triobus.stores._values import Attempts, DeadLetterKey, DeadLetterRow, GroupRow
 
 UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, msgspec.MsgspecError)
 """What comes of a row whose values are of other types than its columns, or no text or date."""
@@ -76,7 +76,7 @@ def ascending(rows: Iterable[Any], columns: int, room: float) -> Iterator[Any]:
 
 def group(
     name: object, offset: object, ranges: Iterable[Any], rows: Iterable[Any], last: int
-) -> GroupRecord:
+) -> GroupRow:
     """Return how far a group is in a log that ends at position `last`."""
     settled = whole(offset, least=0, most=last)
     found: list[tuple[int, int]] = []
@@ -85,9 +85,7 @@ def group(
         first = whole(first, least=end + 1, most=last)
         end = whole(final, least=first, most=last)
         found.append((first, end))
-    return GroupRecord(
-        text(name), settled, tuple(found), tuple(attempts(row, last) for row in rows)
-    )
+    return GroupRow(text(name), settled, tuple(found), tuple(attempts(row, last) for row in rows))
 
 
 def attempts(row: Sequence[Any], last: int) -> Attempts:
@@ -103,18 +101,18 @@ def attempts(row: Sequence[Any], last: int) -> Attempts:
     )
 
 
-def letter_key(row: Sequence[Any]) -> LetterKey:
+def letter_key(row: Sequence[Any]) -> DeadLetterKey:
     """Return what identifies a dead letter."""
     id_, position, group, subscription, aggregate = row
-    return LetterKey(
+    return DeadLetterKey(
         whole(id_), whole(position), text(group), text(subscription), aggregate_id(aggregate)
     )
 
 
-def letter(row: Sequence[Any]) -> LetterRecord:
+def letter(row: Sequence[Any]) -> DeadLetterRow:
     """Return a dead letter; what its error said is cut where a bus would have cut it."""
     key, (count, first, last, error_type, message, traceback) = letter_key(row[:5]), row[5:]
-    return LetterRecord(
+    return DeadLetterRow(
         **key._asdict(),
         attempts=whole(count, least=0),
         first_failed_at=moment(first),

@@ -35,11 +35,11 @@ from triobus._events import Converter, DomainEvent
 from triobus._threads import Worker
 from triobus.stores._store import EventStore
 from triobus.stores._values import (
-    GroupRecord,
-    LetterKey,
-    LetterRecord,
-    Placement,
-    Record,
+    DeadLetterKey,
+    DeadLetterRow,
+    GroupRow,
+    LogPosition,
+    Row,
     Snapshot,
     StoreStatistics,
     Transaction,
@@ -148,7 +148,7 @@ class SqliteEventStore(EventStore):
         """Become the only writer. Raises `StoreInUse` with the pid of another one."""
         return await self._run(self._writer.claim)
 
-    async def _commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+    async def _commit(self, transaction: Transaction) -> list[list[LogPosition] | Exception]:
         """Store a transaction in one of SQLite's."""
         self._database.check_open()
         return await self._worker.finish(self._writer.commit, transaction)
@@ -160,7 +160,7 @@ class SqliteEventStore(EventStore):
         up_to: int | None = None,
         aggregate_id: str | None = None,
         types: Sequence[str] | None = None,
-    ) -> list[Record]:
+    ) -> list[Row]:
         """Return the first events behind a position."""
         fetch = self._reader.fetch
         if types is None or aggregate_id is not None:
@@ -175,7 +175,7 @@ class SqliteEventStore(EventStore):
                 return found
             after = end
 
-    async def _find(self, event_id: UUID) -> Record | None:
+    async def _find(self, event_id: UUID) -> Row | None:
         """Return an event by its id."""
         return await self._run(self._reader.find, str(event_id))
 
@@ -183,15 +183,15 @@ class SqliteEventStore(EventStore):
         """Return the position of the last event."""
         return await self._run(self._reader.last_position)
 
-    async def _groups(self) -> list[GroupRecord]:
+    async def _groups(self) -> list[GroupRow]:
         """Return the progress of all groups."""
         return await self._run(self._reader.groups)
 
-    async def _letter_keys(self) -> list[LetterKey]:
+    async def _letter_keys(self) -> list[DeadLetterKey]:
         """Return what identifies each dead letter."""
         return await self._run(self._reader.letter_keys)
 
-    async def _letters(self, ids: Sequence[int]) -> list[tuple[LetterRecord, Record]]:
+    async def _letters(self, ids: Sequence[int]) -> list[tuple[DeadLetterRow, Row]]:
         """Return dead letters with their events."""
         return await self._run(self._reader.letters, ids)
 

@@ -15,10 +15,10 @@ import msgspec
 
 from triobus._errors import StoreCorrupt
 from triobus.stores.sqlite import _rows, _wal
+from triobus.stores.sqlite._checksums import Checksums
 from triobus.stores.sqlite._connection import Database
 from triobus.stores.sqlite._log import COLUMNS, last_position, record_of
 from triobus.stores.sqlite._rows import UNREADABLE
-from triobus.stores.sqlite._seals import Seals
 
 _is_uuid = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}").fullmatch
 _SHOWN = 20
@@ -135,7 +135,7 @@ def _problems(connection: sqlite3.Connection) -> list[str]:
 
 def wrong_progress(connection: sqlite3.Connection) -> list[str]:
     """Return which groups have a progress that is not what was written, in sentences."""
-    _, names = Seals.read(connection)
+    _, names = Checksums.read(connection)
     return [
         f"the progress of the group {_text(name)!r} is not what was written (to go on with what "
         "is there, set its checksum in the table progress to NULL)"

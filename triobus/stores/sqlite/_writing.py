@@ -14,20 +14,20 @@ from triobus._threads import makes_durable
 from triobus.stores._duplicates import Known
 from triobus.stores._values import (
     Changes,
-    LetterRecord,
-    Placement,
+    DeadLetterRow,
+    LogPosition,
     ProgressChange,
     Snapshot,
     Transaction,
 )
 from triobus.stores.sqlite import _connection, _path, _rows
 from triobus.stores.sqlite._arrangement import Arrangement
+from triobus.stores.sqlite._checksums import AttemptsRow, Checksums
 from triobus.stores.sqlite._connection import Database
 from triobus.stores.sqlite._faults import RESTORE
 from triobus.stores.sqlite._lock import Claim
 from triobus.stores.sqlite._log import check_end, head, record_of, row_of_id
 from triobus.stores.sqlite._reading import Reader
-from triobus.stores.sqlite._seals import AttemptsRow, Seals
 from triobus.stores.sqlite._verify import wrong_progress
 
 _PAGES_A_COMMIT = 4
@@ -56,7 +56,7 @@ class Writer:
 
     _db: Database
     _reader: Reader
-    seals: Seals = attrs.field(factory=Seals, init=False)
+    checksums: Checksums = attrs.field(factory=Checksums, init=False)
     _sequences: dict[str, int] = attrs.field(factory=dict, init=False)
     """The last sequences of aggregates that were appended to lately."""
     _settled_at: int | None = attrs.field(default=None, init=False)
@@ -101,7 +101,7 @@ class Writer:
             self._db.wal = _path.wal_identity(self._db.at.path) or _NO_FILE
         self._sequences.clear()
         self._settled_at = None
-        self.seals, wrong = Seals.read(connection)
+        self.checksums, wrong = Checksums.read(connection)
         if wrong:
             said = "; ".join(wrong_progress(connection))
             raise StoreCorrupt(f"{self._db.faults.shown} is damaged: {said}. {RESTORE}")
@@ -110,7 +110,7 @@ class Writer:
         self._db.frames = _connection.FRAMES_BEFORE_CHECKPOINT if self._db.was_unclean else 0
 
     @makes_durable
-    def commit(self, transaction: Transaction) -> list[list[Placement] | Exception]:
+    def commit(self, transaction: Transaction) -> list[list[LogPosition] | Exception]:
         """Store a transaction, and return what became of each of its appends."""
         connection = self._db.ready()
         if not self._db.is_writer:
@@ -123,7 +123,7 @@ class Writer:
                 self._db.roll_back()
                 raise
             self._finish_commit(connection)
-        self.seals.commit()
+        self.checksums.commit()
         self._db.position, self._db.checksum = written.position, written.checksum
         if len(self._sequences) > _SEQUENCES_KEPT:
             self._sequences.clear()
@@ -151,7 +151,7 @@ class Writer:
                 "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
                 (written.position, written.checksum),
             )
-        self.seals.begin()
+        self.checksums.begin()
         self._write_changes(connection, transaction.changes)
         return written
 
@@ -190,7 +190,7 @@ class Writer:
         if row is None:
             return None
         record = record_of(self._db.faults, row, row[9] or 0)
-        place = Placement(record.position, record.sequence, record.recorded_at, False)
+        place = LogPosition(record.position, record.sequence, record.recorded_at, False)
         return Known(place, record)
 
     def _finish_commit(self, connection: sqlite3.Connection) -> None:
@@ -244,8 +244,8 @@ class Writer:
                 for row in group.attempts.values()
                 if row is not None
             ]
-            seal = self.seals.written(connection, name, group.progress, gone, rows)
-            _write_progress(connection, name, group.progress, seal)
+            group_checksum = self.checksums.written(connection, name, group.progress, gone, rows)
+            _write_progress(connection, name, group.progress, group_checksum)
             if gone:
                 connection.executemany(
                     "DELETE FROM attempts WHERE group_name = ? AND position = ?", gone
@@ -263,7 +263,7 @@ class Writer:
             _write_letter(connection, id_, letter)
 
 
-def _write_letter(connection: sqlite3.Connection, id_: int, letter: LetterRecord | None) -> None:
+def _write_letter(connection: sqlite3.Connection, id_: int, letter: DeadLetterRow | None) -> None:
     if letter is None:
         connection.execute("DELETE FROM dead_letters WHERE id = ?", (id_,))
         return
@@ -280,13 +280,13 @@ def _write_letter(connection: sqlite3.Connection, id_: int, letter: LetterRecord
 
 
 def _write_progress(
-    connection: sqlite3.Connection, name: str, change: ProgressChange, seal: int
+    connection: sqlite3.Connection, name: str, change: ProgressChange, group_checksum: int
 ) -> None:
     connection.execute(
         "INSERT INTO progress (name, position, checksum) VALUES (?, ?, ?) "
         "ON CONFLICT (name) DO UPDATE SET position = excluded.position, "
         "checksum = excluded.checksum",
-        (name, change.offset, seal),
+        (name, change.offset, group_checksum),
     )
     gone = [(name, first) for first, last in change.ranges if last is None]
     if gone:

@@ -1,10 +1,10 @@
 """A checksum of each group's progress: a number that was changed would let it leave out events.
 
-1. The seal of a group is the sum of the checksums of all its rows in `progress`, `finished` and
+1. The checksum of a group is the sum of those of all its rows in `progress`, `finished` and
    `attempts`, so that a commit has to look only at those that it writes. (The exclusive or would
    not do: the same change in two rows changes the crc32 of both by the same bits.)
 2. What a commit makes of it counts only once the commit has succeeded.
-3. A group of a store from before there were seals has none until its next commit.
+3. A group of a store from before there were checksums has none until its next commit.
 """
 
 import sqlite3
@@ -22,8 +22,8 @@ AttemptsRow = tuple[str, int, str, int, float, float, str]
 
 
 @attrs.define(eq=False)
-class Seals:
-    """The seals of all groups of a store that is open for writing."""
+class Checksums:
+    """The checksums of all groups of a store that is open for writing."""
 
     _sums: dict[bytes, int] = attrs.field(factory=dict)
     """What the checksums of a group's rows come to, its offset's aside."""
@@ -31,25 +31,26 @@ class Seals:
     """The same after the commit that is being made."""
 
     @classmethod
-    def read(cls, connection: sqlite3.Connection) -> tuple["Seals", list[bytes]]:
-        """Return the seals of a store, and the names of groups whose rows have another one.
+    def read(cls, connection: sqlite3.Connection) -> tuple["Checksums", list[bytes]]:
+        """Return the checksums of a store, and the names of groups whose rows have another one.
 
         Raises `TypeError` for a row that has something else than numbers where they belong.
         """
-        seals = cls()
+        checksums = cls()
         for name, first, last in _rows_of(connection, "SELECT * FROM finished"):
-            seals._sums[name] = seals._sum(name, _of_range(name, first, last))
+            checksums._sums[name] = checksums._sum(name, _of_range(name, first, last))
         for name, position, *rest in _rows_of(connection, "SELECT * FROM attempts"):
-            seals._sums[name] = seals._sum(name, _of_attempts(name, position, rest))
+            checksums._sums[name] = checksums._sum(name, _of_attempts(name, position, rest))
         groups = connection.execute(
             "SELECT name, position, checksum FROM progress WHERE name > ''"
         ).fetchall()
         wrong = [
             name
-            for name, offset, seal in groups
-            if seal is not None and seal != seals._sum(name, _of_offset(name, offset))
+            for name, offset, group_checksum in groups
+            if group_checksum is not None
+            and group_checksum != checksums._sum(name, _of_offset(name, offset))
         ]
-        return seals, wrong
+        return checksums, wrong
 
     def begin(self) -> None:
         """Forget what a commit has written that did not succeed."""
@@ -63,7 +64,7 @@ class Seals:
         gone: Sequence[tuple[str, int]],
         attempts: Sequence[AttemptsRow],
     ) -> int:
-        """Return the seal that a group has after what a commit is about to write of it."""
+        """Return the checksum of a group after a commit that is about to be written."""
         name = group.encode()
         change = 0
         for first, last in progress.ranges:

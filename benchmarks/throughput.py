@@ -1,6 +1,20 @@
 """Publishing to one handler against a raw memory channel with the same handler, and peers.
 
-What was tried to make the bus faster, and what it gave, stands in `triobus/_group.py`.
+What was tried to make the bus faster, in figures of one machine with two cores and Python 3.11.
+`publish` beside a raw channel, with all else the same:
+
+- workers at a memory channel, each woken at once for each event: 0.61 to 0.68;
+- woken after the publisher's own checkpoint, so that one that runs meanwhile takes two: 0.70 to
+  0.83, which is what stands here;
+- the same, and no second worker while the first has not run, which then wakes it: 0.57 to 0.63;
+- without a channel, workers that park by themselves, and that wake another one when their handler
+  waits, for which they drive its coroutine by hand: 0.84 to 0.93.
+
+In microseconds an event of `publish_many`: a context variable set for each delivery 0.15 (now once
+a worker), a coroutine around the handlers of each delivery 0.15 (now inlined), asking for room
+whenever a worker begins 0.3 (now when there is enough for the first that waits), an object for
+each queued event 0.14 (now a tuple, and one object a worker: 0.06), `Published` as a named tuple
+0.12 (now a struct of msgspec: 0.06).
 """
 
 import gc

@@ -433,7 +433,6 @@ def test_a_replay_is_cancelled_cleanly_at_every_step(new_bus):
 
 
 async def test_an_event_accepted_while_parked_workers_are_being_cancelled_is_left_and_counted(
-    new_bus,
     autojump_clock,
 ):
     seen = []

@@ -129,7 +129,6 @@ async def test_every_failing_handler_makes_a_letter_of_its_own(new_bus, autojump
 
 
 async def test_letters_can_still_be_listed_and_discarded_after_the_stop(
-    new_bus,
     autojump_clock,
 ) -> None:
     bus = EventBus()
@@ -299,7 +298,6 @@ async def test_only_the_handler_that_failed_is_called_again(new_bus, autojump_cl
 
 
 async def test_a_replay_goes_behind_what_is_queued_for_its_aggregate(
-    new_bus,
     autojump_clock,
 ) -> None:
     bus = EventBus(workers=1)
@@ -506,7 +504,6 @@ async def test_what_is_no_dead_letter_is_refused(new_bus, autojump_clock, wrong:
 
 
 async def test_the_dead_letters_of_a_bus_are_one_object_that_shows_its_count_on_one_line(
-    new_bus,
     autojump_clock,
 ) -> None:
     bus = EventBus()
@@ -679,7 +676,6 @@ async def test_a_letter_that_is_discarded_while_its_replay_runs_is_not_retried_w
 
 
 async def test_a_letter_of_an_earlier_start_is_not_taken_for_one_of_now(
-    new_bus,
     autojump_clock,
 ) -> None:
     bus = EventBus()
@@ -700,7 +696,6 @@ async def test_a_letter_of_an_earlier_start_is_not_taken_for_one_of_now(
 
 
 async def test_a_thousand_letters_are_kept_and_the_dropped_are_counted(
-    new_bus,
     autojump_clock,
 ) -> None:
     bus = EventBus(workers=1, buffer=10_000)
@@ -715,7 +710,6 @@ async def test_a_thousand_letters_are_kept_and_the_dropped_are_counted(
 
 
 async def test_a_letter_that_holds_back_its_aggregate_is_not_dropped_for_newer_ones(
-    new_bus,
     autojump_clock,
 ) -> None:
     bus = EventBus(workers=1, buffer=10_000)
@@ -735,7 +729,6 @@ async def test_a_letter_that_holds_back_its_aggregate_is_not_dropped_for_newer_o
 
 
 async def test_a_letter_that_is_being_replayed_is_not_dropped_for_newer_ones(
-    new_bus,
     autojump_clock,
 ) -> None:
     bus = EventBus(workers=2, buffer=10_000)
@@ -756,7 +749,6 @@ async def test_a_letter_that_is_being_replayed_is_not_dropped_for_newer_ones(
 
 
 async def test_no_more_than_the_bound_are_kept_once_a_replay_has_failed_again(
-    new_bus,
     autojump_clock,
 ) -> None:
     bus = EventBus(workers=2, buffer=10_000)

@@ -501,7 +501,6 @@ async def test_a_huge_traceback_is_cut_to_its_end(new_bus, autojump_clock, lette
 
 
 async def test_with_raise_the_error_leaves_the_block_as_from_a_nursery(
-    new_bus,
     autojump_clock,
 ) -> None:
     error = ValueError("fatal")

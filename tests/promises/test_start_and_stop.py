@@ -6,7 +6,6 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
 
 from tests.events import Noted, Other
 from tests.every_step import at_every_step
@@ -230,8 +229,8 @@ async def test_a_start_that_failed_can_be_made_again(tmp_path):
     assert seen == [1]
 
 
-async def test_a_start_that_is_cancelled_leaves_no_task_behind(new_bus, autojump_clock):
-    bus = new_bus()
+async def test_a_start_that_is_cancelled_leaves_no_task_behind(autojump_clock):
+    bus = EventBus()
     before = trio.lowlevel.current_statistics().tasks_living
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -601,8 +600,8 @@ async def test_cancelling_while_the_block_drains_stops_the_draining(new_bus, aut
     assert bus.statistics().groups["default"].lag == 1
 
 
-async def test_no_task_of_the_bus_outlives_its_block(new_bus, autojump_clock):
-    bus = new_bus(workers=7)
+async def test_no_task_of_the_bus_outlives_its_block(autojump_clock):
+    bus = EventBus(workers=7)
     bus.group("mail", workers=5)
     noting(bus)
     before = trio.lowlevel.current_statistics().tasks_living
@@ -610,12 +609,11 @@ async def test_no_task_of_the_bus_outlives_its_block(new_bus, autojump_clock):
         await bus.publish(Noted(1))
         bus.group("more", workers=3)
         assert trio.lowlevel.current_statistics().tasks_living > before
-    await wait_all_tasks_blocked()  # what held the clock for the store's thread ends a turn later
     assert trio.lowlevel.current_statistics().tasks_living == before
 
 
-async def test_every_task_of_the_bus_is_in_the_nursery_that_runs_it(new_bus, autojump_clock):
-    bus = new_bus(workers=7)
+async def test_every_task_of_the_bus_is_in_the_nursery_that_runs_it(autojump_clock):
+    bus = EventBus(workers=7)
     before = trio.lowlevel.current_statistics().tasks_living
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run)

@@ -86,7 +86,6 @@ async def test_a_tuple_of_types_receives_each_event_once(new_bus, autojump_clock
 
 
 async def test_an_event_that_nobody_wants_is_accepted_all_the_same(
-    new_bus,
     autojump_clock,
 ) -> None:
     bus = EventBus()

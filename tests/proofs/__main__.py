@@ -11,6 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from tests.proofs import explore
 from tests.proofs.every import command as every
 from tests.proofs.fuzz import command as fuzz
 from tests.proofs.model import command as model
@@ -24,6 +25,7 @@ PROOFS: dict[str, Proof] = {
     **overlaps.PROOFS,
     **model.PROOFS,
     **fuzz.PROOFS,
+    **explore.PROOFS,
 }
 
 

@@ -201,7 +201,8 @@ class World:
             self.crashes += 1
             self.recording.note("--- crash ---")
             for bus in self.buses:
-                bus._life.crash()
+                if bus._life.cycle.allows("crash"):  # others have ended in this life already
+                    bus._life.crash()
             self.scope.cancel()
 
     def watch(self, bus: EventBus) -> Instrument:

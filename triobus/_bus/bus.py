@@ -226,7 +226,7 @@ class EventBus:
         with a store `EventNotEncodable`, `EventIdConflict`, `SequenceConflict` and `StoreError`.
         """
         await checkpoint_if_cancelled()
-        return await self._life.log.publish(event, expected_sequence)
+        return await self._lives.life.log.publish(event, expected_sequence)
 
     @enable_ki_protection
     async def publish_many(
@@ -240,7 +240,7 @@ class EventBus:
         """
         events = list(events)
         await checkpoint_if_cancelled()
-        return await self._life.log.publish_many(events, expected_sequence)
+        return await self._lives.life.log.publish_many(events, expected_sequence)
 
     @enable_ki_protection
     def publish_nowait(self, event: DomainEvent) -> Published:

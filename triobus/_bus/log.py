@@ -117,13 +117,8 @@ class MemoryGroupLog:
     def record_attempts(self, delivery: InFlight, index: int, attempts: int, delay: float) -> None:
         """They are in memory already."""
 
-    def on_idle(self, shell: GroupShell) -> None:
-        """Accept what waits for a free worker."""
-        if shell.waiting:
-            self._routing.admit(shell)
-
     def on_room(self, shell: GroupShell) -> None:
-        """Accept what waits for room."""
+        """Accept what waits for room, or for a free worker."""
         self._routing.admit(shell)
 
     def on_due(self) -> None:

@@ -250,18 +250,13 @@ class CatchUp:
         return step
 
     def on_room(self, shell: GroupShell) -> None:
-        """There is the room that the catch_up waits for."""
+        """Read on: there is room, or some can be made while a worker has nothing to do."""
         shell.admits_at = -1
         self._alarm.ring()
 
     def on_due(self) -> None:
         """There may be retries whose events are to be read back."""
         if self.lanes.due:
-            self._alarm.ring()
-
-    def on_idle(self, shell: GroupShell) -> None:
-        """A worker finds nothing ready; if that is for want of room, make some."""
-        if shell.admits_at >= 0:
             self._alarm.ring()
 
     def _room(self) -> float:

@@ -72,11 +72,8 @@ class GroupLog(Protocol):
     ) -> None:
         """A delivery has come to a subscription of its plan, and waits for its next attempt."""
 
-    def on_idle(self, shell: "GroupShell", /) -> None:
-        """A worker finds nothing ready."""
-
     def on_room(self, shell: "GroupShell", /) -> None:
-        """There is as much room as was waited for."""
+        """There is as much room as was waited for, or a worker has nothing to do meanwhile."""
 
     def on_due(self) -> None:
         """The time of an event that has to be read back may have come."""
@@ -149,7 +146,7 @@ class GroupShell:
     def wake(self) -> None:
         """Send ready deliveries to free workers."""
         lanes = self.lanes
-        while self.free and lanes.ready:
+        while self.free:
             delivery = lanes.take()
             if delivery is None:
                 return
@@ -390,7 +387,8 @@ async def _work(shell: GroupShell, own: Handling) -> None:
         if delivery is None:
             own.delivery = recycled = None  # so that an idle worker keeps no event alive
             shell.free += 1
-            log.on_idle(shell)
+            if shell.admits_at >= 0:
+                log.on_room(shell)
             delivery = await receive()
             shell.sent -= 1
             lanes.held -= 1

@@ -137,7 +137,7 @@ def eventsource_py(path: Path, count: int) -> None:
             )
             await store.append(StreamId(account, "Account"), [booked], ExpectedVersion.any_())
             await bus.publish([booked])
-        await store._close()
+        await store.close()
 
     asyncio.run(run())
 

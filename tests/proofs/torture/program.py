@@ -65,9 +65,9 @@ def report(*words: object) -> None:
 class ReportingStore(triobus.SqliteEventStore):
     """Says when it commits."""
 
-    async def commit(self, transaction: Any) -> Any:
+    async def _commit(self, transaction: Any) -> Any:
         report("committing", time.monotonic_ns())
-        results = await super().commit(transaction)
+        results = await super()._commit(transaction)
         report("committed")
         return results
 

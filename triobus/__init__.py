@@ -66,7 +66,7 @@ With a store
 - Attempts, retries and dead letters outlive a restart, and so do `hold=True` and the order of each
   aggregate. A retry that was due in an hour is still due in an hour.
 - An event in which the process dies stops no other. After an unclean end it is recorded that a
-  handler is called, before it is, for those events that may have been in hands; one in which the
+  handler is called, before it is, for those events that may have been in flight; one in which the
   process dies again is handled alone, and after the last attempt that its `Retry` grants it is a
   dead letter with the error `ProcessDied`.
 - Publishers never wait for a slow group. It reads its backlog from disk, and never has more than

@@ -41,7 +41,7 @@ class EventBus:
 
     - `store`: where events, progress and dead letters are kept, so that they outlive the program;
       the bus opens it when it starts and closes it when it stops. None for a bus in memory.
-    - `workers`: how many deliveries of the group "default" are carried at a time, each for another
+    - `workers`: how many deliveries the group "default" has in flight at a time, each for another
       aggregate; 1 gives total order, in which only a retry is overtaken.
     - `buffer`: how many events that group holds beyond those that workers have. Publishers wait for
       room; with a store they do not, and the rest stays on disk. `math.inf` for no limit; 0 for

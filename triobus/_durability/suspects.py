@@ -29,7 +29,7 @@ recorded, and come before those."""
 
 
 class Noting(Protocol):
-    """Notes that a handler is about to be called, as `Feed.note_begun` does."""
+    """Notes that a handler is about to be called, as `Acknowledgements.record_begun` does."""
 
     def __call__(self, delivery: InFlight, *, is_counted: bool) -> None: ...
 

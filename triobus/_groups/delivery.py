@@ -57,7 +57,7 @@ Queued = tuple[
     int | None,
     int | None,
 ]
-"""A queued delivery: the first seven fields of its delivery, for a third of what that costs."""
+"""A queued delivery: the first seven fields of `InFlight`, for a third of what that costs."""
 
 
 Replayed = tuple[DomainEvent, str | None, tuple[Subscription, ...], Completion, int, int | None]
@@ -66,7 +66,7 @@ Replayed = tuple[DomainEvent, str | None, tuple[Subscription, ...], Completion, 
 
 @attrs.define(eq=False)
 class InFlight:
-    """One delivery while the group carries it."""
+    """One delivery that a worker has, or that waits for a retry."""
 
     number: int
     event: DomainEvent
@@ -184,7 +184,7 @@ class Lanes:
     def take(self, recycled: InFlight | None = None) -> InFlight | None:
         """Return the oldest delivery that is ready, now in flight, or None.
 
-        It may come in `recycled`, a delivery whose delivery is finished.
+        It may come in `recycled`, which has been finished.
         """
         queued: Any
         if self._is_frozen:

@@ -439,5 +439,5 @@ async def _work(shell: GroupShell, own: Handling) -> None:
         durations.append(ended - started)
         started = ended
         if turn >= _DELIVERIES_PER_TURN or ended > turn_ends:
-            await trio.lowlevel.checkpoint()  # with empty hands: the others go on meanwhile
+            await trio.lowlevel.checkpoint()  # without a delivery in flight: other tasks go on
             turn = 0

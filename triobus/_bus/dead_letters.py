@@ -83,14 +83,13 @@ class DeadLetters:
     ) -> int:
         """Deliver dead letters again, to the handlers that failed and no others.
 
-        Give ids, or letters as `list` returns them, or the group of which all are meant; without
-        either all of the bus are. They go in the order of their events' positions (without a store
+        Give ids, letters as `list` returns them, or a group; without either all of the bus are
+        meant. They go in the order of their events' positions (without a store
         in which they became dead letters), behind what is queued for their aggregates, and with
         the full number of attempts. What is held back behind them meanwhile goes with them.
 
-        Return, when all are done, how many were handled: those are dead letters no more; one that
-        failed again stays, with its attempts and error brought up to date. Letters that are being
-        replayed already are left alone; of one aggregate they go before those that are given here.
+        Return, when all are done, how many were handled. A letter that failed again stays, brought up
+        to date. Letters that are being replayed already go before these, and are left alone.
 
         Cancelled, it stops waiting, and what was begun goes on. Raises `UnknownDeadLetter` or
         `UnknownSubscription` before anything is replayed, `BusClosed` if the bus is not running or

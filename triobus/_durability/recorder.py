@@ -326,15 +326,13 @@ class Recorder:
 
 def _log_groups(snapshot: Snapshot, catch_ups: Iterable[CatchUp]) -> None:
     """Log where groups go on, and what the store has for handlers that are not there."""
-    known = {
-        catch_up.group.name: {s.name for s in catch_up.group.subscriptions}
-        for catch_up in catch_ups
-    }
+    groups = [catch_up.group for catch_up in catch_ups]
+    known = {group.name: {s.name for s in group.subscriptions} for group in groups}
     used = {(key.group, key.subscription) for key in snapshot.letters}
     for record in snapshot.groups:
         used |= {(record.name, row.subscription) for row in record.attempts}
-    groups = {record.name for record in snapshot.groups} | {group for group, _ in used}
-    gone = [f"group {group!r}" for group in sorted(groups - known.keys())]
+    stored = {record.name for record in snapshot.groups} | {group for group, _ in used}
+    gone = [f"group {group!r}" for group in sorted(stored - known.keys())]
     gone += [
         f"subscription {name!r} of group {group!r}"
         for group, name in sorted(used)

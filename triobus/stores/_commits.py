@@ -205,10 +205,7 @@ class CommitQueue:
             self._turn.release()
 
     async def _commit_all(self) -> BaseException | None:
-        """Commit everything that is there, and answer; return the error of the commit, if any.
-
-        The writer calls it. It raises only what the bus that uses the store raises.
-        """
+        """Commit everything that is there, and answer; return the error of the commit, if any."""
         if self.is_halted:
             self._refuse_all()
             return None

@@ -253,8 +253,23 @@ class EventStore(ABC):
             _check_expected(batch, expected_sequence)
         for event, key in zip(batch.events, batch.keys, strict=True):
             check_aggregate_id(type(event), key)
+        records = self._rows_of(batch)
+        if not records:
+            await cancel_shielded_checkpoint()
+            return ()
+        same: frozenset[int] = frozenset()
+        while True:
+            append = Append(records, expected_sequence, same)
+            try:
+                return await self._commits.submit(Submission(batch, append))
+            except Differs as found:
+                if not is_same(self._codec, found.content, batch.events[found.index]):
+                    raise conflict_of(found, records[found.index]) from None
+                same |= {found.index}
+
+    def _rows_of(self, batch: Batch) -> list[NewRow]:
         encode, new = self._codec.encode, tuple.__new__
-        records = [
+        return [
             new(
                 NewRow,
                 (
@@ -267,18 +282,6 @@ class EventStore(ABC):
             )
             for event, key in zip(batch.events, batch.keys, strict=True)
         ]
-        if not records:
-            await cancel_shielded_checkpoint()
-            return ()
-        same: frozenset[int] = frozenset()
-        while True:
-            append = new(Append, (records, expected_sequence, same))
-            try:
-                return await self._commits.submit(Submission(batch, append))
-            except Differs as found:
-                if not is_same(self._codec, found.content, batch.events[found.index]):
-                    raise conflict_of(found, records[found.index]) from None
-                same |= {found.index}
 
     def read(
         self,

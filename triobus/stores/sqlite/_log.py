@@ -33,28 +33,11 @@ _LEAST_BYTES_AN_EVENT = 50
 
 def record_of(faults: Faults, row: Sequence[Any], before: int) -> Row:
     """Return a row of the log, after comparing it with its checksum."""
-    (
-        position,
-        event_id,
-        event_type,
-        version,
-        aggregate,
-        sequence,
-        recorded,
-        data,
-        checksum,
-        _,
-    ) = row
+    position, id_, type_, version, aggregate, sequence, recorded, data, checksum, _ = row
     try:
-        head = b"%d\0%b\0%b\0%d\0%b\0%b\0%b\0" % (
-            position,
-            event_id,
-            event_type,
-            version,
-            aggregate or b"",
-            b"" if sequence is None else b"%d" % sequence,
-            recorded,
-        )
+        place = b"" if sequence is None else b"%d" % sequence
+        names = (position, id_, type_, version, aggregate or b"", place, recorded)
+        head = b"%d\0%b\0%b\0%d\0%b\0%b\0%b\0" % names
         if zlib.crc32(data, zlib.crc32(head, before)) != checksum or (
             (aggregate is None) != (sequence is None)
         ):
@@ -66,19 +49,9 @@ def record_of(faults: Faults, row: Sequence[Any], before: int) -> Row:
             or (sequence is not None and not 0 < sequence < _rows.GREATEST)
         ):
             raise ValueError("a time without its zone, or a number that cannot be")
-        return tuple.__new__(
-            Row,
-            (
-                position,
-                event_id.decode(),
-                event_type.decode(),
-                version,
-                None if aggregate is None else aggregate.decode(),
-                sequence,
-                recorded_at,
-                data,
-            ),
-        )
+        aggregate_id = None if aggregate is None else aggregate.decode()
+        texts = (id_.decode(), type_.decode(), version, aggregate_id)
+        return tuple.__new__(Row, (position, *texts, sequence, recorded_at, data))
     except StoreError:
         raise  # some are a ValueError, too
     except _rows.UNREADABLE as error:

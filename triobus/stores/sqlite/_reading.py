@@ -52,16 +52,12 @@ class Reader:
         """Return the first events behind a position; by bytes, fewer of them."""
         if after >= _ENDLESS or not _rows.is_text(aggregate_id, *types or ()):
             return []  # SQLite knows no such number or text, so that nothing can have it
-        terms, values = ["position > ?"], [after]  # type: tuple[list[str], list[Any]]
-        if up_to is not None:
-            terms.append("position <= ?")
-            values.append(up_to)
-        if aggregate_id is not None:
-            terms.append("aggregate_id = ?")
-            values.append(aggregate_id)
-        if types is not None:
-            terms.append(f"event_type IN ({', '.join('?' * len(types))})")
-            values.extend(types)
+        terms = ["position > ?"]
+        terms += ["position <= ?"] if up_to is not None else []
+        terms += ["aggregate_id = ?"] if aggregate_id is not None else []
+        terms += [f"event_type IN ({', '.join('?' * len(types))})"] if types is not None else []
+        given = (after, up_to, aggregate_id, *(types or ()))
+        values = [value for value in given if value is not None]
         is_whole = aggregate_id is None and types is None
         query = (
             f"SELECT {COLUMNS} FROM events WHERE {' AND '.join(terms)} ORDER BY position LIMIT ?"

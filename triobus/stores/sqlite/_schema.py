@@ -118,16 +118,21 @@ def version_of(connection: sqlite3.Connection, shown: str) -> int:
             f"{len(MIGRATIONS)}: update triobus"
         )
     if version < 1 or found != expected(version) or _text(encoding) != "UTF-8":
-        surplus = sorted(sql for _, sql in found - expected(max(version, 1)))
-        missing = sorted(sql for _, sql in expected(max(version, 1)) - found)
-        what = f"it has {surplus[0][:80]!r}" if surplus else "it has another encoding or version"
-        if missing and not surplus:
-            what = f"it lacks {missing[0][:80]!r}"
+        what = _difference(found, expected(max(version, 1)))
         raise NotAStore(
             f"{shown} does not have the schema of a store: {what}. Another program has changed it; "
             "restore the file from a backup"
         )
     return int(version)
+
+
+def _difference(found: set[tuple[str, str]], wanted: frozenset[tuple[str, str]]) -> str:
+    """Say what is different in a schema, or the first of it."""
+    surplus = sorted(sql for _, sql in found - wanted)
+    missing = sorted(sql for _, sql in wanted - found)
+    if surplus:
+        return f"it has {surplus[0][:80]!r}"
+    return f"it lacks {missing[0][:80]!r}" if missing else "it has another encoding or version"
 
 
 def migrate(connection: sqlite3.Connection, version: int) -> None:

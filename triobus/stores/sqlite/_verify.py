@@ -7,8 +7,10 @@ such as the text of an error, cannot be told from what it was before.
 import math
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import datetime
+from typing import Any
 
 import attrs
 import msgspec
@@ -70,28 +72,24 @@ class Verifier:
             (newest,) = connection.execute("SELECT max(position) FROM events").fetchone()
             # So many may be missing at the end; a number beyond that is wrong itself.
             last = min(last_position(self._db), (newest or 0) + limit)
-            cursor = connection.execute(
-                f"SELECT {COLUMNS} FROM events WHERE position > ? AND position <= ? "
-                "ORDER BY position",
-                (after, after + limit),
-            )
+            query = f"SELECT {COLUMNS} FROM events WHERE position > ? AND position <= ? "
             due = after + 1
-            try:
+            bounds = (after, after + limit)
+            with closing(connection.execute(query + "ORDER BY position", bounds)) as cursor:
                 for row in _rows.ascending(cursor, 1, self._db.faults.room()):
                     damaged.extend(range(due, row[0]))
                     due = row[0] + 1
-                    try:
-                        if not _is_uuid(record_of(self._db.faults, row, row[9] or 0).event_id):
-                            damaged.append(row[0])
-                    except StoreCorrupt:
+                    if row[0] > last or not self._is_whole(row):
                         damaged.append(row[0])
-                    if row[0] > last:
-                        damaged.append(row[0])
-            finally:
-                cursor.close()
             end = min(after + limit, last)
             damaged.extend(range(due, end + 1))
         return max(end, after), sorted(set(damaged))
+
+    def _is_whole(self, row: Sequence[Any]) -> bool:
+        try:
+            return bool(_is_uuid(record_of(self._db.faults, row, row[9] or 0).event_id))
+        except StoreCorrupt:
+            return False
 
     def problems(self) -> list[str]:
         """Return what is wrong beside the log, in sentences."""

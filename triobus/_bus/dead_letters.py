@@ -16,6 +16,8 @@ from triobus._groups.subscriptions import Subscription
 from triobus._groups.workers import GroupShell
 from triobus._text import shown
 
+Ids = int | DeadLetter | Iterable[int | DeadLetter]
+"""Dead letters, by their ids or themselves."""
 Listed = list[DeadLetter]  # inside the class, `list` is a method
 
 _REPLAYED_AT_ONCE = 100
@@ -77,19 +79,19 @@ class DeadLetters:
     @enable_ki_protection
     async def replay(
         self,
-        ids: int | DeadLetter | Iterable[int | DeadLetter] | None = None,
+        ids: Ids | None = None,
         *,
         group: str | None = None,
     ) -> int:
         """Deliver dead letters again, to the handlers that failed and no others.
 
         Give ids, letters as `list` returns them, or a group; without either all of the bus are
-        meant. They go in the order of their events' positions (without a store
-        in which they became dead letters), behind what is queued for their aggregates, and with
-        the full number of attempts. What is held back behind them meanwhile goes with them.
+        meant. They go in the order of their events' positions (without a store in which they became
+        dead letters), behind what is queued for their aggregates, and with the full number of
+        attempts. What is held back behind them meanwhile goes with them.
 
-        Return, when all are done, how many were handled. A letter that failed again stays, brought up
-        to date. Letters that are being replayed already go before these, and are left alone.
+        Return, when all are done, how many were handled. A letter that failed again stays, up to
+        date. Letters that are being replayed already go before these, and are left alone.
 
         Cancelled, it stops waiting, and what was begun goes on. Raises `UnknownDeadLetter` or
         `UnknownSubscription` before anything is replayed, `BusClosed` if the bus is not running or
@@ -108,7 +110,7 @@ class DeadLetters:
             life.completions.discard(replay)
 
     @enable_ki_protection
-    async def discard(self, ids: int | DeadLetter | Iterable[int | DeadLetter]) -> int:
+    async def discard(self, ids: Ids) -> int:
         """Forget dead letters, by their ids or as `list` returns them; return how many.
 
         Cancelled while it waits until that is stored, they are forgotten all the same.
@@ -131,9 +133,7 @@ class DeadLetters:
         await life.letters.flush()
         return len(chosen)
 
-    def _chosen(
-        self, ids: int | DeadLetter | Iterable[int | DeadLetter] | None, group: str | None
-    ) -> Sequence[int]:
+    def _chosen(self, ids: Ids | None, group: str | None) -> Sequence[int]:
         life = self._life()
         if ids is not None:
             if group is not None:
@@ -147,9 +147,7 @@ class DeadLetters:
             raise InvalidOption(f"group={group!r}: the bus has no such group; it has: {names}")
         return [*life.letters.ids(group)]
 
-    def _among(
-        self, kept: DeadLetterKeeper, ids: int | DeadLetter | Iterable[int | DeadLetter]
-    ) -> Sequence[int]:
+    def _among(self, kept: DeadLetterKeeper, ids: Ids) -> Sequence[int]:
         """Return the ids of letters, which all are there."""
         chosen = sorted(_ids(ids))
         for letter_id in chosen:

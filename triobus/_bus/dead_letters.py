@@ -77,12 +77,7 @@ class DeadLetters:
         return [undelivered.letter for undelivered in found]
 
     @enable_ki_protection
-    async def replay(
-        self,
-        ids: Ids | None = None,
-        *,
-        group: str | None = None,
-    ) -> int:
+    async def replay(self, ids: Ids | None = None, *, group: str | None = None) -> int:
         """Deliver dead letters again, to the handlers that failed and no others.
 
         Give ids, letters as `list` returns them, or a group; without either all of the bus are

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import attrs
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from triobus._checks import truth
 from triobus._errors import HeldBack
@@ -220,6 +220,7 @@ class GroupShell:
             for run, scope in zip(runs, self._scopes, strict=True)
         ]
 
+    @enable_ki_protection
     async def _counted(
         self,
         run: Callable[..., Awaitable[None]],
@@ -369,6 +370,7 @@ class GroupShell:
         )
 
 
+@disable_ki_protection
 async def _work(shell: GroupShell, own: Handling) -> None:
     """Take deliveries through their handlers, one after the other, for ever."""
     # One long function with its attributes in locals: a call more costs a tenth of the speed.

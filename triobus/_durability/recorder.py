@@ -85,7 +85,13 @@ class Recorder:
                         f"{self.store!r} is used by another bus of this program: give each bus a "
                         "store of its own"
                     )
-                self._take_over(await self.store._claim())
+                try:
+                    self._take_over(await self.store._claim())
+                except BaseException:
+                    self.is_attached = False
+                    if self._commits.user is self:
+                        self._commits.user = None
+                    raise
         except BaseException:
             await self.store.__aexit__(None, None, None)
             raise

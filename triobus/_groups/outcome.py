@@ -35,7 +35,8 @@ class PendingOutcome:
     """Collects the outcome of one event over all its deliveries."""
 
     _event: DomainEvent
-    _pending: int = 0
+    _pending: int | None = None
+    """Deliveries that are not finished; None while it is not known which there are."""
     _names: dict[Subscription, str] = attrs.field(factory=dict)
     """What the outcome calls those that were there when the event was accepted."""
     _results: dict[str, Any] = attrs.field(factory=dict)
@@ -64,6 +65,7 @@ class PendingOutcome:
 
     def finished(self) -> None:
         """Count a finished delivery."""
+        assert self._pending is not None
         self._pending -= 1
         if not self._pending:
             self._done.set()
@@ -75,7 +77,7 @@ class PendingOutcome:
 
     async def wait(self, position: int | None = None) -> Outcome:
         """Wait for all deliveries and return the outcome of the event at `position`."""
-        if self._pending:
+        if self._pending is None or self._pending:
             await self._done.wait()
             if self._is_cut_off:
                 raise BusClosed(

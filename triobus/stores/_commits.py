@@ -6,6 +6,7 @@ no bus does, the tasks that wait take turns as writers. Commits come one at a ti
 """
 
 import copy
+import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from math import inf
@@ -111,8 +112,8 @@ class CommitQueue:
     def signal(self) -> None:
         """Let the writer know that the groups have finished something."""
         if not self._is_signalled:
+            self._send.send_nowait(None)  # first: an interrupt between the two costs nothing then
             self._is_signalled = True
-            self._send.send_nowait(None)
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
@@ -191,18 +192,24 @@ class CommitQueue:
 
         A bus may come meanwhile, whose writer has received the submission and will store it.
         """
-        try:
-            await self._turn.acquire()
-        except BaseException:
-            if submission.withdraw() is Abort.SUCCEEDED:
-                raise
-            with trio.CancelScope(shield=True):  # it is being stored, which takes a moment
-                await self._turn.acquire()
+        is_interrupted = False
+        with trio.CancelScope() as scope:
+            while True:
+                try:
+                    await self._turn.acquire()
+                    break
+                except BaseException as error:
+                    if submission.withdraw() is Abort.SUCCEEDED:
+                        raise
+                    scope.shield = True  # it is being stored, which takes a moment
+                    is_interrupted |= isinstance(error, KeyboardInterrupt)
         try:
             if not submission.is_taken:
                 await self._commit_all()
         finally:
             self._turn.release()
+            if is_interrupted:  # no shield keeps it off: it comes at the next checkpoint
+                signal.raise_signal(signal.SIGINT)
 
     async def _commit_all(self) -> BaseException | None:
         """Commit everything that is there, and answer; return the error of the commit, if any."""
@@ -223,7 +230,8 @@ class CommitQueue:
         else:
             if self.is_halted:
                 for submission in submissions:
-                    submission.error = _outcome_unknown()
+                    unknown = _outcome_unknown() if submission.append else _halted()
+                    submission.error = submission.error or unknown
             elif user is not None:
                 stored = [each for each in submissions if each.append and each.error is None]
                 user.committed(changes, stored)

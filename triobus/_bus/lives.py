@@ -21,7 +21,8 @@ from triobus.stores import EventStore
 class Lives:
     """The declared groups of one bus, and its present life, or the last one."""
 
-    _store: EventStore | None
+    store: EventStore | None
+    """The store of the bus, None without one."""
     _on_failure: OnFailure
     _log_errors: LogErrors
     _drain: Drain
@@ -38,15 +39,10 @@ class Lives:
         self.life = self._new_life()
 
     def _new_life(self) -> Life:
-        life = Life(self._store, self._on_failure, self._log_errors, self._drain, self.instruments)
+        life = Life(self.store, self._on_failure, self._log_errors, self._drain, self.instruments)
         for options in self.options.values():
             life.add(options)
         return life
-
-    @property
-    def store(self) -> EventStore | None:
-        """The store of the bus, None without one."""
-        return self._store
 
     def replace_store(self, store: EventStore) -> None:
         """Keep everything in another store, from the next start on."""
@@ -54,7 +50,7 @@ class Lives:
             raise BusAlreadyStarted("the bus runs: give it its store before it starts")
         if self.life.routing.inboxes or self.life.routing.waiters:
             raise InvalidOption("the bus is listened to: give it its store before")
-        self._store = store
+        self.store = store
         self.life = self._new_life()
 
     def add_group(

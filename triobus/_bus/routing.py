@@ -25,8 +25,9 @@ from triobus._groups.subscriptions import Subscription
 from triobus._groups.workers import GroupShell
 
 Place = GroupShell | Inbox
-Offer = Callable[[DomainEvent, int | None], None]
 """Where there may be no room."""
+Offer = Callable[[DomainEvent, int | None], None]
+"""Gives an inbox an event, which a store has at that position."""
 
 
 @attrs.define(eq=False)

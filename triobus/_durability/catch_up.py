@@ -157,7 +157,7 @@ class CatchUp:
         return is_finished
 
     def _settle(self, delivery: InFlight) -> None:
-        if self._evicted and self._evicted.on_settled(delivery.key):
+        if self._evicted.on_settled(delivery.key):
             self._alarm.ring()
         if delivery.letter_id is None:
             self.acknowledgements.finish(delivery)

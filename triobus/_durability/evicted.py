@@ -29,9 +29,6 @@ class Evicted:
     """Those of them whose lane has become free."""
     _replays: dict[str, deque[tuple[int, Replayed]]] = attrs.field(factory=dict, init=False)
 
-    def __bool__(self) -> bool:
-        return bool(self._from)
-
     def __contains__(self, key: str | None) -> bool:
         return key in self._from
 

@@ -85,21 +85,15 @@ class Recorder:
                         f"{self.store!r} is used by another bus of this program: give each bus a "
                         "store of its own"
                     )
-                try:
-                    self._take_over(await self.store._claim())
-                except BaseException:
-                    self.is_attached = False
-                    if self._commits.user is self:
-                        self._commits.user = None
-                    raise
+                self._take_over(await self.store._claim())
         except BaseException:
+            self.is_attached = False
             await self.store.__aexit__(None, None, None)
             raise
 
     @enable_ki_protection
     def _take_over(self, snapshot: Snapshot) -> None:
         """Go on from what is in the store."""
-        self._commits.serve(self)
         self.is_attached = True
         if self.is_halted:
             self._commits.halt()
@@ -112,6 +106,8 @@ class Recorder:
         for catch_up in self.catch_ups.values():
             self._take_up(catch_up)
         _log_groups(snapshot, self.catch_ups.values())
+        # Last: a store whose user did not get so far would wait for its writer for ever.
+        self._commits.serve(self)
 
     async def detach(self) -> None:
         """Record what is finished, and close the store. Not to be cancelled; raises `StoreError`.

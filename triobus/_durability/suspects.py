@@ -69,7 +69,7 @@ class Suspects:
         """
         if position > self._last:
             return plan
-        if row is not None and row.due_at < 0:
+        if row is not None and row.is_begun:
             return tuple(self._blamed(subscription) for subscription in plan)
         was_waiting = row is not None and row.due_at > now
         if was_waiting or key in self._seen or not self._left:
@@ -112,7 +112,7 @@ class Suspects:
 
 def blamed_alone(groups: Sequence[GroupRow]) -> Sequence[GroupRow]:
     """Count the attempt in which the process died, if one event alone was in flight."""
-    rows = [row for group in groups for row in group.attempts if row.due_at < 0]
+    rows = [row for group in groups for row in group.attempts if row.is_begun]
     if len(rows) != 1 or rows[0].due_at != NOT_COUNTED:
         return groups
     counted = rows[0]._replace(attempts=rows[0].attempts + 1)

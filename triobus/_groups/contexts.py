@@ -37,12 +37,6 @@ class CleanContext:
     def __attrs_post_init__(self) -> None:
         self.given = tuple(each for each in self.pristine.items() if each[0] is not self._ours)
 
-    def is_changed(self) -> bool:
-        """Whether the task that calls has other variables or values by now."""
-        if any(var.get() is not value for var, value in self.given):
-            return True
-        return trio.lowlevel.current_task().context != self.pristine
-
     async def restore(self) -> contextvars.Context:
         """Give the worker that context again, and return it; whatever is cancelled."""
         context = trio.lowlevel.current_task().context = self.pristine.copy()

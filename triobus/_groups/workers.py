@@ -420,7 +420,7 @@ async def _work(shell: GroupShell, own: Handling) -> None:
                 is_waiting = False
                 if delivery.completion is not None and result is not PASSED_OVER:
                     shell.handled(delivery, subscription, result)
-            for var, value in given:  # as in `CleanContext.is_changed`
+            for var, value in given:  # has the handler changed the context, or added to it?
                 if var.get() is not value:
                     context = None
             if context != pristine:

@@ -186,7 +186,7 @@ class EventStore(ABC):
         """Close the store when the last one leaves that has opened it. Not to be cancelled."""
         with trio.CancelScope(shield=True):
             async with self._opening:
-                if self._users:  # there are none after `vanish`
+                if self._users:  # there are none after `_vanish`
                     self._users -= 1
                     if not self._users:
                         await self._close()

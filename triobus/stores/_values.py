@@ -90,6 +90,11 @@ class Attempts(NamedTuple):
     done: tuple[str, ...]
     """The subscriptions that are done with the event."""
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether this is the record of an attempt that was about to be made."""
+        return self.due_at < 0
+
 
 @attrs.frozen(kw_only=True)
 class DeadLetterRow:

@@ -56,7 +56,7 @@ async def _contents(path: Path) -> Contents:
                 found.settled.update((group.name, found.numbers[at]) for at in settled)
             for row in group.attempts:
                 found.attempts[group.name, found.numbers[row.position]] = row.attempts
-                if row.due_at < 0:
+                if row.is_begun:
                     found.begun.add((group.name, found.numbers[row.position]))
         for key in await store._letter_keys():
             found.letters.add((key.group, found.numbers[key.position]))

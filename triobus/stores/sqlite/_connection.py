@@ -247,13 +247,12 @@ class Database:
                 f"{self.faults.shown} is not open: use it inside 'async with store:', or in a "
                 "bus that is running"
             )
-        if os.getpid() != self._pid:
-            _path.check_same_process(self._pid, self.path)
+        self.check_process()
 
     def check_process(self) -> None:
         """Raise `StoreForked` in a child of the process that has opened it."""
         if self.connection is not None and os.getpid() != self._pid:
-            _path.check_same_process(self._pid, self.path)
+            raise _path.forked(self._pid, self.path)
 
     def ready(self) -> sqlite3.Connection:
         """Return the connection. Raises `StoreClosed` and the like where it is of no use."""

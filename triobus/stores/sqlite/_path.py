@@ -178,15 +178,13 @@ def wal_identity(path: str) -> tuple[int, int] | None:
     return None if status is None else identity_of(status)
 
 
-def check_same_process(pid: int, path: str) -> None:
-    """Raise `StoreForked` unless this is the process `pid`, which opened the store."""
-    here = os.getpid()
-    if here != pid:
-        raise StoreForked(
-            f"store {named(path)} was opened by process {pid} and used in its forked child "
-            f"{here}: open it in the child after the parent has closed it, or use a process that "
-            "was not forked"
-        )
+def forked(pid: int, path: str) -> StoreForked:
+    """Return the error of using a store in a forked child of process `pid`, which opened it."""
+    return StoreForked(
+        f"store {named(path)} was opened by process {pid} and used in its forked child "
+        f"{os.getpid()}: open it in the child after the parent has closed it, or use a process "
+        "that was not forked"
+    )
 
 
 def _resolved(path: str) -> str:

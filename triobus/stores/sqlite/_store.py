@@ -108,18 +108,17 @@ class SqliteEventStore(EventStore):
 
     async def _open(self) -> None:
         """Open the file, or make it."""
-        self._worker.start()
-        try:
-            await self._worker.run(self._database.open)
-        except BaseException:
-            self._worker.stop()
-            raise
+        await self._start(self._database.open)
 
     async def _reopen(self) -> None:
         """Open the file that was closed, to read on in it. Raises `StoreError` if it is gone."""
+        await self._start(_log.reopen, self._database)
+
+    async def _start(self, function: Callable[..., None], *args: Any) -> None:
+        """Start the thread with what opens the file; if that raises, there is no thread."""
         self._worker.start()
         try:
-            await self._worker.run(_log.reopen, self._database)
+            await self._worker.run(function, *args)
         except BaseException:
             self._worker.stop()
             raise

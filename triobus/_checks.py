@@ -41,6 +41,12 @@ def number(option: str, value: object, *, least: float, most: float = math.inf) 
     raise InvalidOption(f"{option}={value!r}: give a finite number of at least {least:g}{upper}")
 
 
+def boolean(option: str, value: object) -> None:
+    """Raise `InvalidOption` unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise InvalidOption(f"{option}={value!r}: give True or False")
+
+
 def choice(option: str, value: str, choices: tuple[str, ...]) -> str:
     """Return `value` if it is one of `choices`, else raise `InvalidOption`."""
     if value not in choices:

@@ -91,8 +91,8 @@ async def test_a_database_of_another_application_is_told_by_its_number(tmp_path)
 
 async def test_a_newer_version_is_told(tmp_path):
     await make(tmp_path / "a.db")
-    execute(tmp_path / "a.db", "PRAGMA user_version = 2")
-    with pytest.raises(StoreTooNew, match=r"version 2.*update triobus"):
+    execute(tmp_path / "a.db", "PRAGMA user_version = 3")
+    with pytest.raises(StoreTooNew, match=r"version 3.*update triobus"):
         await read(tmp_path / "a.db")
 
 
@@ -203,9 +203,9 @@ async def test_nonsense_in_the_tables_of_a_bus_is_an_error_of_the_store(tmp_path
     await make(tmp_path / "a.db")
     insert = {
         "progress": "VALUES (CAST(x'ff' AS TEXT), 1, NULL, NULL)",
-        "finished": "VALUES (CAST(x'ff' AS TEXT), 1, 1)",
-        "attempts": "VALUES ('default', 3, 'x', 1, 0, 0, '[1')",
-        "dead_letters": "VALUES (1, 99, 'g', 's', NULL, 1, 'never', 'never', '', '', '')",
+        "finished": "VALUES (CAST(x'ff' AS TEXT), 1, 1, NULL)",
+        "attempts": "VALUES ('default', 3, 'x', 1, 0, 0, '[1', NULL)",
+        "dead_letters": "VALUES (1, 99, 'g', 's', NULL, 1, 'never', 'never', '', '', '', NULL)",
     }[table]
     execute(
         tmp_path / "a.db",

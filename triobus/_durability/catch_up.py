@@ -36,7 +36,7 @@ from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
 from triobus.stores._store import BATCH
-from triobus.stores._values import GroupRow, Row
+from triobus.stores._values import GroupRow, Row, Wanted
 
 logger = logging.getLogger("triobus")
 
@@ -304,7 +304,7 @@ class CatchUp:
         limit = _REFILL if self.lanes.is_barred else int(min(self._room(), _REFILL))
         records: list[Row] = []
         if self.lanes.is_ordered:  # otherwise there are only replays to be brought on
-            records = await self._store._fetch(after, limit, up_to, aggregate_id=key)
+            records = await self._store._fetch(after, limit, up_to, Wanted(key))
         added = 0
         for record in records:
             if self.acknowledgements.progress.is_finished(record.position):

@@ -40,6 +40,7 @@ from triobus._events.causes import calling_delivery
 from triobus.stores._commits import CommitQueue, Submission
 from triobus.stores._duplicates import Differs, conflict_of, is_same
 from triobus.stores._values import (
+    EVERYTHING,
     Append,
     DeadLetterKey,
     DeadLetterRow,
@@ -51,6 +52,7 @@ from triobus.stores._values import (
     Stored,
     StoreStatistics,
     Transaction,
+    Wanted,
 )
 
 BATCH = 512
@@ -126,13 +128,19 @@ class EventStore(ABC):
         after: int,
         limit: int,
         up_to: int | None = None,
-        aggregate_id: str | None = None,
-        types: Sequence[str] | None = None,
+        wanted: Wanted = EVERYTHING,
+        *,
+        backwards: bool = False,
     ) -> list[Row]:
         """Return the first events behind a position; fewer than `limit` only if there are no more.
 
-        Or if they are large: then at least one.
+        Or if they are large: then at least one. Backwards, the last ones up to `up_to`, the last
+        of them first.
         """
+
+    @abstractmethod
+    async def _position_of(self, aggregate_id: str, sequence: int) -> int | None:
+        """Return where an aggregate has its event of that sequence; None if it has none."""
 
     @abstractmethod
     async def _find(self, event_id: UUID) -> Row | None:
@@ -278,6 +286,7 @@ class EventStore(ABC):
                     event.schema_version,
                     None if key is None else _plain(key),
                     encode(event),
+                    None if event.correlation_id is None else str(event.correlation_id),
                 ),
             )
             for event, key in zip(batch.events, batch.keys, strict=True)
@@ -289,25 +298,53 @@ class EventStore(ABC):
         aggregate_id: str | None = None,
         types: Types | None = None,
         limit: int | None = None,
+        *,
+        after_sequence: int = 0,
+        correlation_id: UUID | None = None,
+        until: int | None = None,
+        backwards: bool = False,
     ) -> AsyncIterator[Stored]:
         """Iterate over the events behind a position: `async for stored in store.read(): ...`.
 
-        Only those of one aggregate if that is given, and of `types`, which are event classes, each
-        standing for its subclasses too, or names of event types. It ends at what is the end of the
-        log when it gets there. It reads in batches, and may be left at any time.
+        It ends at what is the end of the log when it gets there. It reads in batches, and may be
+        left at any time.
+
+        - `aggregate_id`: only the events of that aggregate, found by an index.
+        - `types`: only events of these classes, each standing for its subclasses too, or of types
+          with these names.
+        - `limit`: at most so many events.
+        - `after_sequence`: only what an aggregate has behind that sequence.
+        - `correlation_id`: only the events that have it, found by an index.
+        - `until`: the last position to be read.
+        - `backwards`: the last event first.
 
         Raises `EventNotDecodable` at an event that cannot be made from its JSON (its `position` is
         in the error, and reading may go on after it), and `StoreError`.
         """
         _checks.whole_number("after", after, least=0)
+        _checks.whole_number("after_sequence", after_sequence, least=0)
         if aggregate_id is not None and not isinstance(aggregate_id, str):
             raise InvalidOption(
                 f"aggregate_id={aggregate_id!r}: give the str that aggregate_id of its events "
                 "returns, or None for all events"
             )
+        if after_sequence and aggregate_id is None:
+            raise InvalidOption(
+                f"after_sequence={after_sequence}: a sequence is one of an aggregate, so give "
+                "aggregate_id too; a place in the whole log is after=..."
+            )
+        if correlation_id is not None and not isinstance(correlation_id, UUID):
+            raise InvalidOption(
+                f"correlation_id={correlation_id!r}: give a UUID, such as event.correlation_id"
+            )
         if limit is not None:
             _checks.whole_number("limit", limit, least=0)
-        return _Reading(self, after, limit, aggregate_id, type_names(types))
+        if until is not None:
+            _checks.whole_number("until", until, least=0)
+        _checks.boolean("backwards", backwards)
+        correlation = None if correlation_id is None else str(correlation_id)
+        wanted = Wanted(aggregate_id, type_names(types), correlation)
+        return _Reading(self, after, until, limit, wanted, after_sequence, backwards)
 
     async def get(self, event_id: UUID) -> Stored | None:
         """Return the event of that id, or None if the store has none.
@@ -361,29 +398,48 @@ class _Reading(AsyncIterator[Stored]):
 
     _store: EventStore
     _after: int
+    _up_to: int | None
     _left: int | None
-    _aggregate_id: str | None
-    _types: Sequence[str] | None
+    _wanted: Wanted
+    _after_sequence: int
+    _is_backwards: bool
     _records: deque[Row] = attrs.field(factory=deque, init=False)
 
     async def __anext__(self) -> Stored:
         if self._records:
             await trio.lowlevel.checkpoint()
         else:
-            limit = BATCH if self._left is None else min(self._left, BATCH)
-            if limit:
-                found = await self._store._fetch(
-                    self._after, limit, aggregate_id=self._aggregate_id, types=self._types
-                )
-                self._records.extend(found)
-            else:
-                await trio.lowlevel.checkpoint()
-            if not self._records:
-                raise StopAsyncIteration
-            self._after = self._records[-1].position
-            if self._left is not None:
-                self._left -= len(self._records)
+            if self._after_sequence:
+                await self._find_sequence()
+            await self._fetch(BATCH if self._left is None else min(self._left, BATCH))
         return self._store._stored(self._records.popleft())
+
+    async def _find_sequence(self) -> None:
+        """Go to the aggregate's event behind which reading begins."""
+        assert self._wanted.aggregate_id is not None
+        at = await self._store._position_of(self._wanted.aggregate_id, self._after_sequence)
+        if at is None:
+            raise StopAsyncIteration  # it may have come by the next time
+        self._after, self._after_sequence = max(self._after, at), 0
+
+    async def _fetch(self, limit: int) -> None:
+        """Read on, or end."""
+        if not limit:
+            await trio.lowlevel.checkpoint()
+            raise StopAsyncIteration
+        self._records.extend(
+            await self._store._fetch(
+                self._after, limit, self._up_to, self._wanted, backwards=self._is_backwards
+            )
+        )
+        if not self._records:
+            raise StopAsyncIteration
+        if self._is_backwards:
+            self._up_to = self._records[-1].position - 1
+        else:
+            self._after = self._records[-1].position
+        if self._left is not None:
+            self._left -= len(self._records)
 
 
 def type_names(types: Any) -> list[str] | None:

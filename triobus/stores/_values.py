@@ -19,6 +19,18 @@ class NewRow(NamedTuple):
     schema_version: int
     aggregate_id: str | None
     data: bytes
+    correlation_id: str | None = None
+
+
+class Wanted(NamedTuple):
+    """Which events of a log are to be read: all, or those that have all of what is given."""
+
+    aggregate_id: str | None = None
+    types: Sequence[str] | None = None
+    correlation_id: str | None = None
+
+
+EVERYTHING = Wanted()
 
 
 class Row(NamedTuple):

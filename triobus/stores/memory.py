@@ -6,6 +6,7 @@ It keeps the events in JSON, so that what comes out of it has gone the same way 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from uuid import UUID
 
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
@@ -15,6 +16,7 @@ from triobus._events import Converter, DomainEvent
 from triobus.stores._duplicates import Known, known_places, refusal
 from triobus.stores._store import EventStore
 from triobus.stores._values import (
+    EVERYTHING,
     Append,
     Attempts,
     Changes,
@@ -27,6 +29,7 @@ from triobus.stores._values import (
     StoredGroup,
     StoreStatistics,
     Transaction,
+    Wanted,
     conflict,
 )
 
@@ -51,6 +54,8 @@ class MemoryEventStore(EventStore):
         self._is_unclean = False
         self._log: list[Row] = []
         self._by_id: dict[str, int] = {}
+        self._correlations: dict[int, str] = {}
+        """The correlation ids of those events that have one, by position."""
         self._sequences: dict[str, int] = {}
         self._offsets: dict[str, int] = {}
         self._finished: dict[str, dict[int, int]] = {}
@@ -126,7 +131,9 @@ class MemoryEventStore(EventStore):
                 if record.aggregate_id is not None:
                     sequence = self._sequences.get(record.aggregate_id, 0) + 1
                     self._sequences[record.aggregate_id] = sequence
-                kind, version, aggregate_id, data = record[1:]
+                _, kind, version, aggregate_id, data, correlation_id = record
+                if correlation_id is not None:
+                    self._correlations[position] = correlation_id
                 self._log.append(
                     Row(position, event_id, kind, version, aggregate_id, sequence, now, data)
                 )
@@ -168,21 +175,31 @@ class MemoryEventStore(EventStore):
         after: int,
         limit: int,
         up_to: int | None = None,
-        aggregate_id: str | None = None,
-        types: Sequence[str] | None = None,
+        wanted: Wanted = EVERYTHING,
+        *,
+        backwards: bool = False,
     ) -> list[Row]:
-        """Return the first events behind a position."""
+        """Return the first events behind a position, or the last ones."""
         await self._checkpoint()
-        found: list[Row] = []
-        for position in range(after, len(self._log) if up_to is None else up_to):
-            if len(found) >= limit:
-                break
-            record = self._log[position]
-            if aggregate_id in (None, record.aggregate_id) and (
-                types is None or record.event_type in types
-            ):
-                found.append(record)
-        return found
+        end = len(self._log) if up_to is None else min(up_to, len(self._log))
+        positions = range(after + 1, end + 1)
+        found = (self._log[at - 1] for at in (reversed(positions) if backwards else positions))
+        return [*islice((row for row in found if self._is_wanted(row, wanted)), limit)]
+
+    def _is_wanted(self, row: Row, wanted: Wanted) -> bool:
+        aggregate_id, types, correlation_id = wanted
+        return (
+            aggregate_id in (None, row.aggregate_id)
+            and (types is None or row.event_type in types)
+            and correlation_id in (None, self._correlations.get(row.position))
+        )
+
+    async def _position_of(self, aggregate_id: str, sequence: int) -> int | None:
+        """Return where an aggregate has its event of that sequence."""
+        await self._checkpoint()
+        place = (aggregate_id, sequence)
+        found = (row.position for row in self._log if (row.aggregate_id, row.sequence) == place)
+        return next(found, None)
 
     async def _find(self, event_id: UUID) -> Row | None:
         """Return an event by its id."""

@@ -104,13 +104,15 @@ def chain(connection: sqlite3.Connection) -> None:
     before, position = 0, 0
     rows = connection.execute("SELECT * FROM events ORDER BY position").fetchall()
     for position, *columns in rows:
-        before = _checksum([position, *columns[:-1]], before)
+        before = _checksum([position, *columns[:-2]], before)
         connection.execute("UPDATE events SET checksum = ? WHERE position = ?", (before, position))
     connection.execute(
         "UPDATE progress SET position = ?, checksum = ? WHERE name = ''", (position, before)
     )
     # Those of groups need not be there, so whoever takes them away need not compute them.
     connection.execute("UPDATE progress SET checksum = NULL WHERE name <> ''")
+    for table in ("finished", "attempts", "dead_letters", "scheduled"):
+        connection.execute(f"UPDATE {table} SET checksum = NULL")
 
 
 def rows(connection: sqlite3.Connection) -> list[tuple[Any, ...]]:

@@ -72,7 +72,7 @@ class Arrangement:
         recorded, now, crc, new = self._now.isoformat(), self._now, zlib.crc32, tuple.__new__
         position, checksum, seen, places = self.position, self.checksum, self._seen, []
         for record, place in zip(records, known, strict=True):
-            event_id, event_type, version, aggregate_id, data = record
+            event_id, event_type, version, aggregate_id, data, correlation_id = record
             text_id = str(event_id)
             if place is None and text_id in seen:  # it is twice in this append
                 place = seen[text_id].place
@@ -92,7 +92,7 @@ class Arrangement:
             )
             checksum = crc(data, crc(head.encode(), checksum))
             row = (position, text_id, event_type, version, aggregate_id, sequence, recorded)
-            self.rows.append((*row, data.decode(), checksum))
+            self.rows.append((*row, data.decode(), checksum, correlation_id))
             self.bytes += len(data) + _BYTES_BESIDE
             places.append(new(LogPosition, (position, sequence, now, True)))
             if self._looks:

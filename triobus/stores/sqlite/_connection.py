@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import attrs
 
-from triobus._errors import NotAStore, StoreClosed, StoreError, StoreIOError
+from triobus._errors import NotAStore, StoreClosed, StoreError, StoreIOError, StoreReadOnly
 from triobus.stores._duplicates import LONGEST_NAME
 from triobus.stores.sqlite import _faults, _path, _schema
 from triobus.stores.sqlite._faults import STEPS_BETWEEN_LOOKS, Faults
@@ -177,6 +177,12 @@ class Database:
                     claim.release()
         elif version == 0:
             raise NotAStore(f"{self.faults.shown} is empty: there is nothing to read in it")
+        elif version < len(_schema.MIGRATIONS):
+            raise StoreReadOnly(
+                f"{self.faults.shown} has version {version} of the schema, and this triobus reads "
+                f"version {len(_schema.MIGRATIONS)}: open it once without read_only=True, which "
+                "brings it up to date"
+            )
         (mode,) = connection.execute("PRAGMA journal_mode").fetchone()
         if mode != (b"memory" if self.at is None else b"wal") and mode not in ("wal", "memory"):
             raise NotAStore(

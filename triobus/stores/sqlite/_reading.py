@@ -1,20 +1,21 @@
 """Reading a store: the log, and what the groups of a bus have come to."""
 
 import os
-import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, nullcontext
 from typing import Any
 
 import attrs
 
 from triobus.stores._values import (
+    EVERYTHING,
     DeadLetterKey,
     DeadLetterRow,
     GroupRow,
     Row,
     StoredGroup,
     StoreStatistics,
+    Wanted,
 )
 from triobus.stores.sqlite import _rows
 from triobus.stores.sqlite._connection import Database
@@ -31,7 +32,7 @@ _LAST_AND_MORE = (
 _OFFSETS = "SELECT name, position FROM progress WHERE name > '' ORDER BY name"
 _LETTER_COLUMNS = (
     "id, position, group_name, subscription, aggregate_id, attempts, first_failed_at, "
-    "last_failed_at, error_type, message, traceback"
+    "last_failed_at, error_type, message, traceback, checksum"
 )
 
 
@@ -46,55 +47,96 @@ class Reader:
         after: int,
         limit: int,
         up_to: int | None = None,
-        aggregate_id: str | None = None,
-        types: Sequence[str] | None = None,
+        wanted: Wanted = EVERYTHING,
+        backwards: bool = False,  # a thread's call has no keywords
     ) -> list[Row]:
-        """Return the first events behind a position; by bytes, fewer of them."""
+        """Return the first events behind a position, or the last ones; by bytes, fewer of them."""
+        aggregate_id, types, correlation_id = wanted
         if after >= _ENDLESS or not _rows.is_text(aggregate_id, *types or ()):
             return []  # SQLite knows no such number or text, so that nothing can have it
-        terms = ["position > ?"]
-        terms += ["position <= ?"] if up_to is not None else []
+        up_to = _ENDLESS if up_to is None else min(up_to, _ENDLESS)
+        terms = ["position > ?", "position <= ?"]
         terms += ["aggregate_id = ?"] if aggregate_id is not None else []
+        terms += ["correlation_id = ?"] if correlation_id is not None else []
         terms += [f"event_type IN ({', '.join('?' * len(types))})"] if types is not None else []
-        given = (after, up_to, aggregate_id, *(types or ()))
-        values = [value for value in given if value is not None]
-        is_whole = aggregate_id is None and types is None
+        given = (after, up_to, aggregate_id, correlation_id, *(types or ()))
         query = (
-            f"SELECT {COLUMNS} FROM events WHERE {' AND '.join(terms)} ORDER BY position LIMIT ?"
+            f"SELECT {COLUMNS} FROM events WHERE {' AND '.join(terms)} "
+            f"ORDER BY position {'DESC' if backwards else ''} LIMIT ?"
         )
-        connection = self._db.ready()
-        with self._db.faults.explained("be read"):
-            with closing(connection.execute(query, (*values, limit))) as cursor:
-                records = self._batch(
-                    cursor, after, is_whole=is_whole, is_lane=types is None and not is_whole
-                )
-            if is_whole and not records:
-                self._check_end(after, _ENDLESS if up_to is None else up_to)
+        values = [value for value in given if value is not None]
+        # Backwards the end is looked at apart, which a writer may move meanwhile.
+        moment = self._db.one_moment() if backwards else nullcontext()
+        with self._db.faults.explained("be read"), moment:
+            with closing(self._db.ready().execute(query, (*values, limit))) as cursor:
+                before, step = (up_to + 1, -1) if backwards else (after, 1)
+                if wanted == EVERYTHING:
+                    if backwards:
+                        before = min(before, last_position(self._db) + 1)
+                    rows = self._without_gaps(cursor, before, step)
+                else:
+                    rows = self._in_order(cursor, before, step)
+                records = self._batch(rows)
+            if wanted == EVERYTHING and not records:
+                self._check_end(after, up_to)
+            if aggregate_id is not None and types is None and correlation_id is None:
+                self._check_sequences(records, step)
         return records
 
-    def _batch(
-        self, cursor: sqlite3.Cursor, after: int, *, is_whole: bool, is_lane: bool
-    ) -> list[Row]:
-        """Return the events of a cursor, up to some bytes; raise if they do not come as they must.
-
-        That is without gaps in the whole log, and in the lane of an aggregate by sequences.
-        """
+    def _batch(self, rows: Iterable[Any]) -> list[Row]:
+        """Return events, up to some bytes."""
         records: list[Row] = []
         size = 0
-        for row in cursor:
-            if is_whole and row[0] != after + 1:
-                raise self._db.faults.corrupt(after + 1, "the event is missing")
-            record = record_of(self._db.faults, row, row[9] or 0)
-            if row[0] <= after:
-                raise self._db.faults.corrupt(row[0], f"it comes behind position {after}")
-            if is_lane and records:
-                self._check_next(record, records[-1])
-            after = row[0]
-            records.append(record)
+        for row in rows:
+            records.append(record_of(self._db.faults, row, row[9] or 0))
             size += len(row[7]) + len(row[2]) + len(row[4] or b"")
             if size >= _BYTES_A_BATCH:
                 break
         return records
+
+    def _without_gaps(self, rows: Iterable[Any], before: int, step: int) -> Iterator[Any]:
+        """Yield the rows of the whole log; raise `StoreCorrupt` where one is missing."""
+        for row in rows:
+            before += step
+            if row[0] != before:
+                raise self._db.faults.corrupt(before, "the event is missing")
+            yield row
+
+    def _in_order(self, rows: Iterable[Any], before: int, step: int) -> Iterator[Any]:
+        """Yield rows; raise `StoreCorrupt` where they are not in the order of the log."""
+        for row in rows:
+            if (row[0] - before) * step <= 0:
+                raise self._db.faults.corrupt(row[0], f"it comes behind position {before}")
+            before = row[0]
+            yield row
+
+    def _check_sequences(self, records: Sequence[Row], step: int) -> None:
+        """Raise `StoreCorrupt` unless an aggregate's events come one after the other."""
+        for record, before in zip(records[1:], records, strict=False):
+            if record.sequence != (before.sequence or 0) + step:
+                raise self._db.faults.corrupt(
+                    record.position, f"sequence {record.sequence} comes after {before.sequence}"
+                )
+
+    def position_of(self, aggregate_id: str, sequence: int) -> int | None:
+        """Return where an aggregate has its event of a sequence, by the index alone."""
+        if not _rows.is_text(aggregate_id) or sequence >= _rows.GREATEST:
+            return None
+        query = "SELECT position, sequence FROM events WHERE aggregate_id = ? ORDER BY position"
+        with self._db.faults.explained("be read"), self._db.one_moment():
+            execute = self._db.ready().execute
+            newest = execute(f"{query} DESC LIMIT 1", (aggregate_id,)).fetchone()
+            if newest is None or sequence > (last := _rows.whole(newest[1])):
+                return None
+            # The index has no sequences, which count its entries: from the nearer end.
+            steps, order = min((sequence - 1, ""), (last - sequence, "DESC"))
+            values = (aggregate_id, steps)
+            found = execute(f"{query} {order} LIMIT 1 OFFSET ?", values).fetchone()
+            if found is None or found[1] != sequence:
+                raise self._db.faults.corrupt(
+                    newest[0], f"the index does not lead to sequence {sequence} of its aggregate"
+                )
+            return _rows.whole(found[0])
 
     def _check_end(self, after: int, up_to: int) -> None:
         """Raise `StoreCorrupt` if the log should go on behind a position, and does not."""
@@ -104,13 +146,6 @@ class Reader:
         )
         if after < end and not has_more:
             raise self._db.faults.corrupt(after + 1, "the event is missing")
-
-    def _check_next(self, record: Row, before: Row) -> None:
-        """Raise `StoreCorrupt` unless an event of an aggregate comes right after another."""
-        if record.sequence != (before.sequence or 0) + 1:
-            raise self._db.faults.corrupt(
-                record.position, f"sequence {record.sequence} comes after {before.sequence}"
-            )
 
     def find(self, event_id: str) -> Row | None:
         """Return the event of an id."""
@@ -127,16 +162,18 @@ class Reader:
         """Return the progress of all groups."""
         with self._db.faults.explained("be read"), self._db.one_moment():
             last = last_position(self._db)
-            finished: dict[bytes, list[Any]] = {}
-            for name, *row in self._rows_of("SELECT * FROM finished", 2):
-                finished.setdefault(name, []).append(row)
-            attempts: dict[bytes, list[Any]] = {}
-            for name, *row in self._rows_of("SELECT * FROM attempts", 2):
-                attempts.setdefault(name, []).append(row)
+            finished, attempts = self._by_group("finished"), self._by_group("attempts")
+            query = "SELECT name, position, checksum FROM progress WHERE name > '' ORDER BY name"
             return [
-                _rows.group(name, offset, finished.get(name, ()), attempts.get(name, ()), last)
-                for name, offset in self._rows_of(_OFFSETS, 1)
+                _rows.group(row, finished.get(row[0], ()), attempts.get(row[0], ()), last)
+                for row in self._rows_of(query, 1)
             ]
+
+    def _by_group(self, table: str) -> dict[bytes, list[Any]]:
+        rows: dict[bytes, list[Any]] = {}
+        for row in self._rows_of(f"SELECT * FROM {table}", 2):
+            rows.setdefault(row[0], []).append(row)
+        return rows
 
     def letter_keys(self) -> list[DeadLetterKey]:
         """Return what identifies each dead letter."""

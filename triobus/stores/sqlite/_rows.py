@@ -15,6 +15,7 @@ import msgspec
 
 from triobus._text import MESSAGE_LENGTH, TRACEBACK_LENGTH, shown
 from triobus.stores._values import Attempts, DeadLetterKey, DeadLetterRow, GroupRow
+from triobus.stores.sqlite._checksums import is_whole
 
 UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, msgspec.MsgspecError)
 """What comes of a row whose values are of other types than its columns, or no text or date."""
@@ -74,23 +75,34 @@ def ascending(rows: Iterable[Any], columns: int, room: float) -> Iterator[Any]:
         yield row
 
 
+def whole_row(table: str, row: Sequence[Any]) -> Sequence[Any]:
+    """Return the columns of a row, after comparing them with its checksum, which is its last."""
+    if not is_whole(table, row):
+        raise ValueError(f"a row of the table {table} is not what was written: {shown(row)}")
+    return row[:-1]
+
+
 def group(
-    name: object, offset: object, ranges: Iterable[Any], rows: Iterable[Any], last: int
+    row: Sequence[Any], ranges: Iterable[Any], attempts_of: Iterable[Any], last: int
 ) -> GroupRow:
-    """Return how far a group is in a log that ends at position `last`."""
+    """Return how far a group is in a log that ends at position `last`, from its rows."""
+    name, offset = whole_row("progress", row)
     settled = whole(offset, least=0, most=last)
     found: list[tuple[int, int]] = []
     end = 0
-    for first, final in ranges:
+    for range_ in ranges:
+        _, first, final = whole_row("finished", range_)
         first = whole(first, least=end + 1, most=last)
         end = whole(final, least=first, most=last)
         found.append((first, end))
-    return GroupRow(text(name), settled, tuple(found), tuple(attempts(row, last) for row in rows))
+    return GroupRow(
+        text(name), settled, tuple(found), tuple(attempts(row, last) for row in attempts_of)
+    )
 
 
 def attempts(row: Sequence[Any], last: int) -> Attempts:
     """Return how far an event has come in a group."""
-    position, subscription, count, due_at, delay, done = row
+    _, position, subscription, count, due_at, delay, done = whole_row("attempts", row)
     return Attempts(
         whole(position, most=last),
         sys.intern(text(subscription)),  # there may be many of the same
@@ -111,6 +123,7 @@ def letter_key(row: Sequence[Any]) -> DeadLetterKey:
 
 def letter(row: Sequence[Any]) -> DeadLetterRow:
     """Return a dead letter; what its error said is cut where a bus would have cut it."""
+    row = whole_row("dead_letters", row)
     key, (count, first, last, error_type, message, traceback) = letter_key(row[:5]), row[5:]
     return DeadLetterRow(
         **key._asdict(),

@@ -8,6 +8,7 @@ import functools
 import sqlite3
 
 from triobus._errors import NotAStore, StoreTooNew
+from triobus.stores.sqlite._checksums import add_to_version_1
 
 APPLICATION_ID = 0x7472_6962
 """"trib": what `file` and `PRAGMA application_id` tell of it."""
@@ -64,7 +65,29 @@ CREATE TABLE dead_letters (
 INSERT INTO progress VALUES ('', 0, 0, 0)
 """
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
+_VERSION_2 = """
+ALTER TABLE events ADD COLUMN correlation_id TEXT;
+UPDATE events SET correlation_id = data ->> 'correlation_id' WHERE json_valid(data);
+CREATE INDEX events_by_correlation ON events (correlation_id) WHERE correlation_id IS NOT NULL;
+ALTER TABLE finished ADD COLUMN checksum INTEGER;
+ALTER TABLE attempts ADD COLUMN checksum INTEGER;
+ALTER TABLE dead_letters ADD COLUMN checksum INTEGER;
+CREATE TABLE scheduled (
+    number INTEGER PRIMARY KEY,
+    due_at REAL NOT NULL,
+    event_id TEXT NOT NULL,
+    event_type TEXT NOT NULL,
+    schema_version INTEGER NOT NULL,
+    aggregate_id TEXT,
+    data TEXT NOT NULL,
+    correlation_id TEXT,
+    checksum INTEGER
+) STRICT;
+CREATE UNIQUE INDEX scheduled_by_id ON scheduled (event_id);
+CREATE INDEX scheduled_by_due ON scheduled (due_at, number)
+"""
+
+MIGRATIONS: tuple[str, ...] = (_VERSION_1, _VERSION_2)
 """Statements, separated by ";" at the end of a line, that make each version of the one before."""
 
 
@@ -140,6 +163,8 @@ def migrate(connection: sqlite3.Connection, version: int) -> None:
     for script in MIGRATIONS[version:]:
         for statement in statements(script):
             connection.execute(statement)
+    if version < 2:
+        add_to_version_1(connection)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 

@@ -1,23 +1,26 @@
 """`SqliteEventStore`: a log of events in one SQLite file.
 
 Everything in it can be read with the `sqlite3` shell, and nothing else should be done with it: what
-was changed is found by its checksum. Schema, version 1:
+was changed is found by its checksum. Schema, version 2:
 
     events        the log: position (1, 2, 3 ... without gaps), event_id, event_type,
                   schema_version, aggregate_id and the sequence in it (both NULL for an event
                   without an aggregate), recorded_at (ISO 8601, UTC), data (the event in JSON),
-                  checksum (crc32 of the other columns, joined by NUL, begun with the checksum of
-                  the event before: it finds accidents, not attackers)
-    progress      how far each group of a bus is: up to position everything is settled; checksum is
-                  the sum of the crc32 of all rows of the group here and in the next two tables
-                  (NULL: not known); under the empty name position and checksum of the last event,
-                  and the number of commits that were made only so that a failed one before cannot
-                  come back
+                  checksum (crc32 of the columns before it, joined by NUL, begun with the checksum
+                  of the event before: it finds accidents, not attackers), correlation_id (as in
+                  data)
+    progress      how far each group of a bus is: up to position everything is settled; under the
+                  empty name position and checksum of the last event, and the number of commits that
+                  were made only so that a failed one before cannot come back
     finished      ranges of positions above it that a group has finished
     attempts      events of which a group has failed an attempt and not yet the last: whose turn it
                   is, after how many attempts, when the next one is due (seconds since 1970), after
                   which delay, and which subscriptions are done (JSON)
     dead_letters  what handlers have failed for good, with the error
+    scheduled     events that are not due yet, by the number of their publication: when they are
+                  (seconds since 1970), and what they will have in the log
+
+Beside the log each row has the crc32 of its other columns as its checksum (NULL: not known).
 
     sqlite3 orders.db "SELECT position, data ->> 'order_id' FROM events ORDER BY position"
 
@@ -35,6 +38,7 @@ from triobus._events import Converter, DomainEvent
 from triobus._threads import Worker
 from triobus.stores._store import EventStore
 from triobus.stores._values import (
+    EVERYTHING,
     DeadLetterKey,
     DeadLetterRow,
     GroupRow,
@@ -43,6 +47,7 @@ from triobus.stores._values import (
     Snapshot,
     StoreStatistics,
     Transaction,
+    Wanted,
 )
 from triobus.stores.sqlite import _log
 from triobus.stores.sqlite._connection import MEMORY, Database
@@ -157,22 +162,28 @@ class SqliteEventStore(EventStore):
         after: int,
         limit: int,
         up_to: int | None = None,
-        aggregate_id: str | None = None,
-        types: Sequence[str] | None = None,
+        wanted: Wanted = EVERYTHING,
+        *,
+        backwards: bool = False,
     ) -> list[Row]:
-        """Return the first events behind a position."""
+        """Return the first events behind a position, or the last ones."""
         fetch = self._reader.fetch
-        if types is None or aggregate_id is not None:
-            return await self._run(fetch, after, limit, up_to, aggregate_id, types)
+        if wanted.types is None or wanted.aggregate_id is not None or wanted.correlation_id:
+            return await self._run(fetch, after, limit, up_to, wanted, backwards)
         # There is no index by type, and commits shall not wait until all of a log is looked at.
-        if up_to is None:
-            up_to = await self._last_position()
+        last = await self._last_position()
+        first, last = after, last if up_to is None else min(up_to, last)
         while True:
-            end = min(after + _SCANNED_AT_ONCE, up_to)
-            found = await self._run(fetch, after, limit, end, None, types)
-            if found or end >= up_to:
+            start = max(last - _SCANNED_AT_ONCE, first) if backwards else first
+            end = last if backwards else min(first + _SCANNED_AT_ONCE, last)
+            found = await self._run(fetch, start, limit, end, wanted, backwards)
+            first, last = (first, start) if backwards else (end, last)
+            if found or first >= last:
                 return found
-            after = end
+
+    async def _position_of(self, aggregate_id: str, sequence: int) -> int | None:
+        """Return where an aggregate has its event of that sequence."""
+        return await self._run(self._reader.position_of, aggregate_id, sequence)
 
     async def _find(self, event_id: UUID) -> Row | None:
         """Return an event by its id."""

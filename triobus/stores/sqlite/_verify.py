@@ -17,7 +17,7 @@ import msgspec
 
 from triobus._errors import StoreCorrupt
 from triobus.stores.sqlite import _rows, _wal
-from triobus.stores.sqlite._checksums import Checksums
+from triobus.stores.sqlite._checksums import is_whole
 from triobus.stores.sqlite._connection import Database
 from triobus.stores.sqlite._log import COLUMNS, last_position, record_of
 from triobus.stores.sqlite._rows import UNREADABLE
@@ -28,7 +28,11 @@ _SHOWN = 20
 
 _LAST = "(SELECT position FROM progress WHERE name = '')"
 _RULES = (
-    ("events", f"position NOT BETWEEN 1 AND {_LAST}"),
+    (
+        "events",
+        f"position NOT BETWEEN 1 AND {_LAST} "
+        "OR (json_valid(data) AND correlation_id IS NOT data ->> 'correlation_id')",
+    ),
     (
         "progress",
         f"position NOT BETWEEN 0 AND {_LAST} "
@@ -50,8 +54,17 @@ _RULES = (
         "WHERE events.position = dead_letters.position "
         "AND events.aggregate_id IS dead_letters.aggregate_id)",
     ),
+    ("scheduled", "number < 1 OR event_id IN (SELECT event_id FROM events)"),
 )
 """For each table what no row of it may be like."""
+_WITH_CHECKSUMS = {
+    "progress": "SELECT name, position, checksum FROM progress WHERE name > ''",
+    **{
+        table: f"SELECT * FROM {table}"
+        for table in ("finished", "attempts", "dead_letters", "scheduled")
+    },
+}
+"""The tables whose rows have a checksum each, as the last column, and how they are read."""
 
 
 @attrs.define(eq=False)
@@ -127,18 +140,19 @@ def _problems(connection: sqlite3.Connection) -> list[str]:
         if rows:
             found.append(f"the table {table} has {rows:,} rows that cannot be")
     found += _unreadable(connection)
-    found += wrong_progress(connection)
+    found += _changed(connection)
     return found
 
 
-def wrong_progress(connection: sqlite3.Connection) -> list[str]:
-    """Return which groups have a progress that is not what was written, in sentences."""
-    _, names = Checksums.read(connection)
-    return [
-        f"the progress of the group {_text(name)!r} is not what was written (to go on with what "
-        "is there, set its checksum in the table progress to NULL)"
-        for name in names
-    ]
+def _changed(connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield a sentence for every table with rows that are not what was written."""
+    for table, query in _WITH_CHECKSUMS.items():
+        wrong = sum(not is_whole(table, row) for row in connection.execute(query))
+        if wrong:
+            yield (
+                f"the table {table} has {wrong:,} rows that are not what was written (to go on "
+                "with what is there, set their checksum to NULL)"
+            )
 
 
 def _unreadable(connection: sqlite3.Connection) -> Iterator[str]:

@@ -3,16 +3,18 @@
 import os
 import sqlite3
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 
 import attrs
 import msgspec
 
-from triobus._errors import OutcomeUnknown, StoreCorrupt, StoreError, StoreReadOnly
+from triobus._errors import OutcomeUnknown, StoreError, StoreReadOnly
 from triobus._threads import makes_durable
 from triobus.stores._duplicates import Known
 from triobus.stores._values import (
+    Attempts,
     Changes,
     DeadLetterRow,
     LogPosition,
@@ -22,13 +24,11 @@ from triobus.stores._values import (
 )
 from triobus.stores.sqlite import _connection, _path, _rows
 from triobus.stores.sqlite._arrangement import Arrangement
-from triobus.stores.sqlite._checksums import AttemptsRow, Checksums
+from triobus.stores.sqlite._checksums import with_checksum
 from triobus.stores.sqlite._connection import Database
-from triobus.stores.sqlite._faults import RESTORE
 from triobus.stores.sqlite._lock import Claim
 from triobus.stores.sqlite._log import check_end, head, record_of, row_of_id
 from triobus.stores.sqlite._reading import Reader
-from triobus.stores.sqlite._verify import wrong_progress
 
 _PAGES_A_COMMIT = 4
 _BYTES_A_PAGE = 3000
@@ -47,7 +47,7 @@ _REFUSALS = (
     ValueError,
 )
 """How rows are refused that are there already, or that cannot be."""
-_INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 
 
 @attrs.define(eq=False)
@@ -56,7 +56,6 @@ class Writer:
 
     _db: Database
     _reader: Reader
-    checksums: Checksums = attrs.field(factory=Checksums, init=False)
     _sequences: dict[str, int] = attrs.field(factory=dict, init=False)
     """The last sequences of aggregates that were appended to lately."""
     _settled_at: int | None = attrs.field(default=None, init=False)
@@ -101,10 +100,6 @@ class Writer:
             self._db.wal = _path.wal_identity(self._db.at.path) or _NO_FILE
         self._sequences.clear()
         self._settled_at = None
-        self.checksums, wrong = Checksums.read(connection)
-        if wrong:
-            said = "; ".join(wrong_progress(connection))
-            raise StoreCorrupt(f"{self._db.faults.shown} is damaged: {said}. {RESTORE}")
         connection.execute("PRAGMA query_only = OFF")
         self._db.is_writer = True
         self._db.frames = _connection.FRAMES_BEFORE_CHECKPOINT if self._db.was_unclean else 0
@@ -123,7 +118,6 @@ class Writer:
                 self._db.roll_back()
                 raise
             self._finish_commit(connection)
-        self.checksums.commit()
         self._db.position, self._db.checksum = written.position, written.checksum
         if len(self._sequences) > _SEQUENCES_KEPT:
             self._sequences.clear()
@@ -151,7 +145,6 @@ class Writer:
                 "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
                 (written.position, written.checksum),
             )
-        self.checksums.begin()
         self._write_changes(connection, transaction.changes)
         return written
 
@@ -238,22 +231,8 @@ class Writer:
 
     def _write_changes(self, connection: sqlite3.Connection, changes: Changes) -> None:
         for name, group in changes.groups.items():
-            gone = [(name, position) for position, row in group.attempts.items() if row is None]
-            rows: list[AttemptsRow] = [
-                (name, *row[:-1], msgspec.json.encode(row.done).decode())
-                for row in group.attempts.values()
-                if row is not None
-            ]
-            group_checksum = self.checksums.written(connection, name, group.progress, gone, rows)
-            _write_progress(connection, name, group.progress, group_checksum)
-            if gone:
-                connection.executemany(
-                    "DELETE FROM attempts WHERE group_name = ? AND position = ?", gone
-                )
-            if rows:
-                connection.executemany(
-                    "INSERT OR REPLACE INTO attempts VALUES (?,?,?,?,?,?,?)", rows
-                )
+            _write_progress(connection, name, group.progress)
+            _write_attempts(connection, name, group.attempts)
         if changes.letters:
             connection.execute(
                 "UPDATE progress SET fences = max(fences, ?) WHERE name = ''",
@@ -272,21 +251,36 @@ def _write_letter(connection: sqlite3.Connection, id_: int, letter: DeadLetterRo
         "last_failed_at": letter.last_failed_at.isoformat(),
     }
     connection.execute(
-        "INSERT OR REPLACE INTO dead_letters VALUES (:id, :position, :group, :subscription, "
-        ":aggregate_id, :attempts, :first_failed_at, :last_failed_at, :error_type, :message, "
-        ":traceback)",
-        row,
+        "INSERT OR REPLACE INTO dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        with_checksum("dead_letters", tuple(row.values())),
     )
 
 
-def _write_progress(
-    connection: sqlite3.Connection, name: str, change: ProgressChange, group_checksum: int
+def _write_attempts(
+    connection: sqlite3.Connection, name: str, attempts: Mapping[int, Attempts | None]
 ) -> None:
+    gone = [(name, position) for position, row in attempts.items() if row is None]
+    if gone:
+        connection.executemany("DELETE FROM attempts WHERE group_name = ? AND position = ?", gone)
+    rows = [
+        (name, at, row.subscription, row.attempts, float(row.due_at), float(row.delay), done)
+        for at, row in attempts.items()
+        if row is not None
+        for done in (msgspec.json.encode(row.done).decode(),)
+    ]
+    if rows:
+        connection.executemany(
+            "INSERT OR REPLACE INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [with_checksum("attempts", row) for row in rows],
+        )
+
+
+def _write_progress(connection: sqlite3.Connection, name: str, change: ProgressChange) -> None:
     connection.execute(
         "INSERT INTO progress (name, position, checksum) VALUES (?, ?, ?) "
         "ON CONFLICT (name) DO UPDATE SET position = excluded.position, "
         "checksum = excluded.checksum",
-        (name, change.offset, group_checksum),
+        with_checksum("progress", (name, change.offset)),
     )
     gone = [(name, first) for first, last in change.ranges if last is None]
     if gone:
@@ -295,4 +289,7 @@ def _write_progress(
         )
     rows = [(name, first, last) for first, last in change.ranges if last is not None]
     if rows:
-        connection.executemany("INSERT OR REPLACE INTO finished VALUES (?, ?, ?)", rows)
+        connection.executemany(
+            "INSERT OR REPLACE INTO finished VALUES (?, ?, ?, ?)",
+            [with_checksum("finished", row) for row in rows],
+        )

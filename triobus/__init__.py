@@ -123,6 +123,7 @@ from triobus._errors import (
     OutcomeUnknown,
     ProcessDied,
     SequenceConflict,
+    StatementRefused,
     StoreClosed,
     StoreCorrupt,
     StoreError,
@@ -141,7 +142,8 @@ from triobus._errors import (
     WouldDeadlock,
 )
 from triobus._events import Converter, DomainEvent, Published, upcaster
-from triobus._groups.current import Delivery, current_delivery
+from triobus._events.causes import Delivery
+from triobus._groups.current import current_delivery
 from triobus._groups.dead_letters import DeadLetter
 from triobus._groups.listeners import Listener
 from triobus._groups.outcome import Outcome
@@ -155,6 +157,7 @@ from triobus.stores import (
     Stored,
     StoredGroup,
     StoreStatistics,
+    Transaction,
 )
 
 __version__ = "0.1.0"
@@ -197,6 +200,7 @@ __all__ = [
     "RetryAfter",
     "SequenceConflict",
     "SqliteEventStore",
+    "StatementRefused",
     "StopReport",
     "StoreClosed",
     "StoreCorrupt",
@@ -214,6 +218,7 @@ __all__ = [
     "StoredGroup",
     "StrayCancelled",
     "Subscription",
+    "Transaction",
     "TriobusError",
     "UnknownDeadLetter",
     "UnknownSubscription",

@@ -141,6 +141,10 @@ class StoreReplaced(StoreError):
     """The store's file was removed or replaced while it was open; it must be opened again."""
 
 
+class StatementRefused(StoreError):
+    """A statement of a transaction was not executed: it commits, or writes to triobus's tables."""
+
+
 class StoreForked(StoreError):
     """A store was used in a forked child of the process that opened it."""
 

@@ -28,10 +28,10 @@ def line(text: str) -> str:
     return escaped(text if len(text) <= _LONGEST_LINE else text[:_LONGEST_LINE] + "...")
 
 
-def shown(value: object) -> str:
+def shown(value: object, longest: int = LONGEST_SHOWN) -> str:
     """Return the repr of any value in short, on one line."""
     shorten = reprlib.Repr()
-    shorten.maxstring = shorten.maxother = LONGEST_SHOWN
+    shorten.maxstring = shorten.maxother = longest
     try:
         return line(shorten.repr(value))
     except Exception:  # noqa: BLE001  # a `__repr__` may raise anything, and so does a huge int's

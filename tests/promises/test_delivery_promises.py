@@ -33,7 +33,7 @@ from triobus import (
     upcaster,
 )
 from triobus._environment import replace
-from triobus.stores._values import Append, NewRow, Snapshot, Transaction
+from triobus.stores._values import Append, Commit, NewRow, Snapshot
 from triobus.testing._scheduler import scheduled_by
 
 
@@ -1633,7 +1633,7 @@ async def test_an_event_of_an_older_version_is_handled_as_one_of_today(new_store
 async def _store_foreign(store, event_type, data, aggregate_id=None, event_id=None):
     record = NewRow(event_id or uuid4(), event_type, 1, aggregate_id, data.encode())
     await store._claim()
-    await store._commit(Transaction([Append([record])]))
+    await store._commit(Commit([Append([record])]))
 
 
 async def test_a_store_is_no_store_unless_it_is_one():

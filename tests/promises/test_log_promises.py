@@ -25,7 +25,7 @@ from triobus import (
     upcaster,
 )
 from triobus.stores._duplicates import Differs
-from triobus.stores._values import Append, NewRow, Transaction
+from triobus.stores._values import Append, Commit, NewRow
 
 
 async def numbers(stream):
@@ -496,7 +496,7 @@ async def test_an_event_that_the_log_has_in_an_older_version_is_the_same_event(n
         data = f'{{"event_id":"{ID}","occurred_at":"2020-01-01T00:00:00Z","count":5}}'
         await store._claim()
         record = NewRow(ID, "log.retold", 1, None, data.encode())
-        await store._commit(Transaction([Append([record])]))
+        await store._commit(Commit([Append([record])]))
         (stored,) = await store.append([Retold(5, event_id=ID)])
         assert stored.position == 1
         with pytest.raises(EventIdConflict):
@@ -539,7 +539,7 @@ async def test_one_commit_accepts_the_same_event_once_whatever_sequence_is_expec
         data = store._codec.encode(event)
         record = NewRow(event.event_id, event.event_type, 1, "a", data)
         results = await store._commit(
-            Transaction([Append([record], 0), Append([record], 0), Append([record], 7)])
+            Commit([Append([record], 0), Append([record], 0), Append([record], 7)])
         )
         assert [(place.position, place.is_new) for (place,) in results] == [
             (1, True),
@@ -560,7 +560,7 @@ async def test_a_commit_leaves_out_the_append_with_another_event_and_nothing_els
             return NewRow(event_id, "noted", 1, key, data)
 
         results = await store._commit(
-            Transaction(
+            Commit(
                 [
                     Append([record(1, "a", ID)]),
                     Append([record(2, "a"), record(3, "a", ID)]),
@@ -625,7 +625,7 @@ async def test_what_cannot_be_in_a_row_is_refused_for_its_publisher_alone(new_st
         data = store._codec.encode(event)
         good = NewRow(event.event_id, event.event_type, 1, "a", data)
         bad = good._replace(event_id=uuid4(), **changed)
-        (first,), refused = await store._commit(Transaction([Append([good]), Append([bad])]))
+        (first,), refused = await store._commit(Commit([Append([good]), Append([bad])]))
         assert first.position == 1
         assert isinstance(refused, EventNotEncodable)
         assert [s.event async for s in store.read()] == [event]

@@ -26,7 +26,7 @@ from triobus import (
     StoreNotFound,
     StoreReplaced,
 )
-from triobus.stores._values import Append, NewRow, Transaction
+from triobus.stores._values import Append, Commit, NewRow
 from triobus.stores.sqlite import _connection, _faults
 
 ROOT = Path(__file__).parent.parent.parent
@@ -331,7 +331,7 @@ async def test_a_reader_never_takes_a_log_that_grows_for_a_damaged_one(tmp_path)
             nonlocal last
             event = Noted(last)
             record = NewRow(event.event_id, "noted", 1, None, writer._codec.encode(event))
-            writer._writer.commit(Transaction([Append([record])]))
+            writer._writer.commit(Commit([Append([record])]))
             last += 1
 
         # It is called before each statement of the reader.

@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from triobus._errors import BusClosed, InvalidOption, WouldDeadlock
+from triobus.stores._transaction import in_transaction
 
 T = TypeVar("T")
 
@@ -43,6 +44,11 @@ class Home:
 
     def check_other_thread(self, call: str, *, has_ended: bool) -> None:
         """Raise `WouldDeadlock` in a thread of Trio's, which waiting for the bus would block."""
+        if in_transaction.get():
+            raise WouldDeadlock(
+                f"{call} was called inside a transaction, whose commit it would wait for: publish "
+                "with it, transaction.publish(event)"
+            )
         is_bus_thread = threading.get_ident() == self.thread and not has_ended
         if is_bus_thread or trio.lowlevel.in_trio_run():
             whose = "the bus" if is_bus_thread else "another run of Trio"

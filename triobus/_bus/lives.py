@@ -8,6 +8,7 @@ import attrs
 import trio
 
 from triobus._bus.life import Drain, Life
+from triobus._bus.log import no_transactions
 from triobus._environment import environment
 from triobus._errors import BusAlreadyStarted, DuplicateName, InvalidOption
 from triobus._events import DomainEvent
@@ -60,7 +61,13 @@ class Lives:
         if name in self.options:
             raise DuplicateName(f"the bus already has a group {name!r}: choose another name")
         limiter = trio.CapacityLimiter(workers)
-        group = Group(name, limiter, self._check_types, partial(self._resubscribed, name))
+        group = Group(
+            name,
+            limiter,
+            self._check_types,
+            partial(self._resubscribed, name),
+            self._check_transactional,
+        )
         options = self.options[name] = GroupOptions(
             group=group, workers=workers, buffer=buffer, is_ordered=is_ordered, start=start
         )
@@ -70,6 +77,10 @@ class Lives:
 
     def _check_types(self, types: tuple[type[DomainEvent], ...]) -> None:
         self.life.check_types(types)
+
+    def _check_transactional(self) -> None:
+        if self.store is None:
+            raise no_transactions()
 
     def _resubscribed(self, name: str) -> None:
         self.life.resubscribed(name)

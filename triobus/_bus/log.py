@@ -124,6 +124,10 @@ class MemoryGroupLog:
     def on_due(self) -> None:
         """Nothing is ever read back."""
 
+    async def transact(self, _: Callable[[Any], object], __: float | None) -> object:
+        """Nothing is ever committed."""
+        raise no_transactions()
+
     def replay(self, given: Replayed) -> None:
         """Put a replay into its lane."""
         self.lanes.add(*given)
@@ -351,6 +355,14 @@ class StoredLog:
         warning = self._recorder.store._warning
         if warning is not None:
             yield warning
+
+
+def no_transactions() -> InvalidOption:
+    """Return the error of a transactional handler of a bus that has no store."""
+    return InvalidOption(
+        "transactional=True: a bus without a store commits nothing; give it one, such as "
+        "EventBus(SqliteEventStore('orders.db'))"
+    )
 
 
 def _no_sequences(expected_sequence: int) -> InvalidOption:

@@ -9,7 +9,7 @@ import trio
 from triobus._durability.progress import Progress
 from triobus._groups.delivery import Completion, InFlight
 from triobus._threads import is_virtual
-from triobus.stores._values import BEGUN, NOT_COUNTED, Attempts, GroupChange, GroupRow
+from triobus.stores._values import BEGUN, NOT_COUNTED, Attempts, GroupChange, GroupRow, Settled
 
 
 @attrs.define(eq=False)
@@ -38,12 +38,35 @@ class Acknowledgements:
     def finish(self, delivery: InFlight) -> None:
         """A delivery is finished."""
         assert delivery.position is not None
-        self.progress.finish(delivery.position)
         if self._asked:
             self._answer(delivery.position)
+        if delivery.is_settled:
+            return
+        self.progress.finish(delivery.position)
         if delivery.is_recorded:
             self._changed[delivery.position] = None
         self._on_change()
+
+    def settled_with(self, delivery: InFlight) -> Settled:
+        """Return what is to be recorded with the effects of a handler that succeeds."""
+        assert delivery.position is not None
+        group, after = delivery.subscription.group, delivery.index + 1
+        if delivery.letter_id is not None or after == len(delivery.plan):
+            return Settled(group, delivery.position, None, delivery.letter_id)
+        done = _done(delivery, after)
+        row = Attempts(delivery.position, delivery.plan[after].name, 0, 0.0, 0.0, done)
+        return Settled(group, delivery.position, row)
+
+    def on_settled_with(self, delivery: InFlight) -> None:
+        """What `settled_with` has returned is recorded, and no later commit has to do it again."""
+        assert delivery.position is not None
+        if delivery.letter_id is not None:
+            return
+        self._changed.pop(delivery.position, None)
+        delivery.is_recorded = True
+        if delivery.index + 1 == len(delivery.plan):
+            delivery.is_settled = True
+            self.progress.finish_stored(delivery.position)
 
     def pass_over(self, first: int, last: int) -> None:
         """No subscription wants the events of these positions."""
@@ -71,7 +94,7 @@ class Acknowledgements:
     ) -> None:
         assert delivery.position is not None
         delivery.is_recorded = True
-        done = (*delivery.done, *(subscription.name for subscription in delivery.plan[:index]))
+        done = _done(delivery, index)
         self._changed[delivery.position] = Attempts(
             delivery.position, delivery.plan[index].name, attempts, due_at, delay, done
         )
@@ -108,6 +131,11 @@ class Acknowledgements:
         """Take a change back, because it could not be stored."""
         self.progress.give_back(change.progress)
         self._changed = {**change.attempts, **self._changed}
+
+
+def _done(delivery: InFlight, index: int) -> tuple[str, ...]:
+    """Return who is done with the event when a delivery has come to that index of its plan."""
+    return (*delivery.done, *(subscription.name for subscription in delivery.plan[:index]))
 
 
 def wall_time() -> float:

@@ -30,13 +30,17 @@ from triobus._durability.plans import Plans
 from triobus._durability.suspects import Suspects
 from triobus._errors import StoreError, StoreIOError
 from triobus._events import DomainEvent
-from triobus._events.batch import runs
+from triobus._events.batch import Batch, runs
+from triobus._events.causes import calling_delivery, snapshot_of
 from triobus._groups.delivery import Completion, InFlight, Replayed
+from triobus._groups.retry import RetryAfter
 from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
+from triobus.stores._commits import Submission
 from triobus.stores._store import BATCH
-from triobus.stores._values import GroupRow, Row, Wanted
+from triobus.stores._transaction import Call
+from triobus.stores._values import GroupRow, Row, Selection
 
 logger = logging.getLogger("triobus")
 
@@ -57,6 +61,8 @@ class CatchUp:
     _store: EventStore
     _on_change: Callable[[], None]
     """Called when there is something to be recorded."""
+    _on_own_change: Callable[[], None]
+    """Called when there is something that the next commit can take along, and may wait for it."""
     shell: GroupShell = attrs.field(init=False)
     """What runs for the group."""
     lanes: StoredLanes = attrs.field(init=False)
@@ -165,6 +171,41 @@ class CatchUp:
     def record_attempts(self, delivery: InFlight, index: int, attempts: int, delay: float) -> None:
         """Know how far a delivery has come that is not finished."""
         self.acknowledgements.record_attempts(delivery, index, attempts, delay)
+
+    @enable_ki_protection
+    async def transact(self, function: Callable[[Any], object], timeout: float | None) -> object:
+        """Call a function inside a commit that settles the calling delivery too.
+
+        A store that cannot commit now is no failure of the handler, which is tried again.
+        """
+        delivery: InFlight = calling_delivery()
+        known = self.acknowledgements
+        submission = Submission(
+            Batch([]),
+            Call(
+                function,
+                codec=self._store._codec,
+                rows_of=self._store._rows_of,
+                deliveries=[snapshot_of(delivery)],
+                cause=delivery.event,
+                settled=[known.settled_with(delivery)],
+                on_stored=lambda: self._on_settled_with(delivery),
+                timeout=timeout,
+                is_inside=True,
+            ),
+        )
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            await self._store._commits.submit(submission)
+        except StoreError as error:
+            if not submission.is_lost:
+                raise
+            raise RetryAfter(_FIRST_PAUSE, counts=False) from error
+        return submission.result
+
+    def _on_settled_with(self, delivery: InFlight) -> None:
+        self.acknowledgements.on_settled_with(delivery)
+        self._on_own_change()
 
     def on_recorded(self) -> None:
         """The store has what was taken, and so it knows the group."""
@@ -304,7 +345,7 @@ class CatchUp:
         limit = _REFILL if self.lanes.is_barred else int(min(self._room(), _REFILL))
         records: list[Row] = []
         if self.lanes.is_ordered:  # otherwise there are only replays to be brought on
-            records = await self._store._fetch(after, limit, up_to, Wanted(key))
+            records = await self._store._fetch(after, limit, up_to, Selection(key))
         added = 0
         for record in records:
             if self.acknowledgements.progress.is_finished(record.position):

@@ -10,7 +10,7 @@ from triobus._events import DomainEvent
 from triobus._groups.listeners import Inbox
 from triobus.stores import EventStore
 from triobus.stores._store import BATCH, type_names
-from triobus.stores._values import Row, Wanted
+from triobus.stores._values import Row, Selection
 
 
 @attrs.define(eq=False)
@@ -68,5 +68,5 @@ class StoredInbox:
 
     async def _fetch(self, up_to: int) -> list[Row]:
         return await self._store._fetch(
-            self._read_to, BATCH, up_to, Wanted(types=type_names(self.inbox.types))
+            self._read_to, BATCH, up_to, Selection(types=type_names(self.inbox.types))
         )

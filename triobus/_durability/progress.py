@@ -4,7 +4,9 @@
 2. Above it the finished positions are kept as ranges that neither touch nor overlap, so that one
    aggregate which waits for hours costs one range, however much is finished behind it.
 3. Finishing the position after the offset moves the offset, over the ranges that it meets.
-4. What has changed since it was last taken is known, so that each commit writes only that; changes
+4. A position can have been written by itself, with the effects of a handler; what is written later
+   takes it in.
+5. What has changed since it was last taken is known, so that each commit writes only that; changes
    whose commit failed are given back and taken again.
 """
 
@@ -81,6 +83,12 @@ class Progress:
             firsts.insert(index, first)
             lasts.insert(index, last)
             self._touched.add(first)
+
+    def finish_stored(self, position: int) -> None:
+        """Finish a position that was written by itself; the next change joins it to the others."""
+        self._stored.add(position)
+        self._touched.add(position)
+        self.finish(position)
 
     def take_change(self) -> ProgressChange:
         """Return what has changed since the last time."""

@@ -23,6 +23,7 @@ from triobus._groups.outcome import PendingOutcome
 from triobus._groups.subscriptions import GroupOptions
 from triobus.stores import EventStore
 from triobus.stores._commits import CommitQueue, Submission
+from triobus.stores._transaction import Call
 from triobus.stores._values import Changes, GroupRow, Snapshot
 
 logger = logging.getLogger("triobus")
@@ -140,7 +141,7 @@ class Recorder:
 
     def add(self, options: GroupOptions) -> CatchUp:
         """Return what brings the store's log to one more group."""
-        catch_up = CatchUp(options, self.store, self.on_change)
+        catch_up = CatchUp(options, self.store, self.on_change, self._on_own_change)
         self.catch_ups[options.group.name] = catch_up
         if self.is_attached:
             self._take_up(catch_up)
@@ -180,6 +181,10 @@ class Recorder:
         self._is_changed = True
         if self.is_attached:
             self._commits.signal()
+
+    def _on_own_change(self) -> None:
+        """There is something to be recorded, which the next commit takes along."""
+        self._is_changed = True
 
     @enable_ki_protection
     async def run(self) -> None:
@@ -258,6 +263,9 @@ class Recorder:
             self.catch_ups[name].on_recorded()
             for instrument in self._instruments:
                 instrument.recorded(name, change.progress.offset, change.progress.ranges)
+        for submission in submissions:
+            if isinstance(submission.item, Call) and submission.item.on_stored is not None:
+                submission.item.on_stored()
         if submissions:
             self._hand_over_all(submissions)
 

@@ -44,6 +44,12 @@ class Batch:
                 )
         self.keys = [key_of(event) for event in self.events]
 
+    def add(self, event: DomainEvent, key: str | None) -> None:
+        """Accept one more event with the others, whose key is known."""
+        self.events.append(event)
+        self.keys.append(key)
+        self.counts = {**self.counts, type(event): self.counts.get(type(event), 0) + 1}
+
 
 def runs(
     events: Sequence[DomainEvent], keys: Sequence[str | None]

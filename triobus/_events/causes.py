@@ -7,6 +7,35 @@ from typing import Any
 import attrs
 import trio
 
+from triobus._events.event import DomainEvent
+
+
+@attrs.frozen(kw_only=True)
+class Delivery:
+    """What a handler can know about the call that is being made."""
+
+    event: DomainEvent
+    """The event as it was published."""
+    position: int | None
+    """Its place in the store's log; None without a store."""
+    group: str
+    """The name of the group."""
+    subscription: str
+    """The name of the subscription."""
+    attempt: int
+    """Which attempt this is, from 1."""
+
+
+def snapshot_of(delivery: Any) -> Delivery:
+    """Return what a handler can know of a delivery in flight."""
+    return Delivery(
+        event=delivery.event,
+        position=delivery.position,
+        group=delivery.subscription.group,
+        subscription=delivery.subscription.name,
+        attempt=delivery.attempt,
+    )
+
 
 @attrs.define(eq=False)
 class Handling:

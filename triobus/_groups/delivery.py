@@ -85,6 +85,8 @@ class InFlight:
     """The subscriptions that were done with the event before it was read back."""
     is_recorded: bool = False
     """Whether the store has been told of its attempts."""
+    is_settled: bool = False
+    """Whether the store has been told, with the effects of a handler, that it is finished."""
 
     @property
     def subscription(self) -> Subscription:

@@ -12,11 +12,14 @@ from triobus._checks import is_async, is_generator, truth
 from triobus._errors import HandlerTimeout, InvalidHandler
 from triobus._events import DomainEvent
 
-Handler = Callable[[Any], Any]
-"""A callable that takes one event."""
+Handler = Callable[..., Any]
+"""A callable that takes one event, and if it is transactional the transaction too."""
 Predicate = Callable[[Any], object]
 """A test of one event; what it returns counts as true or false."""
 Invoke = Callable[[Any], Awaitable[object]]
+Transact = Callable[[Callable[[Any], object], float | None], Awaitable[object]]
+"""Calls a function with a transaction, inside a commit that settles the calling delivery, within a
+timeout in seconds if there is one."""
 
 NOT_MATCHED: Final = object()
 """What an invocation returns when `where` did not want the event."""
@@ -35,16 +38,21 @@ def invocation(
     where: Predicate | None,
     timeout: float | None,
     limiter: trio.CapacityLimiter,
+    transact: Transact | None = None,
 ) -> Invoke:
     """Return an async function that calls `handler` with one event as its subscription asks.
 
-    An `async def` handler without `where` and `timeout` is returned as it is, for speed. Raises
-    `InvalidHandler` for what cannot be called with one event.
+    An `async def` handler without `where` and `timeout` is returned as it is, for speed. With
+    `transact` it is called inside a commit, and with the transaction too. Raises `InvalidHandler`
+    for what cannot be called so.
     """
-    _check(handler)
-    invoke: Invoke = handler if is_async(handler) else _in_thread(handler, limiter)
-    if timeout is not None:
-        invoke = _within(invoke, timeout, qualified_name(handler))
+    _check(handler, is_transactional=transact is not None)
+    if transact is not None:
+        invoke = _in_transaction(handler, transact, timeout)
+    else:
+        invoke = handler if is_async(handler) else _in_thread(handler, limiter)
+        if timeout is not None:
+            invoke = _within(invoke, timeout, qualified_name(handler))
     if where is not None:
         invoke = _matching(invoke, where)
     return invoke
@@ -75,7 +83,7 @@ def _is_circular() -> Callable[[Any], bool]:
     return stop
 
 
-def _check(handler: Handler) -> None:
+def _check(handler: Handler, *, is_transactional: bool) -> None:
     if inspect.iscoroutine(handler):
         handler.close()
         raise InvalidHandler(
@@ -99,16 +107,25 @@ def _check(handler: Handler) -> None:
             f"{name} is a plain function around the async {qualified_name(innermost)}, whose "
             "coroutine would not be awaited: make the wrapper 'async def' and await what is inside"
         )
+    if is_transactional and is_async(handler):
+        raise InvalidHandler(
+            f"{name} is async, and a transactional handler runs in the store's thread, inside a "
+            "commit: make it a plain 'def' of the event and the transaction, which waits for "
+            "nothing but the database"
+        )
     try:
         signature = inspect.signature(handler)
     except (TypeError, ValueError):
         return  # some built-in functions do not tell; their first call will
     try:
-        signature.bind(None)
+        signature.bind(*([None] * (1 + is_transactional)))
     except TypeError as error:
+        given, takes = "one event", "exactly one argument"
+        if is_transactional:
+            given, takes = "an event and a transaction", "exactly these two if it is transactional"
         raise InvalidHandler(
-            f"{qualified_name(handler)}{signature} cannot be called with one event ({error}): "
-            "a handler takes exactly one argument"
+            f"{qualified_name(handler)}{signature} cannot be called with {given} ({error}): "
+            f"a handler takes {takes}"
         ) from None
 
 
@@ -128,6 +145,13 @@ def _in_thread(handler: Handler, limiter: trio.CapacityLimiter) -> Invoke:
 
     async def invoke(event: DomainEvent) -> object:
         return await _threads.run_in_thread(call, event, limiter=limiter)
+
+    return invoke
+
+
+def _in_transaction(handler: Handler, transact: Transact, timeout: float | None) -> Invoke:
+    async def invoke(event: DomainEvent) -> object:
+        return await transact(lambda transaction: handler(event, transaction), timeout)
 
     return invoke
 

@@ -39,14 +39,19 @@ _Many = tuple[
 ]
 """Seven classes or more."""
 _H = Callable[[_E], object]
-"""A handler, or a predicate, of an event."""
+"""A predicate of an event."""
+_Handler = Callable[[_E], object] | Callable[[_E, Any], object]
+"""A handler of an event; with the transaction if it is a transactional one."""
 
 
 class _Decorator(Protocol[_E]):
     """Subscribes a handler and returns it."""
 
-    def __call__(self, handler: Callable[[_E], _R], /) -> Callable[[_E], _R]:
-        """Do so."""
+    @overload
+    def __call__(self, handler: Callable[[_E], _R], /) -> Callable[[_E], _R]: ...
+
+    @overload
+    def __call__(self, handler: Callable[[_E, Any], _R], /) -> Callable[[_E, Any], _R]: ...
 
 
 class _Options(TypedDict, total=False):
@@ -57,6 +62,7 @@ class _Options(TypedDict, total=False):
     retry: Retry
     timeout: float | None
     hold: bool
+    transactional: bool
 
 
 def event_types(types: object) -> tuple[type[DomainEvent], ...]:
@@ -84,6 +90,7 @@ class Wanted:
     timeout: float | None
     where: Predicate | None
     hold: bool
+    transactional: bool = False
 
     def __attrs_post_init__(self) -> None:
         if self.name is not None:
@@ -98,6 +105,7 @@ class Wanted:
             _checks.number("timeout", self.timeout, least=0)
         if type(self.hold) is not bool:
             raise InvalidOption(f"hold={self.hold!r}: give True or False")
+        _checks.boolean("transactional", self.transactional)
         _checks.predicate("where", self.where)
 
 
@@ -112,7 +120,7 @@ class Subscriber(Protocol[_S_co]):
 def subscribe(
     self: Subscriber[_S],
     types: type[E1],
-    handler: _H[E1],
+    handler: _Handler[E1],
     *,
     where: _H[E1] | None = None,
     **options: Unpack[_Options],
@@ -123,7 +131,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], type[E2]],
-    handler: _H[E1 | E2],
+    handler: _Handler[E1 | E2],
     *,
     where: _H[E1 | E2] | None = None,
     **options: Unpack[_Options],
@@ -134,7 +142,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], type[E2], type[E3]],
-    handler: _H[E1 | E2 | E3],
+    handler: _Handler[E1 | E2 | E3],
     *,
     where: _H[E1 | E2 | E3] | None = None,
     **options: Unpack[_Options],
@@ -145,7 +153,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], type[E2], type[E3], type[E4]],
-    handler: _H[E1 | E2 | E3 | E4],
+    handler: _Handler[E1 | E2 | E3 | E4],
     *,
     where: _H[E1 | E2 | E3 | E4] | None = None,
     **options: Unpack[_Options],
@@ -156,7 +164,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], type[E2], type[E3], type[E4], type[E5]],
-    handler: _H[E1 | E2 | E3 | E4 | E5],
+    handler: _Handler[E1 | E2 | E3 | E4 | E5],
     *,
     where: _H[E1 | E2 | E3 | E4 | E5] | None = None,
     **options: Unpack[_Options],
@@ -167,7 +175,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], type[E2], type[E3], type[E4], type[E5], type[E6]],
-    handler: _H[E1 | E2 | E3 | E4 | E5 | E6],
+    handler: _Handler[E1 | E2 | E3 | E4 | E5 | E6],
     *,
     where: _H[E1 | E2 | E3 | E4 | E5 | E6] | None = None,
     **options: Unpack[_Options],
@@ -178,7 +186,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: _Many,
-    handler: _H[Any],
+    handler: _Handler[Any],
     *,
     where: _H[Any] | None = None,
     **options: Unpack[_Options],
@@ -189,7 +197,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], ...],
-    handler: _H[E1],
+    handler: _Handler[E1],
     *,
     where: _H[E1] | None = None,
     **options: Unpack[_Options],
@@ -295,6 +303,7 @@ def subscribe(
     timeout: float | None = None,
     where: Predicate | None = None,
     hold: bool = False,
+    transactional: bool = False,
 ) -> Any:
     """Call `handler` with every event of `types` that is published from now on.
 
@@ -311,6 +320,10 @@ def subscribe(
     - `where`: a plain predicate on the event; an error in it is a failure of the handler.
     - `hold`: after a dead letter keep back the later events of its aggregate, as dead letters
       too, until it is replayed or discarded.
+    - `transactional`: call the handler, a plain `def` of the event and a `Transaction`, inside the
+      commit that records that the event is settled: what it writes to the program's own tables
+      and publishes is stored with that, exactly once, or not at all. It runs in the store's
+      thread and holds up the store meanwhile. Its `timeout` interrupts an SQL statement.
 
     Raises `InvalidEvent`, `InvalidHandler`, `InvalidOption` or `DuplicateName`, and while a bus
     with a store runs `EventNotEncodable` for a class that cannot be kept; before, its start does.
@@ -324,6 +337,7 @@ def subscribe(
         timeout=timeout,
         where=where,
         hold=hold,
+        transactional=transactional,
     )
     if handler is not None:
         return self._subscribe(handler, wanted)

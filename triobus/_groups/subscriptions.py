@@ -1,14 +1,21 @@
 """Subscriptions and groups: which handlers an event goes to, and in which order."""
 
 from collections.abc import Callable, Set
-from typing import Literal
+from typing import Any, Literal
 
 import attrs
 import trio
 
 from triobus._errors import DuplicateName
 from triobus._events import DomainEvent
-from triobus._groups.handlers import Handler, Invoke, Predicate, invocation, qualified_name
+from triobus._groups.handlers import (
+    Handler,
+    Invoke,
+    Predicate,
+    Transact,
+    invocation,
+    qualified_name,
+)
 from triobus._groups.retry import Retry
 from triobus._groups.subscribing import Wanted, subscribe
 
@@ -71,8 +78,12 @@ class Group:
     _check_types: Callable[[tuple[type[DomainEvent], ...]], None]
     """Raises for classes whose events the bus could not keep."""
     _on_change: Callable[[], None]
+    _check_transactional: Callable[[], None]
+    """Raises `InvalidOption` if the bus has no store that could commit what a handler writes."""
     _on_gone: Callable[[Subscription], None] | None = attrs.field(default=None, init=False)
     """Called with a subscription that has gone."""
+    _transact: Transact = attrs.field(init=False)
+    """How the group's log calls a function inside a commit."""
     _by_name: dict[str, Subscription] = attrs.field(factory=dict, init=False)
 
     def __repr__(self) -> str:
@@ -82,8 +93,16 @@ class Group:
     subscribe = subscribe
 
     def _subscribe(self, handler: Handler, wanted: Wanted) -> Subscription:
+        if wanted.transactional:
+            self._check_transactional()
         subscription = Subscription(
-            invoke=invocation(handler, wanted.where, wanted.timeout, self._limiter),
+            invoke=invocation(
+                handler,
+                wanted.where,
+                wanted.timeout,
+                self._limiter,
+                self._in_transaction if wanted.transactional else None,
+            ),
             name=wanted.name or qualified_name(handler),
             group=self.name,
             types=wanted.types,
@@ -102,6 +121,12 @@ class Group:
         self._by_name[subscription.name] = subscription
         self._on_change()
         return subscription
+
+    async def _in_transaction(
+        self, function: Callable[[Any], object], timeout: float | None
+    ) -> Any:
+        """Call a function inside a commit, with the log that the group has in this life."""
+        return await self._transact(function, timeout)
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:

@@ -78,6 +78,9 @@ class GroupLog(Protocol):
     def on_due(self) -> None:
         """The time of an event that has to be read back may have come."""
 
+    async def transact(self, function: Callable[[Any], object], timeout: float | None, /) -> object:
+        """Call a function with a transaction, inside a commit that settles the calling delivery."""
+
     def replay(self, given: Replayed, /) -> None:
         """Put a replay into its lane, behind the events of its aggregate that are on disk."""
 
@@ -138,6 +141,7 @@ class GroupShell:
             record_attempts=self.log.record_attempts,
         )
         self.group._on_gone = self._let_go
+        self.group._transact = self.log.transact
         self.log.serve(self)
 
     # Deliveries

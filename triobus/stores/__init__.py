@@ -1,6 +1,7 @@
 """Where events are kept: the protocol `EventStore`, a store in memory and one in SQLite."""
 
 from triobus.stores._store import EventStore
+from triobus.stores._transaction import Transaction
 from triobus.stores._values import Stored, StoredGroup, StoreStatistics
 from triobus.stores.memory import MemoryEventStore
 from triobus.stores.sqlite import SqliteEventStore
@@ -12,4 +13,5 @@ __all__ = [
     "StoreStatistics",
     "Stored",
     "StoredGroup",
+    "Transaction",
 ]

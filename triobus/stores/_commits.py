@@ -10,26 +10,30 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from math import inf
-from typing import Protocol
+from types import NoneType
+from typing import Any, Protocol
 
 import attrs
+import outcome
 import trio
 from trio.lowlevel import Abort, enable_ki_protection
 
 from triobus._errors import BusClosed, OutcomeUnknown, StoreError
 from triobus._events.batch import Batch
-from triobus.stores._values import Append, Changes, LogPosition, Transaction
+from triobus.stores._transaction import Returned
+from triobus.stores._values import Append, Changes, Commit, LogPosition
 
 _NO_CHANGES = Changes()
 
 
 @attrs.define(eq=False)
 class Submission:
-    """Events on their way into the log."""
+    """Events, or something else that is to be stored, on their way."""
 
     batch: Batch
-    append: Append | None
-    """None for one that only waits until what the groups have finished is stored."""
+    item: Any
+    """What is to be done in a commit: an `Append`, or one of the others; None for a submission that
+    only waits until what the groups have finished is stored."""
     task: trio.lowlevel.Task | None = None
     """The task that the writer has to wake; None for one that waits for its turn as writer."""
     is_taken: bool = False
@@ -37,7 +41,11 @@ class Submission:
     is_withdrawn: bool = False
     """Whether its task was cancelled before."""
     positions: Sequence[LogPosition] = ()
+    result: Any = None
+    """What came of it, unless it is an append."""
     error: BaseException | None = None
+    is_lost: bool = False
+    """Whether the whole commit has failed, and not the submission alone."""
 
     def withdraw(self, _: object = None) -> Abort:
         """Store nothing of it, unless it is too late for that."""
@@ -64,7 +72,7 @@ class StoreUser(Protocol):
 class CommitQueue:
     """Stores what comes from many tasks, in the order in which it comes."""
 
-    _commit: Callable[[Transaction], Awaitable[list[list[LogPosition] | Exception]]]
+    _commit: Callable[[Commit], Awaitable[list[Any]]]
     _check_process: Callable[[], None]
     """Raises in a forked child, where no writer would ever answer."""
     user: StoreUser | None = None
@@ -87,10 +95,10 @@ class CommitQueue:
         self._send, self._receive = trio.open_memory_channel[Submission | None](inf)
 
     @enable_ki_protection
-    async def submit(self, submission: Submission) -> Sequence[LogPosition]:
-        """Store a submission's events, and return where they are.
+    async def submit(self, submission: Submission) -> None:
+        """Store a submission, which tells then what came of it; raises what it has for an error.
 
-        Cancelled before they are in a commit, nothing is stored; after that it has no effect.
+        Cancelled before it is in a commit, nothing is stored; after that it has no effect.
         """
         self._check_process()
         if self.is_halted:
@@ -103,7 +111,6 @@ class CommitQueue:
             await trio.lowlevel.wait_task_rescheduled(submission.withdraw)
         if submission.error is not None:
             raise submission.error
-        return submission.positions
 
     async def flush(self) -> None:
         """Store what the groups have finished. Raises `StoreError`."""
@@ -220,20 +227,20 @@ class CommitQueue:
         try:
             if user is not None:
                 changes = user.take_changes()
-            await self._store(submissions, changes)
+            stored = await self._store(submissions, changes)
         except BaseException as error:  # noqa: BLE001  # each of the tasks that wait gets it
             for submission in submissions:
                 submission.error = _copied(error) if isinstance(error, StoreError) else error
+                submission.is_lost = True
             if user is not None:
                 user.give_back(changes, error)
             return error
         else:
             if self.is_halted:
                 for submission in submissions:
-                    unknown = _outcome_unknown() if submission.append else _halted()
+                    unknown = _outcome_unknown() if submission.item else _halted()
                     submission.error = submission.error or unknown
             elif user is not None:
-                stored = [each for each in submissions if each.append and each.error is None]
                 user.committed(changes, stored)
             return None
         finally:
@@ -256,18 +263,38 @@ class CommitQueue:
             submission.is_taken = True
         return taken
 
-    async def _store(self, submissions: Sequence[Submission], changes: Changes) -> None:
-        """Commit, and tell every submission where its events are or why they are not."""
-        storing = [submission for submission in submissions if submission.append is not None]
-        appends = [each.append for each in storing if each.append is not None]
-        if not (appends or changes.groups or changes.letters):
-            return
-        results = await self._commit(Transaction(appends, changes))
+    async def _store(self, submissions: Sequence[Submission], changes: Changes) -> list[Submission]:
+        """Commit, tell every submission what came of it, and return those that are stored.
+
+        They are in the order of the positions that their events got.
+        """
+        appends = [each for each in submissions if isinstance(each.item, Append)]
+        others = [each for each in submissions if not isinstance(each.item, (Append, NoneType))]
+        if not (appends or others or changes.groups or changes.letters):
+            return []
+        results = await self._commit(
+            Commit([each.item for each in appends], changes, [each.item for each in others])
+        )
+        storing = [*appends, *others]
         for submission, result in zip(storing, results, strict=True):
-            if isinstance(result, Exception):
-                submission.error = result
-            else:
-                submission.positions = result
+            _answer(submission, result)
+        return [each for each in storing if each.error is None]
+
+
+def _answer(submission: Submission, result: Any) -> None:
+    if isinstance(result, outcome.Value):
+        result = result.value
+    if isinstance(result, outcome.Error):
+        submission.error = result.error
+    elif isinstance(result, Exception):
+        submission.error = result
+    elif isinstance(submission.item, Append):
+        submission.positions = result
+    elif isinstance(result, Returned):
+        submission.batch, submission.positions = result.batch, result.positions
+        submission.result = result.value
+    else:
+        submission.result = result
 
 
 def _wake(submission: Submission) -> None:

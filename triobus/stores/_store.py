@@ -11,10 +11,10 @@ SQL, files or one process. What users call is made of them here.
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar, TypeVarTuple, cast
 from uuid import UUID
 
 import attrs
@@ -26,7 +26,7 @@ from trio.lowlevel import (
 )
 
 from triobus import _checks
-from triobus._errors import EventNotDecodable, InvalidOption
+from triobus._errors import EventNotDecodable, InvalidHandler, InvalidOption
 from triobus._events import (
     Converter,
     DomainEvent,
@@ -39,21 +39,25 @@ from triobus._events.batch import Batch
 from triobus._events.causes import calling_delivery
 from triobus.stores._commits import CommitQueue, Submission
 from triobus.stores._duplicates import Differs, conflict_of, is_same
+from triobus.stores._transaction import Call, Transaction
 from triobus.stores._values import (
     EVERYTHING,
     Append,
+    Commit,
     DeadLetterKey,
     DeadLetterRow,
     GroupRow,
     LogPosition,
     NewRow,
     Row,
+    Selection,
     Snapshot,
     Stored,
     StoreStatistics,
-    Transaction,
-    Wanted,
 )
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 BATCH = 512
 """How many events are read at a time, at most."""
@@ -113,14 +117,20 @@ class EventStore(ABC):
         """
 
     @abstractmethod
-    async def _commit(self, transaction: Transaction) -> list[list[LogPosition] | Exception]:
-        """Store all of a transaction, so that it lasts, or raise and have stored none of it.
+    async def _commit(self, commit: Commit) -> list[Any]:
+        """Store all that is pending, so that it lasts, or raise and have stored none of it.
 
         Returns for every append where its events are, or the `SequenceConflict` or `Differs`
         because of which this one append was left out. An event whose id the log has already is not
         stored again (`known_places` says what that is); an append of nothing but such events does
-        not conflict. It is not to be cancelled: where it waits, it does so in a shielded scope.
+        not conflict. Behind these it returns what came of each of the others: for a `Call` an
+        outcome, of which an error means that nothing of this one call was done. It is not to be
+        cancelled: where it waits, it does so in a shielded scope.
         """
+
+    @abstractmethod
+    async def _ask(self, call: Call) -> Any:
+        """Make a call that only reads, at one moment of the store, and return what it returns."""
 
     @abstractmethod
     async def _fetch(
@@ -128,7 +138,7 @@ class EventStore(ABC):
         after: int,
         limit: int,
         up_to: int | None = None,
-        wanted: Wanted = EVERYTHING,
+        selected: Selection = EVERYTHING,
         *,
         backwards: bool = False,
     ) -> list[Row]:
@@ -259,23 +269,61 @@ class EventStore(ABC):
         """Store a batch as `append` does, and return where its events are."""
         if expected_sequence is not None:
             _check_expected(batch, expected_sequence)
-        for event, key in zip(batch.events, batch.keys, strict=True):
-            check_aggregate_id(type(event), key)
         records = self._rows_of(batch)
         if not records:
             await cancel_shielded_checkpoint()
             return ()
         same: frozenset[int] = frozenset()
         while True:
-            append = Append(records, expected_sequence, same)
+            submission = Submission(batch, Append(records, expected_sequence, same))
             try:
-                return await self._commits.submit(Submission(batch, append))
+                await self._commits.submit(submission)
+                return submission.positions
             except Differs as found:
                 if not is_same(self._codec, found.content, batch.events[found.index]):
                     raise conflict_of(found, records[found.index]) from None
                 same |= {found.index}
 
+    @enable_ki_protection
+    async def transact(
+        self,
+        function: Callable[[Transaction, *Ts], T],
+        *args: *Ts,
+        read_only: bool = False,
+    ) -> T:
+        """Call `function(transaction, *args)` and commit; if it raises, nothing was done.
+
+        For tables, migrations and questions of the program's own, in the database of the store.
+        The function is a plain `def`; it runs in the store's thread, which it holds up meanwhile,
+        and shares the commit with whatever else is to be stored. What it publishes is appended.
+        With `read_only` it only asks: it cannot write, and makes no commit.
+
+        Cancelled before it has begun, it is not called; after that its end is waited for. Raises
+        what the function raises, `InvalidHandler` for an `async def`, and `StoreError`.
+        """
+        _checks.boolean("read_only", read_only)
+        _check_plain(function)
+        await checkpoint_if_cancelled()
+        cause = calling_delivery()
+        call = Call(
+            lambda transaction: function(transaction, *args),
+            codec=self._codec,
+            rows_of=self._rows_of,
+            cause=None if cause is None else cause.event,
+            is_inside=cause is not None,
+        )
+        if read_only:
+            return cast("T", await self._ask(call))
+        if not self._is_writer:
+            await self._claim()
+        submission = Submission(Batch([]), call)
+        await self._commits.submit(submission)
+        return cast("T", submission.result)
+
     def _rows_of(self, batch: Batch) -> list[NewRow]:
+        """Make of events what goes into the log. Raises `EventNotEncodable`."""
+        for event, key in zip(batch.events, batch.keys, strict=True):
+            check_aggregate_id(type(event), key)
         encode, new = self._codec.encode, tuple.__new__
         return [
             new(
@@ -343,8 +391,8 @@ class EventStore(ABC):
             _checks.whole_number("until", until, least=0)
         _checks.boolean("backwards", backwards)
         correlation = None if correlation_id is None else str(correlation_id)
-        wanted = Wanted(aggregate_id, type_names(types), correlation)
-        return _Reading(self, after, until, limit, wanted, after_sequence, backwards)
+        selected = Selection(aggregate_id, type_names(types), correlation)
+        return _Reading(self, after, until, limit, selected, after_sequence, backwards)
 
     async def get(self, event_id: UUID) -> Stored | None:
         """Return the event of that id, or None if the store has none.
@@ -377,6 +425,15 @@ class EventStore(ABC):
             raise failure from error.__cause__
 
 
+def _check_plain(function: Any) -> None:
+    """Raise `InvalidHandler` for what cannot be called inside a transaction."""
+    if not callable(function) or _checks.is_async(function) or _checks.is_generator(function):
+        raise InvalidHandler(
+            f"transact() was given {function!r}: give a plain function, which takes the "
+            "transaction and returns when all is done"
+        )
+
+
 def _plain(text: str) -> str:
     """Return a text as SQL would take it: a member of an enum can be one, and hash otherwise."""
     return text if type(text) is str else str.__str__(text)
@@ -400,7 +457,7 @@ class _Reading(AsyncIterator[Stored]):
     _after: int
     _up_to: int | None
     _left: int | None
-    _wanted: Wanted
+    _selected: Selection
     _after_sequence: int
     _is_backwards: bool
     _records: deque[Row] = attrs.field(factory=deque, init=False)
@@ -416,8 +473,8 @@ class _Reading(AsyncIterator[Stored]):
 
     async def _find_sequence(self) -> None:
         """Go to the aggregate's event behind which reading begins."""
-        assert self._wanted.aggregate_id is not None
-        at = await self._store._position_of(self._wanted.aggregate_id, self._after_sequence)
+        assert self._selected.aggregate_id is not None
+        at = await self._store._position_of(self._selected.aggregate_id, self._after_sequence)
         if at is None:
             raise StopAsyncIteration  # it may have come by the next time
         self._after, self._after_sequence = max(self._after, at), 0
@@ -429,7 +486,7 @@ class _Reading(AsyncIterator[Stored]):
             raise StopAsyncIteration
         self._records.extend(
             await self._store._fetch(
-                self._after, limit, self._up_to, self._wanted, backwards=self._is_backwards
+                self._after, limit, self._up_to, self._selected, backwards=self._is_backwards
             )
         )
         if not self._records:

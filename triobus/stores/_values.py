@@ -1,8 +1,8 @@
 """What goes into a store and comes out of it, as plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import attrs
@@ -22,7 +22,7 @@ class NewRow(NamedTuple):
     correlation_id: str | None = None
 
 
-class Wanted(NamedTuple):
+class Selection(NamedTuple):
     """Which events of a log are to be read: all, or those that have all of what is given."""
 
     aggregate_id: str | None = None
@@ -30,7 +30,7 @@ class Wanted(NamedTuple):
     correlation_id: str | None = None
 
 
-EVERYTHING = Wanted()
+EVERYTHING = Selection()
 
 
 class Row(NamedTuple):
@@ -164,12 +164,45 @@ class Changes:
     """Dead letters that are new or have changed, by id; None for one that is no more."""
 
 
+class Settled(NamedTuple):
+    """How far a delivery has come when a transactional handler has succeeded."""
+
+    group: str
+    position: int
+    attempts: Attempts | None = None
+    """Whose turn it is now; None when the delivery is finished."""
+    letter_id: int | None = None
+    """The dead letter that is no more, if the delivery was its replay; nothing else changes."""
+
+
+def with_settled(
+    changes: Changes, settled: Sequence[Settled], offset_of: Callable[[str], int]
+) -> Changes:
+    """Return changes with what transactional handlers have settled in the same transaction.
+
+    `offset_of` returns the offset of a group that has not changed otherwise.
+    """
+    groups, letters = dict(changes.groups), dict(changes.letters)
+    for group, position, attempts, letter_id in settled:
+        if letter_id is not None:
+            letters[letter_id] = None
+            continue
+        change = groups.get(group) or GroupChange(ProgressChange(offset_of(group)))
+        progress = change.progress
+        if attempts is None:
+            progress = attrs.evolve(progress, ranges=(*progress.ranges, (position, position)))
+        groups[group] = GroupChange(progress, {**change.attempts, position: attempts})
+    return Changes(groups, letters)
+
+
 @attrs.frozen
-class Transaction:
+class Commit:
     """What is stored together or not at all; but an append that conflicts fails alone."""
 
     appends: Sequence[Append] = ()
     changes: Changes = attrs.field(factory=Changes)
+    others: Sequence[Any] = ()
+    """What else is done, after the events are appended."""
 
 
 @attrs.frozen

@@ -6,32 +6,62 @@ It keeps the events in JSON, so that what comes out of it has gone the same way 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
+from typing import Any, NoReturn
 from uuid import UUID
 
+import attrs
+import outcome
+import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
-from triobus._errors import StoreClosed
+from triobus._errors import StatementRefused, StoreClosed
 from triobus._events import Converter, DomainEvent
+from triobus._text import shown
+from triobus._threads import run_in_thread
 from triobus.stores._duplicates import Known, known_places, refusal
 from triobus.stores._store import EventStore
+from triobus.stores._transaction import Call, Returned, Transaction
 from triobus.stores._values import (
     EVERYTHING,
     Append,
     Attempts,
     Changes,
+    Commit,
     DeadLetterKey,
     DeadLetterRow,
     GroupRow,
     LogPosition,
     Row,
+    Selection,
+    Settled,
     Snapshot,
     StoredGroup,
     StoreStatistics,
-    Transaction,
-    Wanted,
     conflict,
+    with_settled,
 )
+
+
+class _MemoryTransaction(Transaction):
+    """A transaction of a store in memory, which has no tables: it can publish."""
+
+    def execute(self, statement: str, _: Any = (), /) -> NoReturn:
+        """Refuse it: there is no SQL."""
+        self._check_open("execute()")
+        raise StatementRefused(
+            f"{shown(statement)} was refused: a MemoryEventStore has no tables; give the bus a "
+            "SqliteEventStore(':memory:') to test what a handler writes"
+        )
+
+    executemany = execute
+
+
+async def _run(call: Call, transaction: _MemoryTransaction) -> Any:
+    """Make a call in a thread, whatever is cancelled."""
+    with trio.CancelScope(shield=True):
+        return await run_in_thread(call.run, transaction, limiter=trio.CapacityLimiter(1))
 
 
 class MemoryEventStore(EventStore):
@@ -102,14 +132,34 @@ class MemoryEventStore(EventStore):
             self._last_letter,
         )
 
-    async def _commit(self, transaction: Transaction) -> list[list[LogPosition] | Exception]:
-        """Store a transaction; in memory that cannot fail."""
+    async def _commit(self, commit: Commit) -> list[Any]:
+        """Store what is pending; in memory that cannot fail."""
         self._check_open()
         await cancel_shielded_checkpoint()
         now = datetime.now(UTC)
-        results = [self._append(append, now) for append in transaction.appends]
-        self._change(transaction.changes)
+        results: list[Any] = [self._append(append, now) for append in commit.appends]
+        settled: list[Settled] = []
+        for call in commit.others:
+            result = await self._called(call, now)
+            results.append(result)
+            settled += call.settled if isinstance(result, outcome.Value) else ()
+        self._change(with_settled(commit.changes, settled, self._offsets.__getitem__))
         return results
+
+    async def _called(self, call: Call, now: datetime) -> outcome.Outcome[Returned]:
+        """Make a call; if it raises, nothing of what it published is in the log."""
+        transaction = _MemoryTransaction(call)
+        try:
+            value = await _run(call, transaction)
+            returned = transaction._store_events(partial(self._append, now=now))
+        except BaseException as error:  # noqa: BLE001  # the task that waits for the call gets it
+            return outcome.Error(error)
+        return outcome.Value(attrs.evolve(returned, value=value))
+
+    async def _ask(self, call: Call) -> Any:
+        """Make a call that only reads."""
+        await self._checkpoint()
+        return await _run(call, _MemoryTransaction(call, is_read_only=True))
 
     def _append(self, append: Append, now: datetime) -> list[LogPosition] | Exception:
         known = refusal(append) or known_places(append, self._known)
@@ -175,7 +225,7 @@ class MemoryEventStore(EventStore):
         after: int,
         limit: int,
         up_to: int | None = None,
-        wanted: Wanted = EVERYTHING,
+        selected: Selection = EVERYTHING,
         *,
         backwards: bool = False,
     ) -> list[Row]:
@@ -184,10 +234,10 @@ class MemoryEventStore(EventStore):
         end = len(self._log) if up_to is None else min(up_to, len(self._log))
         positions = range(after + 1, end + 1)
         found = (self._log[at - 1] for at in (reversed(positions) if backwards else positions))
-        return [*islice((row for row in found if self._is_wanted(row, wanted)), limit)]
+        return [*islice((row for row in found if self._is_selected(row, selected)), limit)]
 
-    def _is_wanted(self, row: Row, wanted: Wanted) -> bool:
-        aggregate_id, types, correlation_id = wanted
+    def _is_selected(self, row: Row, selected: Selection) -> bool:
+        aggregate_id, types, correlation_id = selected
         return (
             aggregate_id in (None, row.aggregate_id)
             and (types is None or row.event_type in types)

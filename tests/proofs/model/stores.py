@@ -11,7 +11,7 @@ from trio.lowlevel import cancel_shielded_checkpoint
 from tests.proofs.model.facts import GroupTruth, LetterTruth, Row, StoreTruth
 from tests.proofs.model.promises import Promises
 from triobus import EventStore, MemoryEventStore, SqliteEventStore, StoreError
-from triobus.stores._values import GroupRow, LogPosition, Transaction
+from triobus.stores._values import Commit, GroupRow
 
 
 class _Telling(EventStore):
@@ -19,11 +19,11 @@ class _Telling(EventStore):
 
     promises: Promises | None = None
 
-    async def _commit(self, transaction: Transaction) -> list[list[LogPosition] | Exception]:
+    async def _commit(self, commit: Commit) -> list[Any]:
         if self.promises is None:
-            return await super()._commit(transaction)
+            return await super()._commit(commit)
         self.promises.commit_began()
-        found = await super()._commit(transaction)
+        found = await super()._commit(commit)
         self.promises.commit_ended()
         return found
 

@@ -31,7 +31,7 @@ from tests.proofs.torture.power_recording import scratch
 from tests.proofs.torture.violation import Violation
 from triobus._cli._verify import examined
 from triobus._environment import replace
-from triobus.stores._values import Wanted
+from triobus.stores._values import Selection
 from triobus.testing import crash
 
 STORE = "flips.db"
@@ -292,7 +292,7 @@ async def _content(store: triobus.SqliteEventStore) -> Content:
         log=(
             records,
             [await store._find(UUID(record.event_id)) for record in records],
-            [await store._fetch(0, 1000, wanted=Wanted(key)) for key in keys],
+            [await store._fetch(0, 1000, selected=Selection(key)) for key in keys],
             attrs.evolve(statistics, size_bytes=0, groups={}),
         ),
         progress=await store._groups(),

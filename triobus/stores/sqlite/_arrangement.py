@@ -35,8 +35,8 @@ class Arrangement:
     rows: list[tuple[Any, ...]] = attrs.field(factory=list, init=False)
     sequences: dict[str, int] = attrs.field(factory=dict, init=False)
     """The last sequence of each aggregate that is appended to."""
-    results: list[list[LogPosition] | Exception] = attrs.field(factory=list, init=False)
-    """What becomes of each append."""
+    results: list[Any] = attrs.field(factory=list, init=False)
+    """What becomes of each append: where its events are, or why they are not in the log."""
     bytes: int = attrs.field(default=0, init=False)
     _seen: dict[str, Known] = attrs.field(factory=dict, init=False)
 
@@ -64,6 +64,33 @@ class Arrangement:
                 return True
         self.results.append(self._placed(records, known))
         return True
+
+    def part(self) -> "Arrangement":
+        """Return what goes on behind it, and can be forgotten without it."""
+        part = Arrangement(
+            self.position,
+            self.checksum,
+            self._now,
+            looks=True,
+            last_sequence=self._sequence,
+            known=self._known,
+        )
+        part._seen.update(self._seen)
+        return part
+
+    def adopt(self, part: "Arrangement") -> None:
+        """Take over a part, whose rows are in the log."""
+        self.position, self.checksum = part.position, part.checksum
+        self.rows += part.rows
+        self.bytes += part.bytes
+        self.sequences.update(part.sequences)
+        self._seen.update(part._seen)
+
+    def place(self, append: Append) -> list[LogPosition] | Exception:
+        """Give the events of an append their places, and return these, or why they get none."""
+        self.add(append)
+        found: list[LogPosition] | Exception = self.results.pop()
+        return found
 
     def _placed(
         self, records: Sequence[NewRow], known: Sequence[LogPosition | None]

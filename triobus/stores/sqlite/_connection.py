@@ -17,6 +17,7 @@ from triobus.stores._duplicates import LONGEST_NAME
 from triobus.stores.sqlite import _faults, _path, _schema
 from triobus.stores.sqlite._faults import STEPS_BETWEEN_LOOKS, Faults
 from triobus.stores.sqlite._lock import Claim
+from triobus.stores.sqlite._transaction import Access
 
 MEMORY = ":memory:"
 FRAMES_BEFORE_CHECKPOINT = 2000
@@ -35,6 +36,7 @@ class Database:
     warning: str | None = None
     """A condition to look at, though everything works."""
     faults: Faults = attrs.field(init=False)
+    access: Access = attrs.field(factory=Access, init=False)
     connection: sqlite3.Connection | None = None
     at: _path.StoreFile | None = None
     was_at: _path.StoreFile | None = None
@@ -152,6 +154,7 @@ class Database:
             row = self.max_event_bytes + 2 * LONGEST_NAME + 2**20
             limit = max(16 * 2**20, 2 * self.max_event_bytes, row)
             connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limit)
+            connection.set_authorizer(self.access.authorize)
             connection.set_progress_handler(self.faults.is_endless, STEPS_BETWEEN_LOOKS)
             for pragma in (
                 "trusted_schema = OFF",

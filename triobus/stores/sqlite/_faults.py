@@ -3,6 +3,7 @@
 import math
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -46,6 +47,8 @@ class Faults:
     _work: int = 0
     _is_bounded: bool = True
     """Whether the call only reads, so that the file bounds its work."""
+    deadline: float | None = None
+    """Until when a program's own function may work, by `time.monotonic`; None for no end."""
 
     def corrupt(self, position: int, what: str) -> StoreCorrupt:
         """Return the error of a log that is damaged at a position."""
@@ -93,6 +96,8 @@ class Faults:
 
     def is_endless(self) -> bool:
         """Whether a call does more work than there can be in the file; SQLite asks now and then."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            return True
         self._work += STEPS_BETWEEN_LOOKS
         return self._is_overworked
 

@@ -7,19 +7,21 @@ from typing import Any
 
 import attrs
 
+from triobus.stores._transaction import Call
 from triobus.stores._values import (
     EVERYTHING,
     DeadLetterKey,
     DeadLetterRow,
     GroupRow,
     Row,
+    Selection,
     StoredGroup,
     StoreStatistics,
-    Wanted,
 )
 from triobus.stores.sqlite import _rows
 from triobus.stores.sqlite._connection import Database
 from triobus.stores.sqlite._log import COLUMNS, head, last_position, record_of, row_of_id
+from triobus.stores.sqlite._transaction import SqliteTransaction
 
 _BYTES_A_BATCH = 4 * 2**20
 """After how many bytes of events a batch ends that is read."""
@@ -47,11 +49,11 @@ class Reader:
         after: int,
         limit: int,
         up_to: int | None = None,
-        wanted: Wanted = EVERYTHING,
+        selected: Selection = EVERYTHING,
         backwards: bool = False,  # a thread's call has no keywords
     ) -> list[Row]:
         """Return the first events behind a position, or the last ones; by bytes, fewer of them."""
-        aggregate_id, types, correlation_id = wanted
+        aggregate_id, types, correlation_id = selected
         if after >= _ENDLESS or not _rows.is_text(aggregate_id, *types or ()):
             return []  # SQLite knows no such number or text, so that nothing can have it
         up_to = _ENDLESS if up_to is None else min(up_to, _ENDLESS)
@@ -70,14 +72,14 @@ class Reader:
         with self._db.faults.explained("be read"), moment:
             with closing(self._db.ready().execute(query, (*values, limit))) as cursor:
                 before, step = (up_to + 1, -1) if backwards else (after, 1)
-                if wanted == EVERYTHING:
+                if selected == EVERYTHING:
                     if backwards:
                         before = min(before, last_position(self._db) + 1)
                     rows = self._without_gaps(cursor, before, step)
                 else:
                     rows = self._in_order(cursor, before, step)
                 records = self._batch(rows)
-            if wanted == EVERYTHING and not records:
+            if selected == EVERYTHING and not records:
                 self._check_end(after, up_to)
             if aggregate_id is not None and types is None and correlation_id is None:
                 self._check_sequences(records, step)
@@ -146,6 +148,18 @@ class Reader:
         )
         if after < end and not has_more:
             raise self._db.faults.corrupt(after + 1, "the event is missing")
+
+    def ask(self, call: Call) -> Any:
+        """Make a call that only reads, at one moment."""
+        connection = self._db.ready()
+        with self._db.faults.explained("be read"), self._db.one_moment():
+            connection.execute("PRAGMA query_only = ON")
+            try:
+                return SqliteTransaction(
+                    call, connection, self._db.access, self._db.faults, is_read_only=True
+                ).run()
+            finally:
+                connection.execute(f"PRAGMA query_only = {'OFF' if self._db.is_writer else 'ON'}")
 
     def find(self, event_id: str) -> Row | None:
         """Return the event of an id."""

@@ -109,13 +109,11 @@ def expected(version: int) -> frozenset[tuple[str, str]]:
         connection.close()
 
 
+TABLES = frozenset(["events", "progress", "finished", "attempts", "dead_letters", "scheduled"])
+"""The tables that are triobus's own, of any version; a program may have others beside them."""
 _SCHEMA = "SELECT type, sql FROM sqlite_schema WHERE sql IS NOT NULL"
-_HARMLESS = {
-    ("table", "CREATE TABLE sqlite_stat1(tbl,idx,stat)"),
-    ("table", "CREATE TABLE sqlite_stat4(tbl,idx,neq,nlt,ndlt,sample)"),
-}
-"""What ANALYZE leaves. Nothing else is passed over for a name that begins with "sqlite_": who can
-write to the schema itself can give such a name to a trigger."""
+_OWN = f"{_SCHEMA} AND lower(tbl_name) IN ({', '.join(map(repr, sorted(TABLES)))})"
+"""What is of these tables: themselves, their indexes, and triggers that anybody has put on them."""
 
 
 def version_of(connection: sqlite3.Connection, shown: str) -> int:
@@ -126,9 +124,9 @@ def version_of(connection: sqlite3.Connection, shown: str) -> int:
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (encoding,) = connection.execute("PRAGMA encoding").fetchone()
-    schema = {(_text(kind), _text(sql)) for kind, sql in connection.execute(_SCHEMA)}
-    found = schema - _HARMLESS
-    if not found and not application_id and not version:
+    found = {(_text(kind), _text(sql)) for kind, sql in connection.execute(_OWN)}
+    (others,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if not others and not application_id and not version:
         return 0
     if application_id != APPLICATION_ID:
         raise NotAStore(

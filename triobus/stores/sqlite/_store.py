@@ -37,17 +37,17 @@ from triobus import _checks
 from triobus._events import Converter, DomainEvent
 from triobus._threads import Worker
 from triobus.stores._store import EventStore
+from triobus.stores._transaction import Call
 from triobus.stores._values import (
     EVERYTHING,
+    Commit,
     DeadLetterKey,
     DeadLetterRow,
     GroupRow,
-    LogPosition,
     Row,
+    Selection,
     Snapshot,
     StoreStatistics,
-    Transaction,
-    Wanted,
 )
 from triobus.stores.sqlite import _log
 from triobus.stores.sqlite._connection import MEMORY, Database
@@ -152,31 +152,35 @@ class SqliteEventStore(EventStore):
         """Become the only writer. Raises `StoreInUse` with the pid of another one."""
         return await self._run(self._writer.claim)
 
-    async def _commit(self, transaction: Transaction) -> list[list[LogPosition] | Exception]:
-        """Store a transaction in one of SQLite's."""
+    async def _commit(self, commit: Commit) -> list[Any]:
+        """Store what is pending in one transaction of SQLite's."""
         self._database.check_open()
-        return await self._worker.finish(self._writer.commit, transaction)
+        return await self._worker.finish(self._writer.commit, commit)
+
+    async def _ask(self, call: Call) -> Any:
+        """Make a call that only reads."""
+        return await self._run(self._reader.ask, call)
 
     async def _fetch(
         self,
         after: int,
         limit: int,
         up_to: int | None = None,
-        wanted: Wanted = EVERYTHING,
+        selected: Selection = EVERYTHING,
         *,
         backwards: bool = False,
     ) -> list[Row]:
         """Return the first events behind a position, or the last ones."""
         fetch = self._reader.fetch
-        if wanted.types is None or wanted.aggregate_id is not None or wanted.correlation_id:
-            return await self._run(fetch, after, limit, up_to, wanted, backwards)
+        if selected.types is None or selected.aggregate_id is not None or selected.correlation_id:
+            return await self._run(fetch, after, limit, up_to, selected, backwards)
         # There is no index by type, and commits shall not wait until all of a log is looked at.
         last = await self._last_position()
         first, last = after, last if up_to is None else min(up_to, last)
         while True:
             start = max(last - _SCANNED_AT_ONCE, first) if backwards else first
             end = last if backwards else min(first + _SCANNED_AT_ONCE, last)
-            found = await self._run(fetch, start, limit, end, wanted, backwards)
+            found = await self._run(fetch, start, limit, end, selected, backwards)
             first, last = (first, start) if backwards else (end, last)
             if found or first >= last:
                 return found

@@ -9,18 +9,22 @@ from datetime import UTC, datetime
 
 import attrs
 import msgspec
+import outcome
 
 from triobus._errors import OutcomeUnknown, StoreError, StoreReadOnly
 from triobus._threads import makes_durable
 from triobus.stores._duplicates import Known
+from triobus.stores._transaction import Call, Returned
 from triobus.stores._values import (
     Attempts,
     Changes,
+    Commit,
     DeadLetterRow,
     LogPosition,
     ProgressChange,
+    Settled,
     Snapshot,
-    Transaction,
+    with_settled,
 )
 from triobus.stores.sqlite import _connection, _path, _rows
 from triobus.stores.sqlite._arrangement import Arrangement
@@ -29,6 +33,7 @@ from triobus.stores.sqlite._connection import Database
 from triobus.stores.sqlite._lock import Claim
 from triobus.stores.sqlite._log import check_end, head, record_of, row_of_id
 from triobus.stores.sqlite._reading import Reader
+from triobus.stores.sqlite._transaction import SqliteTransaction
 
 _PAGES_A_COMMIT = 4
 _BYTES_A_PAGE = 3000
@@ -48,6 +53,14 @@ _REFUSALS = (
 )
 """How rows are refused that are there already, or that cannot be."""
 _INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+class _RolledBack(Exception):  # inside a commit, which begins again
+    """A statement of a call was interrupted, with which SQLite ends the whole transaction."""
+
+    def __init__(self, call: Call, error: BaseException) -> None:
+        super().__init__(call, error)
+        self.call, self.error = call, error
 
 
 @attrs.define(eq=False)
@@ -105,18 +118,13 @@ class Writer:
         self._db.frames = _connection.FRAMES_BEFORE_CHECKPOINT if self._db.was_unclean else 0
 
     @makes_durable
-    def commit(self, transaction: Transaction) -> list[list[LogPosition] | Exception]:
-        """Store a transaction, and return what became of each of its appends."""
+    def commit(self, commit: Commit) -> list[list[LogPosition] | Exception]:
+        """Store what is pending, and return what became of each append and all the rest."""
         connection = self._db.ready()
         if not self._db.is_writer:
             self._become_writer()
         with self._db.faults.explained("be written"):
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                written = self._write(connection, transaction)
-            except BaseException:
-                self._db.roll_back()
-                raise
+            written = self._written(connection, commit)
             self._finish_commit(connection)
         self._db.position, self._db.checksum = written.position, written.checksum
         if len(self._sequences) > _SEQUENCES_KEPT:
@@ -128,30 +136,83 @@ class Writer:
             self._db.checkpoint("PASSIVE")
         return written.results
 
-    def _write(self, connection: sqlite3.Connection, transaction: Transaction) -> Arrangement:
+    def _written(self, connection: sqlite3.Connection, commit: Commit) -> Arrangement:
+        """Write everything, all but the end of the transaction."""
+        failed: dict[Call, BaseException] = {}
+        while True:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                return self._write(connection, commit, failed)
+            except _RolledBack as ended:
+                failed[ended.call] = ended.error
+            except BaseException:
+                self._db.roll_back()
+                raise
+
+    def _write(
+        self,
+        connection: sqlite3.Connection,
+        commit: Commit,
+        failed: Mapping[Call, BaseException],
+    ) -> Arrangement:
         now = datetime.now(UTC)
         try:
-            written = self._arranged(connection, transaction, now, looks=False)
+            written = self._arranged(connection, commit, now, looks=False)
             connection.executemany(_INSERT, written.rows)
         except _REFUSALS:
             # Some of them are there already, or cannot be in a row. That is rare, so it is looked
             # for only now.
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
-            written = self._arranged(connection, transaction, now, looks=True)
+            written = self._arranged(connection, commit, now, looks=True)
             connection.executemany(_INSERT, written.rows)
+        settled: list[Settled] = []
+        for call in commit.others:
+            result: outcome.Outcome[Returned]
+            if call in failed:
+                result = outcome.Error(failed[call])
+            else:
+                result = self._called(connection, written, call)
+            written.results.append(result)
+            settled += call.settled if isinstance(result, outcome.Value) else ()
         if written.rows:
             connection.execute(
                 "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
                 (written.position, written.checksum),
             )
-        self._write_changes(connection, transaction.changes)
+        self._write_changes(connection, with_settled(commit.changes, settled, self._offset_of))
         return written
+
+    def _called(
+        self, connection: sqlite3.Connection, written: Arrangement, call: Call
+    ) -> outcome.Outcome[Returned]:
+        """Make a call in a savepoint; if it raises, nothing of it remains."""
+        connection.execute("SAVEPOINT triobus")
+        part = written.part()
+        transaction = SqliteTransaction(call, connection, self._db.access, self._db.faults)
+        try:
+            value = transaction.run()
+            returned = transaction._store_events(part.place)
+            connection.executemany(_INSERT, part.rows)
+        except BaseException as error:  # the task that waits for the call gets it
+            if not connection.in_transaction:
+                raise _RolledBack(call, error) from error
+            connection.execute("ROLLBACK TO triobus")
+            connection.execute("RELEASE triobus")
+            return outcome.Error(error)
+        connection.execute("RELEASE triobus")
+        written.adopt(part)
+        return outcome.Value(attrs.evolve(returned, value=value))
+
+    def _offset_of(self, group: str) -> int:
+        query = "SELECT position FROM progress WHERE name = ?"
+        row = self._db.ready().execute(query, (group,)).fetchone()
+        return 0 if row is None else _rows.whole(row[0], least=0)
 
     def _arranged(
         self,
         connection: sqlite3.Connection,
-        transaction: Transaction,
+        commit: Commit,
         now: datetime,
         *,
         looks: bool,
@@ -172,9 +233,9 @@ class Writer:
         arranged = Arrangement(
             self._db.position, self._db.checksum, now, looks, last_sequence, self._known
         )
-        for append in transaction.appends:
+        for append in commit.appends:
             if not arranged.add(append):
-                return self._arranged(connection, transaction, now, looks=True)
+                return self._arranged(connection, commit, now, looks=True)
         return arranged
 
     def _known(self, event_id: str) -> Known | None:

@@ -10,6 +10,7 @@ none of this happens.
 import queue
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -165,6 +166,12 @@ def is_virtual(clock: trio.abc.Clock) -> bool:
     """Whether it is a `MockClock`. A program that made one has imported trio.testing."""
     testing = sys.modules.get("trio.testing")
     return testing is not None and isinstance(clock, testing.MockClock)
+
+
+def wall_time() -> float:
+    """Return the time that goes on when the program does not run; virtual if Trio's is."""
+    clock = trio.lowlevel.current_clock()
+    return clock.current_time() if is_virtual(clock) else time.time()
 
 
 async def _hold(scope: trio.CancelScope) -> None:

@@ -1,8 +1,10 @@
 """`EventBus`: what a program declares and calls."""
 
 from collections.abc import Iterable
+from datetime import datetime
 from types import TracebackType
 from typing import Literal, get_args
+from uuid import UUID
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
@@ -19,6 +21,7 @@ from triobus._errors import (
 )
 from triobus._events import DomainEvent, Published
 from triobus._events.causes import calling_deliveries
+from triobus._events.identity import seconds_until
 from triobus._groups.failures import LogErrors, OnFailure
 from triobus._groups.handlers import Handler
 from triobus._groups.instruments import Instrument
@@ -209,7 +212,12 @@ class EventBus:
 
     @enable_ki_protection
     async def publish(
-        self, event: DomainEvent, *, expected_sequence: int | None = None
+        self,
+        event: DomainEvent,
+        *,
+        expected_sequence: int | None = None,
+        at: datetime | None = None,
+        delay: float | None = None,
     ) -> Published:
         """Publish an event, and return once it is accepted.
 
@@ -220,13 +228,43 @@ class EventBus:
         it does not. There the event inherits the correlation id of the handled one and has it as
         cause.
 
+        With `at`, an aware datetime, or `delay`, in seconds, it is accepted now and delivered when
+        it is due, in the order of due times and then of publication; what is due already is so at
+        once. `position` is None until then. With a store it is stored now and goes into the log
+        when it is due, which restarts do not change; draining does not wait for it. The time is
+        that of Trio's clock while the bus lives, and wall time across restarts.
+
         If it raises, `Cancelled` included, the event was not accepted and no handler sees it,
         except for `OutcomeUnknown`. Raises `InvalidEvent`, `BusClosed` when the bus is not running,
         `WouldDeadlock` where a task would wait for room in the listener that it reads itself, and
         with a store `EventNotEncodable`, `EventIdConflict`, `SequenceConflict` and `StoreError`.
         """
+        if at is not None or delay is not None:
+            seconds = seconds_until(at, delay)
+            if expected_sequence is not None:
+                raise InvalidOption(
+                    f"expected_sequence={expected_sequence!r} was given beside at or delay: the "
+                    "sequence that the aggregate will have then cannot be known; leave it out"
+                )
+            if seconds:
+                await checkpoint_if_cancelled()
+                return await self._lives.life.log.publish_later(event, seconds)
         await checkpoint_if_cancelled()
         return await self._lives.life.log.publish(event, expected_sequence)
+
+    @enable_ki_protection
+    async def cancel_scheduled(self, event_id: UUID) -> bool:
+        """Take back an event that was published with `at` or `delay`; return whether it is not due.
+
+        False if it came too late: the event is due, was taken back before, or was never there. If
+        it raises, `Cancelled` included, nothing was taken back. Raises `BusClosed` when the bus is
+        not running, and `StoreError`.
+        """
+        if not isinstance(event_id, UUID):
+            raise InvalidOption(f"event_id={event_id!r}: give a UUID, such as event.event_id")
+        await checkpoint_if_cancelled()
+        self._life.cycle.check("publish inside a handler", "cancel_scheduled()")
+        return await self._life.log.cancel_scheduled(event_id)
 
     @enable_ki_protection
     async def publish_many(

@@ -50,6 +50,7 @@ def statistics_of(life: Life) -> BusStatistics:
         waiting_for_retry=total(lambda group: group.waiting_for_retry),
         worker_count=total(lambda group: group.worker_count),
         subscription_count=total(lambda group: group.subscription_count),
+        scheduled=life.log.schedule.count,
         groups=groups,
     )
 

@@ -22,6 +22,7 @@ from triobus._bus.routing import Routing
 from triobus._bus.states import LifeCycle
 from triobus._errors import BusClosed, StoreError
 from triobus._events import DomainEvent
+from triobus._events.causes import handling
 from triobus._groups.dead_letters import DeadLetterKeeper
 from triobus._groups.failures import LogErrors, OnFailure
 from triobus._groups.idle import Idle
@@ -45,15 +46,8 @@ class StopReport:
     settled: Mapping[str, int]
     """Deliveries finished since the start."""
     left: Mapping[str, int]
-    """Deliveries that were accepted and not finished: queued, cancelled or waiting for a retry."""
-
-    @classmethod
-    def of(cls, shells: Mapping[str, GroupShell]) -> "StopReport":
-        """Return what groups have done, and what they have left."""
-        return cls(
-            settled={name: shell.lanes.finished for name, shell in shells.items()},
-            left={name: shell.unsettled for name, shell in shells.items()},
-        )
+    """Deliveries that were accepted and not finished: queued, cancelled or waiting for a retry. So
+    are, without a store, those of scheduled events that were not due."""
 
 
 @attrs.define(eq=False)
@@ -82,6 +76,7 @@ class Life:
     _mode: Drain = attrs.field(default=False, init=False)
     """What the stop waits for."""
     _draining: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    _scheduling: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _was_drained: bool = attrs.field(default=False, init=False)
     _is_crashed: bool = attrs.field(default=False, init=False)
     _is_starting: bool = attrs.field(default=False, init=False)
@@ -93,7 +88,7 @@ class Life:
 
     def __attrs_post_init__(self) -> None:
         self.routing = Routing(self.cycle, self.instruments)
-        self.log = log_of(self.store, self.routing)
+        self.log = log_of(self.store, self.routing, self.idle.notice)
 
     # What belongs to it
 
@@ -178,6 +173,7 @@ class Life:
         self._is_starting = True
         self._nursery.start_soon(self._conduct)
         self._nursery.start_soon(self.log.run)
+        self._nursery.start_soon(self._keep_schedule)
         try:
             await self._start_groups()
         except BaseException as error:
@@ -185,6 +181,12 @@ class Life:
             await self.leave(error)
             raise
         self.cycle.become("running")
+
+    async def _keep_schedule(self) -> None:
+        """Accept what is due, until the bus accepts nothing more from outside."""
+        handling.set(None)
+        with self._scheduling:
+            await self.log.schedule.run()
 
     async def _start_groups(self) -> None:
         """Start all groups, unless the bus crashes meanwhile."""
@@ -219,13 +221,21 @@ class Life:
         error, self.unrecorded = self.unrecorded, None
         if error is not None:
             raise error
-        return StopReport.of(self.shells)
+        return self._report()
+
+    def _report(self) -> StopReport:
+        shells = self.shells.items()
+        return StopReport(
+            settled={name: shell.lanes.finished for name, shell in shells},
+            left={name: shell.unsettled + self.log.left(shell.group) for name, shell in shells},
+        )
 
     def ask_to_stop(self, drain: Drain, timeout: float | None = None) -> None:
         """Let no publisher in from outside any more, and have the conductor end the life."""
         if self.cycle.allows("stop"):
             self.cycle.become("draining")
             self.routing.refuse_all()
+            self._scheduling.cancel()
             self._mode = drain
             if timeout is not None:
                 self._draining.deadline = trio.current_time() + timeout
@@ -294,6 +304,7 @@ class Life:
         """Cancel the handlers, and accept nothing from anybody any more."""
         if self.cycle.become("ending"):
             self.routing.refuse_all()
+            self._scheduling.cancel()
             for shell in self.shells.values():
                 shell.cancel()
 
@@ -311,7 +322,7 @@ class Life:
         self.idle.notice()
         self.asked_to_stop.set()
         self.ended.set()
-        left = {name: count for name, count in StopReport.of(self.shells).left.items() if count}
+        left = {name: count for name, count in self._report().left.items() if count}
         if left and not self._is_crashed:
             counts = ", ".join(f"{count} in group {name!r}" for name, count in left.items())
             logger.warning("the bus stopped and left deliveries: %s", counts)
@@ -358,7 +369,8 @@ async def until_idle(life: Life) -> None:
     """
 
     def is_met() -> bool:
-        return not life.unsettled or life.cycle.state == "stopped"
+        is_idle = not (life.unsettled or life.log.schedule.is_due)
+        return is_idle or life.cycle.state == "stopped"
 
     await life.idle.wait_until(is_met)
     while life.log.is_pending:

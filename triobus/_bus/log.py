@@ -6,14 +6,17 @@
 from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import Any, Protocol
+from uuid import UUID
 
 import attrs
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
 
 from triobus._bus.routing import Routing, describe_full
+from triobus._bus.schedule import MemorySchedule
 from triobus._durability.listener import StoredInbox
 from triobus._durability.recorder import Recorder
+from triobus._durability.schedule import StoredSchedule
 from triobus._errors import BusFull, InvalidOption
 from triobus._events import DomainEvent, Published, published
 from triobus._events.batch import Batch
@@ -21,7 +24,7 @@ from triobus._groups.dead_letters import DeadLetterKeeper, MemoryDeadLetters
 from triobus._groups.delivery import InFlight, Lanes, Replayed
 from triobus._groups.listeners import Inbox, Listener
 from triobus._groups.outcome import Outcome, PendingOutcome
-from triobus._groups.subscriptions import GroupOptions
+from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupLog, GroupShell
 from triobus.stores import EventStore
 
@@ -67,6 +70,19 @@ class Log(Protocol):
 
     async def publish(self, event: DomainEvent, expected_sequence: int | None) -> Published:
         """Accept an event."""
+
+    async def publish_later(self, event: DomainEvent, delay: float) -> Published:
+        """Accept an event that is due in some seconds."""
+
+    async def cancel_scheduled(self, event_id: UUID) -> bool:
+        """Take back an event that is not due yet; return whether it was there."""
+
+    @property
+    def schedule(self) -> MemorySchedule | StoredSchedule:
+        """What is not due yet."""
+
+    def left(self, group: Group) -> int:
+        """Return how many events a group loses that are not due when the bus stops."""
 
     async def publish_many(
         self, events: Sequence[DomainEvent], expected_sequence: int | None
@@ -138,9 +154,14 @@ class MemoryLog:
     """Gives events straight to groups and listeners; publishers wait until these have room."""
 
     _routing: Routing
+    _on_released: Callable[[], None]
+    schedule: MemorySchedule = attrs.field(init=False)
     where: str = attrs.field(default="in memory", init=False)
     letters: DeadLetterKeeper = attrs.field(factory=MemoryDeadLetters, init=False)
     is_pending: bool = attrs.field(default=False, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.schedule = MemorySchedule(self._accept, self._on_released)
 
     async def open(self) -> None:
         """Nothing is to be opened."""
@@ -217,8 +238,29 @@ class MemoryLog:
                 shell.wake()
         return Published(event.event_id, None)
 
+    async def publish_later(self, event: DomainEvent, delay: float) -> Published:
+        """Keep an event until it is due."""
+        batch = Batch([event])
+        self._routing.enter(batch)
+        is_new = self.schedule.add(batch, delay)
+        await cancel_shielded_checkpoint()
+        return Published(event.event_id, None, is_new)
+
+    async def cancel_scheduled(self, event_id: UUID) -> bool:
+        """Take back an event that is not due yet."""
+        was_there = self.schedule.cancel(event_id)
+        await cancel_shielded_checkpoint()
+        return was_there
+
+    def left(self, group: Group) -> int:
+        """Return how many events that are not due would have gone to a group."""
+        return sum(bool(group._plan_for(type(event))) for event in self.schedule.events)
+
     async def _publish_batch(self, batch: Batch) -> None:
         is_inside = self._routing.enter(batch)
+        await self._accept(batch, is_inside=is_inside)
+
+    async def _accept(self, batch: Batch, *, is_inside: bool = False) -> None:
         full = None if is_inside else self._routing.first_full(batch)
         if full is None:
             self._routing.commit(batch)
@@ -319,6 +361,27 @@ class StoredLog:
             for event, place in zip(batch.events, places, strict=True)
         ]
 
+    async def publish_later(self, event: DomainEvent, delay: float) -> Published:
+        """Accept an event when it is stored; it goes into the log when it is due."""
+        batch = Batch([event])
+        self._routing.enter(batch)
+        recorder = self._recorder
+        found = await recorder.store._schedule(batch, recorder.due_after(delay))
+        return Published(event.event_id, found.position, found.is_new)
+
+    async def cancel_scheduled(self, event_id: UUID) -> bool:
+        """Take back an event that is not due yet, and return when that is stored."""
+        return await self.schedule.cancel(event_id)
+
+    @property
+    def schedule(self) -> StoredSchedule:
+        """What is not due yet."""
+        return self._recorder.schedule
+
+    def left(self, _: Group) -> int:
+        """Nothing is lost: the store has what is not due."""
+        return 0
+
     async def publish_and_wait(self, event: DomainEvent, completion: PendingOutcome) -> Outcome:
         """Accept an event, and wait for all its handlers."""
         batch = Batch([event], completion)
@@ -372,8 +435,11 @@ def _no_sequences(expected_sequence: int) -> InvalidOption:
     )
 
 
-def log_of(store: EventStore | None, routing: Routing) -> Log:
-    """Return the log of a bus that has this store, or none."""
+def log_of(store: EventStore | None, routing: Routing, on_released: Callable[[], None]) -> Log:
+    """Return the log of a bus that has this store, or none.
+
+    `on_released` is called when events that were scheduled have been accepted.
+    """
     if store is None:
-        return MemoryLog(routing)
-    return StoredLog(routing, Recorder(store, routing.tell, routing.instruments))
+        return MemoryLog(routing, on_released)
+    return StoredLog(routing, Recorder(store, routing.tell, routing.instruments, on_released))

@@ -1,14 +1,12 @@
 """What a group has finished, and how far it is with the rest: recorded with the next commit."""
 
-import time
 from collections.abc import Callable
 
 import attrs
-import trio
 
 from triobus._durability.progress import Progress
 from triobus._groups.delivery import Completion, InFlight
-from triobus._threads import is_virtual
+from triobus._threads import wall_time
 from triobus.stores._values import BEGUN, NOT_COUNTED, Attempts, GroupChange, GroupRow, Settled
 
 
@@ -136,9 +134,3 @@ class Acknowledgements:
 def _done(delivery: InFlight, index: int) -> tuple[str, ...]:
     """Return who is done with the event when a delivery has come to that index of its plan."""
     return (*delivery.done, *(subscription.name for subscription in delivery.plan[:index]))
-
-
-def wall_time() -> float:
-    """Return the time that goes on when the program does not run; virtual if Trio's is."""
-    clock = trio.lowlevel.current_clock()
-    return clock.current_time() if is_virtual(clock) else time.time()

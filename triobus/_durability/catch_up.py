@@ -190,6 +190,7 @@ class CatchUp:
                 cause=delivery.event,
                 settled=[known.settled_with(delivery)],
                 on_stored=lambda: self._on_settled_with(delivery),
+                now=self._store._commits.now(),
                 timeout=timeout,
                 is_inside=True,
             ),

@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 import trio
 
-from triobus._durability.acknowledgement import Acknowledgements, wall_time
+from triobus._durability.acknowledgement import Acknowledgements
 from triobus._durability.lanes import StoredLanes
 from triobus._durability.suspects import Suspects
 from triobus._durability.unreadable import stand_in, unreadable
@@ -15,6 +15,7 @@ from triobus._groups.delivery import Completion
 from triobus._groups.retry import LONGEST_WISH
 from triobus._groups.subscriptions import Group, Subscription
 from triobus._groups.workers import GroupShell
+from triobus._threads import wall_time
 from triobus.stores import EventStore
 from triobus.stores._values import Attempts, Row
 

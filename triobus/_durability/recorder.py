@@ -15,8 +15,9 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._durability.catch_up import CatchUp
 from triobus._durability.dead_letters import StoredDeadLetters
+from triobus._durability.schedule import StoredSchedule
 from triobus._durability.suspects import Suspects, blamed_alone
-from triobus._errors import BusClosed, StoreError, StoreInUse
+from triobus._errors import BusClosed, EventNotDecodable, StoreError, StoreInUse
 from triobus._events import DomainEvent
 from triobus._groups.instruments import Instrument
 from triobus._groups.outcome import PendingOutcome
@@ -24,7 +25,7 @@ from triobus._groups.subscriptions import GroupOptions
 from triobus.stores import EventStore
 from triobus.stores._commits import CommitQueue, Submission
 from triobus.stores._transaction import Call
-from triobus.stores._values import Changes, GroupRow, Snapshot
+from triobus.stores._values import Changes, GroupRow, Release, Row, Schedule, Snapshot
 
 logger = logging.getLogger("triobus")
 
@@ -39,7 +40,10 @@ class Recorder:
     _tell: Callable[[Sequence[DomainEvent], int, bool], None]
     """Called with new events for those who listen, and whether the groups get them in this life."""
     _instruments: Sequence[Instrument]
+    _on_released: Callable[[], None]
+    """Called when scheduled events are in the log."""
     letters: StoredDeadLetters = attrs.field(init=False)
+    schedule: StoredSchedule = attrs.field(init=False)
     catch_ups: dict[str, CatchUp] = attrs.field(factory=dict, init=False)
     """By the name of the group."""
     last: int = attrs.field(default=0, init=False)
@@ -68,6 +72,7 @@ class Recorder:
 
     def __attrs_post_init__(self) -> None:
         self.letters = StoredDeadLetters(self.store, self.on_change, self.flush_letters)
+        self.schedule = StoredSchedule(self.store, self._on_released)
 
     @property
     def _commits(self) -> CommitQueue:
@@ -100,6 +105,7 @@ class Recorder:
             self._commits.halt()
         self.last = self._reach = snapshot.last
         self.letters.restore(snapshot.letters, snapshot.last_letter)
+        self.schedule.restore(snapshot.scheduled, snapshot.next_due)
         groups = blamed_alone(snapshot.groups) if snapshot.is_unclean else snapshot.groups
         self._stored = {record.name: record for record in groups}
         self._is_suspicious = snapshot.is_unclean
@@ -227,6 +233,10 @@ class Recorder:
 
     # What the commits ask
 
+    def due_after(self, delay: float) -> float:
+        """Return the due time of what is due in so many seconds."""
+        return self.schedule.due_after(delay)
+
     def take_changes(self) -> Changes:
         """Return what the groups have come to since the last time."""
         self._is_storing, self._is_changed = self._is_changed, False
@@ -264,10 +274,21 @@ class Recorder:
             for instrument in self._instruments:
                 instrument.recorded(name, change.progress.offset, change.progress.ranges)
         for submission in submissions:
-            if isinstance(submission.item, Call) and submission.item.on_stored is not None:
-                submission.item.on_stored()
+            self._on_stored(submission)
         if submissions:
             self._hand_over_all(submissions)
+
+    def _on_stored(self, submission: Submission) -> None:
+        """Go on from what is stored beside events."""
+        item = submission.item
+        if isinstance(item, Call):
+            self.schedule.added(submission.dues)
+            if item.on_stored is not None:
+                item.on_stored()
+        elif isinstance(item, Schedule) and submission.result.is_new:
+            self.schedule.added([item.due_at])
+        elif isinstance(item, Release):
+            self.schedule.released(submission.result)
 
     def _hand_over_all(self, submissions: Sequence[Submission]) -> None:
         # What is new and side by side goes over together: half of the time with many publishers.
@@ -279,6 +300,11 @@ class Recorder:
                 self._hand_over(events, keys)
                 events, keys = [], []
                 self._is_cut = self._is_cut or not batch.is_inside
+            if isinstance(submission.item, Release):
+                self._hand_over(events, keys)
+                events, keys = [], []
+                self._hand_over_rows(submission.result.rows)
+                continue
             if batch.completion is None and all(place.is_new for place in submission.positions):
                 events += batch.events
                 keys += batch.keys
@@ -294,6 +320,28 @@ class Recorder:
                 elif batch.completion is not None:
                     self._watch_on(event, place.position, batch.completion)
         self._hand_over(events, keys)
+
+    def _hand_over_rows(self, rows: Sequence[Row]) -> None:
+        """Give the groups what came out of the schedule; they read what cannot be made here."""
+        events: list[DomainEvent] = []
+        for row in rows:
+            try:
+                events.append(self.store._decode(row))
+            except EventNotDecodable:
+                self._hand_over(events, [r.aggregate_id for r in rows[: len(events)]])
+                self._skip(rows[len(events) :])
+                return
+        self._hand_over(events, [row.aggregate_id for row in rows])
+
+    def _skip(self, rows: Sequence[Row]) -> None:
+        """Let the groups read these events back."""
+        self.last += len(rows)
+        if not self._is_cut:
+            self._reach = self.last
+            for catch_up in self.catch_ups.values():
+                catch_up.last = self.last
+                if catch_up.is_active:
+                    catch_up.offer([], [], self.last + 1, None)
 
     def _hand_over(
         self,

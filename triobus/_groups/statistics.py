@@ -71,6 +71,8 @@ class BusStatistics:
     """Workers running."""
     subscription_count: int
     """Subscriptions in all groups."""
+    scheduled: int = 0
+    """Events that were published for later and are not due."""
     groups: Mapping[str, GroupStatistics]
     """The same for each group, by its name."""
 

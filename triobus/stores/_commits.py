@@ -20,6 +20,7 @@ from trio.lowlevel import Abort, enable_ki_protection
 
 from triobus._errors import BusClosed, OutcomeUnknown, StoreError
 from triobus._events.batch import Batch
+from triobus._threads import wall_time
 from triobus.stores._transaction import Returned
 from triobus.stores._values import Append, Changes, Commit, LogPosition
 
@@ -43,6 +44,8 @@ class Submission:
     positions: Sequence[LogPosition] = ()
     result: Any = None
     """What came of it, unless it is an append."""
+    dues: Sequence[float] = ()
+    """When events are due that it has scheduled."""
     error: BaseException | None = None
     is_lost: bool = False
     """Whether the whole commit has failed, and not the submission alone."""
@@ -57,6 +60,9 @@ class Submission:
 
 class StoreUser(Protocol):
     """A bus, as its store's commits see it. None of it waits."""
+
+    def due_after(self, delay: float) -> float:
+        """Return the due time of what is due in so many seconds."""
 
     def take_changes(self) -> Changes:
         """Return what the groups have come to since the last time."""
@@ -111,6 +117,10 @@ class CommitQueue:
             await trio.lowlevel.wait_task_rescheduled(submission.withdraw)
         if submission.error is not None:
             raise submission.error
+
+    def now(self) -> float:
+        """Return the time from which delays are counted."""
+        return wall_time() if self.user is None else self.user.due_after(0)
 
     async def flush(self) -> None:
         """Store what the groups have finished. Raises `StoreError`."""
@@ -292,7 +302,7 @@ def _answer(submission: Submission, result: Any) -> None:
         submission.positions = result
     elif isinstance(result, Returned):
         submission.batch, submission.positions = result.batch, result.positions
-        submission.result = result.value
+        submission.result, submission.dues = result.value, result.dues
     else:
         submission.result = result
 

@@ -17,7 +17,7 @@ import msgspec
 from triobus._errors import EventIdConflict, EventNotDecodable, EventNotEncodable
 from triobus._events import DomainEvent, EventCodec
 from triobus._text import shown
-from triobus.stores._values import Append, LogPosition, NewRow, Row
+from triobus.stores._values import Append, LogPosition, NewRow, Row, Schedule
 
 Content = NewRow | Row
 
@@ -152,11 +152,23 @@ def is_same(codec: EventCodec, known: Content, event: DomainEvent) -> bool:
     )
 
 
-def conflict_of(found: Differs, record: NewRow) -> EventIdConflict:
-    """Return the error of publishing another event under an id that is taken."""
+def refused(item: Schedule, there: Content | None, position: int | None) -> Exception | None:
+    """Return why an event cannot be scheduled, given what its id stands for already, and where."""
+    refusal_ = refusal(Append([item.record]))
+    if refusal_ is not None or there is None or item.is_same:
+        return refusal_
+    field = difference(there, item.record)
+    return None if field is None else Differs(0, there, position, field)
+
+
+def conflict_of(found: Differs, record: NewRow, where: str = "in the same call") -> EventIdConflict:
+    """Return the error of publishing another event under an id that is taken.
+
+    `where` is said of a known event that is not in the log.
+    """
     known = found.content
     where = (
-        "which comes before it in the same call"
+        f"which comes before it {where}"
         if found.position is None
         else f"which is at position {found.position}"
     )

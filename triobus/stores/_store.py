@@ -38,7 +38,8 @@ from triobus._events import (
 from triobus._events.batch import Batch
 from triobus._events.causes import calling_delivery
 from triobus.stores._commits import CommitQueue, Submission
-from triobus.stores._duplicates import Differs, conflict_of, is_same
+from triobus.stores._duplicates import Differs, conflict_of
+from triobus.stores._duplicates import is_same as is_same_event
 from triobus.stores._transaction import Call, Transaction
 from triobus.stores._values import (
     EVERYTHING,
@@ -50,10 +51,12 @@ from triobus.stores._values import (
     LogPosition,
     NewRow,
     Row,
+    Schedule,
     Selection,
     Snapshot,
     Stored,
     StoreStatistics,
+    Waiting,
 )
 
 T = TypeVar("T")
@@ -280,7 +283,7 @@ class EventStore(ABC):
                 await self._commits.submit(submission)
                 return submission.positions
             except Differs as found:
-                if not is_same(self._codec, found.content, batch.events[found.index]):
+                if not is_same_event(self._codec, found.content, batch.events[found.index]):
                     raise conflict_of(found, records[found.index]) from None
                 same |= {found.index}
 
@@ -310,6 +313,7 @@ class EventStore(ABC):
             codec=self._codec,
             rows_of=self._rows_of,
             cause=None if cause is None else cause.event,
+            now=self._commits.now(),
             is_inside=cause is not None,
         )
         if read_only:
@@ -319,6 +323,21 @@ class EventStore(ABC):
         submission = Submission(Batch([]), call)
         await self._commits.submit(submission)
         return cast("T", submission.result)
+
+    async def _schedule(self, batch: Batch, due_at: float) -> Waiting:
+        """Keep one event until it is due. Raises as `append` does."""
+        (record,) = self._rows_of(batch)
+        is_same = False
+        while True:
+            submission = Submission(Batch([]), Schedule(record, due_at, is_same))
+            try:
+                await self._commits.submit(submission)
+            except Differs as found:
+                if not is_same_event(self._codec, found.content, batch.events[0]):
+                    raise conflict_of(found, record, "and is scheduled") from None
+                is_same = True
+            else:
+                return cast("Waiting", submission.result)
 
     def _rows_of(self, batch: Batch) -> list[NewRow]:
         """Make of events what goes into the log. Raises `EventNotEncodable`."""

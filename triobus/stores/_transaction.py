@@ -9,6 +9,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import ContextVar
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -17,14 +18,17 @@ from triobus._errors import InvalidHandler, StatementRefused
 from triobus._events import DomainEvent, EventCodec, with_cause
 from triobus._events.batch import Batch
 from triobus._events.causes import Delivery
+from triobus._events.identity import seconds_until
 from triobus.stores._duplicates import Differs, conflict_of, is_same
-from triobus.stores._values import Append, LogPosition, NewRow, Settled
+from triobus.stores._values import Append, LogPosition, NewRow, Schedule, Settled, Waiting
 
 in_transaction: ContextVar[bool] = ContextVar("triobus transaction", default=False)
 """Whether a commit waits for the function that is calling."""
 
 Place = Callable[[Append], Sequence[LogPosition] | Exception]
 """Puts events into the log, or says why not."""
+Keep = Callable[[Schedule], Waiting | Exception]
+"""Keeps an event until it is due, or says why not."""
 
 
 @attrs.frozen(eq=False)
@@ -43,6 +47,8 @@ class Call:
     """What is on record once it has succeeded."""
     on_stored: Callable[[], None] | None = None
     """Called when the commit has succeeded, before the events are handed over."""
+    now: float = 0.0
+    """The time from which delays are counted, as due times are kept."""
     timeout: float | None = None
     """Seconds after which a statement that still runs is interrupted."""
     is_inside: bool = False
@@ -77,6 +83,8 @@ class Returned:
     value: Any
     batch: Batch
     positions: Sequence[LogPosition]
+    dues: Sequence[float] = ()
+    """When the events are due that were scheduled."""
 
 
 class Transaction(ABC):
@@ -92,6 +100,7 @@ class Transaction(ABC):
         self._is_read_only = is_read_only
         self._batch = Batch([])
         self._rows: list[NewRow] = []
+        self._later: list[tuple[DomainEvent, Schedule]] = []
         self._is_over = False
 
     @property
@@ -111,11 +120,14 @@ class Transaction(ABC):
     def executemany(self, statement: str, parameters: Iterable[Any], /) -> Any:
         """Execute an SQL statement once for each of `parameters`; otherwise like `execute`."""
 
-    def publish(self, event: DomainEvent, /) -> None:
+    def publish(
+        self, event: DomainEvent, /, *, at: datetime | None = None, delay: float | None = None
+    ) -> None:
         """Publish an event with the commit: stored with it, and delivered then, or neither.
 
-        In a handler it inherits the correlation id of the handled event and has it as cause. One
-        that the log has already is not stored again. Raises `InvalidEvent` and
+        In a handler it inherits the correlation id of the handled event and has it as cause. With
+        `at`, an aware time, or `delay`, in seconds, it goes into the log when it is due. One that
+        the log has already is not stored again. Raises `InvalidEvent`, `InvalidOption` and
         `EventNotEncodable`; `EventIdConflict` comes when the function has returned.
         """
         self._check_open("publish()")
@@ -124,12 +136,17 @@ class Transaction(ABC):
                 "transaction.publish() was called in a transaction with read_only=True: leave that "
                 "out to write"
             )
+        seconds = seconds_until(at, delay)
         (checked,) = Batch([event]).events
         if self._call.cause is not None:
             checked = with_cause(checked, self._call.cause)
         batch = Batch([checked])
-        self._rows += self._call.rows_of(batch)
-        self._batch.add(batch.events[0], batch.keys[0])
+        (row,) = self._call.rows_of(batch)
+        if seconds:
+            self._later.append((checked, Schedule(row, self._call.now + seconds)))
+        else:
+            self._rows.append(row)
+            self._batch.add(batch.events[0], batch.keys[0])
 
     def check_whole(self) -> None:  # noqa: B027  # most kinds of transaction cannot be lost
         """Raise if the transaction was ended by what was done in it, although nothing raised."""
@@ -145,9 +162,10 @@ class Transaction(ABC):
                 "had returned: do it inside"
             )
 
-    def _store_events(self, place: Place) -> Returned:
-        """Put what was published into the log, and return the empty rest of what is returned."""
+    def _store_events(self, place: Place, schedule: Keep) -> Returned:
+        """Put what was published into the log, and return all but the value that is returned."""
         self._batch.is_inside = self._call.is_inside
+        dues = [item.due_at for event, item in self._later if self._keep(schedule, event, item)]
         same: frozenset[int] = frozenset()
         while self._rows:
             found = place(Append(self._rows, None, same))
@@ -159,5 +177,16 @@ class Transaction(ABC):
             elif isinstance(found, Exception):
                 raise found
             else:
-                return Returned(None, self._batch, found)
-        return Returned(None, self._batch, ())
+                return Returned(None, self._batch, found, dues)
+        return Returned(None, self._batch, (), dues)
+
+    def _keep(self, schedule: Keep, event: DomainEvent, item: Schedule) -> bool:
+        """Schedule an event, and return whether it was not there yet."""
+        found = schedule(item)
+        if isinstance(found, Differs):
+            if not is_same(self._call.codec, found.content, event):
+                raise conflict_of(found, item.record, "and is scheduled")
+            return False
+        if isinstance(found, Exception):
+            raise found
+        return found.is_new

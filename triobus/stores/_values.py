@@ -83,6 +83,50 @@ class Append(NamedTuple):
     """Which of them are known to be what their ids stand for, though the JSON is different."""
 
 
+class Schedule(NamedTuple):
+    """An event that goes into the log when it is due."""
+
+    record: NewRow
+    due_at: float
+    """In seconds since 1970."""
+    is_same: bool = False
+    """Whether it is known to be what its id stands for, though the JSON is different."""
+
+
+class Waiting(NamedTuple):
+    """What became of an event that was to be scheduled."""
+
+    position: int | None
+    """Where the log has it already; None if it has not."""
+    is_new: bool
+    """Whether it was not there yet."""
+
+
+class Unschedule(NamedTuple):
+    """The event of this id is not to go into the log, if it is not there yet."""
+
+    event_id: str
+
+
+class Release(NamedTuple):
+    """The first events that are due go into the log."""
+
+    now: float
+    """In seconds since 1970."""
+    limit: int
+
+
+@attrs.frozen
+class Released:
+    """What has gone into the log, and what has not."""
+
+    rows: Sequence["Row"]
+    left: int
+    """How many events are scheduled still."""
+    next_due: float | None
+    """When the first of them is due."""
+
+
 BEGUN, NOT_COUNTED = -1.0, -2.0
 """The times of an attempt of which it is recorded that it is made; one does not count yet."""
 
@@ -229,6 +273,10 @@ class Snapshot:
     """Whether the last writer before this one ended without closing the store."""
     last_letter: int = 0
     """The highest id that a dead letter ever had: none is used again."""
+    scheduled: int = 0
+    """How many events are scheduled."""
+    next_due: float | None = None
+    """When the first of them is due, in seconds since 1970."""
 
 
 @attrs.frozen(kw_only=True)

@@ -20,7 +20,7 @@ from triobus._errors import StatementRefused, StoreClosed
 from triobus._events import Converter, DomainEvent
 from triobus._text import shown
 from triobus._threads import run_in_thread
-from triobus.stores._duplicates import Known, known_places, refusal
+from triobus.stores._duplicates import Known, known_places, refusal, refused
 from triobus.stores._store import EventStore
 from triobus.stores._transaction import Call, Returned, Transaction
 from triobus.stores._values import (
@@ -33,12 +33,17 @@ from triobus.stores._values import (
     DeadLetterRow,
     GroupRow,
     LogPosition,
+    Release,
+    Released,
     Row,
+    Schedule,
     Selection,
     Settled,
     Snapshot,
     StoredGroup,
     StoreStatistics,
+    Unschedule,
+    Waiting,
     conflict,
     with_settled,
 )
@@ -92,6 +97,8 @@ class MemoryEventStore(EventStore):
         self._attempts: dict[str, dict[int, Attempts]] = {}
         self._kept: dict[int, DeadLetterRow] = {}
         self._last_letter = 0
+        self._scheduled: dict[str, Schedule] = {}
+        """Events that are not due yet, by id, in the order of their publication."""
 
     def __repr__(self) -> str:
         state = "open" if self._is_open else "not open"
@@ -130,6 +137,8 @@ class MemoryEventStore(EventStore):
             tuple(self._keys_of_letters()),
             self._is_unclean,
             self._last_letter,
+            len(self._scheduled),
+            self._next_due(),
         )
 
     async def _commit(self, commit: Commit) -> list[Any]:
@@ -139,19 +148,55 @@ class MemoryEventStore(EventStore):
         now = datetime.now(UTC)
         results: list[Any] = [self._append(append, now) for append in commit.appends]
         settled: list[Settled] = []
-        for call in commit.others:
-            result = await self._called(call, now)
+        for item in commit.others:
+            result: Any
+            if isinstance(item, Call):
+                result = await self._called(item, now)
+                settled += item.settled if isinstance(result, outcome.Value) else ()
+            elif isinstance(item, Schedule):
+                result = self._schedule_event(item)
+            elif isinstance(item, Unschedule):
+                result = self._scheduled.pop(item.event_id, None) is not None
+            else:
+                result = self._released(item, now)
             results.append(result)
-            settled += call.settled if isinstance(result, outcome.Value) else ()
         self._change(with_settled(commit.changes, settled, self._offsets.__getitem__))
         return results
+
+    def _schedule_event(self, item: Schedule) -> Waiting | Exception:
+        event_id = str(item.record.event_id)
+        known, kept = self._known(event_id), self._scheduled.get(event_id)
+        place = None if known is None else known.place.position
+        there = known.content if known else kept and kept.record
+        refusal_ = refused(item, there, place)
+        if refusal_ is not None:
+            return refusal_
+        if there is None:
+            self._scheduled[event_id] = item
+        return Waiting(place, is_new=there is None)
+
+    def _released(self, item: Release, now: datetime) -> Released:
+        order = sorted(self._scheduled.items(), key=lambda entry: entry[1].due_at)
+        rows = []
+        for event_id, due in order[: item.limit]:
+            if due.due_at <= item.now:
+                del self._scheduled[event_id]
+                places = self._append(Append([due.record], None, frozenset([0])), now)
+                assert isinstance(places, list)  # nothing is expected of it
+                rows += [self._log[at.position - 1] for at in places if at.is_new]
+        return Released(rows, len(self._scheduled), self._next_due())
+
+    def _next_due(self) -> float | None:
+        return min((item.due_at for item in self._scheduled.values()), default=None)
 
     async def _called(self, call: Call, now: datetime) -> outcome.Outcome[Returned]:
         """Make a call; if it raises, nothing of what it published is in the log."""
         transaction = _MemoryTransaction(call)
         try:
             value = await _run(call, transaction)
-            returned = transaction._store_events(partial(self._append, now=now))
+            returned = transaction._store_events(
+                partial(self._append, now=now), self._schedule_event
+            )
         except BaseException as error:  # noqa: BLE001  # the task that waits for the call gets it
             return outcome.Error(error)
         return outcome.Value(attrs.evolve(returned, value=value))

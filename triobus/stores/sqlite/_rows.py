@@ -10,11 +10,12 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
 from triobus._text import MESSAGE_LENGTH, TRACEBACK_LENGTH, shown
-from triobus.stores._values import Attempts, DeadLetterKey, DeadLetterRow, GroupRow
+from triobus.stores._values import Attempts, DeadLetterKey, DeadLetterRow, GroupRow, NewRow
 from triobus.stores.sqlite._checksums import is_whole
 
 UNREADABLE = (ValueError, TypeError, AttributeError, OverflowError, msgspec.MsgspecError)
@@ -133,6 +134,22 @@ def letter(row: Sequence[Any]) -> DeadLetterRow:
         error_type=_said(error_type)[:MESSAGE_LENGTH],
         message=_said(message)[:MESSAGE_LENGTH],
         traceback=_said(traceback)[-TRACEBACK_LENGTH:],
+    )
+
+
+def scheduled(row: Sequence[Any]) -> NewRow:
+    """Return a scheduled event."""
+    _, due_at, event_id, event_type, version, aggregate, data, correlation_id = whole_row(
+        "scheduled", row
+    )
+    _seconds(due_at)
+    return NewRow(
+        UUID(text(event_id)),
+        text(event_type),
+        whole(version, least=0),
+        aggregate_id(aggregate),
+        text(data).encode(),
+        None if correlation_id is None else text(correlation_id),
     )
 
 

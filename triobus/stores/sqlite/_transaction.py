@@ -172,8 +172,8 @@ class SqliteTransaction(Transaction):
             ) from error
         if name == "SQLITE_READONLY" and self._is_read_only:
             raise StatementRefused(
-                f"{shown(statement, _LONGEST)} was refused: the transaction has read_only=True, and writes "
-                "nothing; leave that out to write"
+                f"{shown(statement, _LONGEST)} was refused: the transaction has "
+                "read_only=True, and writes nothing; leave that out to write"
             ) from error
         if name == "SQLITE_INTERRUPT":
             raise self._timeout(f"{shown(statement, _LONGEST)} was interrupted") from error

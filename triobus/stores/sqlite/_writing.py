@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 
 import attrs
 import msgspec
@@ -16,14 +17,21 @@ from triobus._threads import makes_durable
 from triobus.stores._duplicates import Known
 from triobus.stores._transaction import Call, Returned
 from triobus.stores._values import (
+    Append,
     Attempts,
     Changes,
     Commit,
     DeadLetterRow,
     LogPosition,
     ProgressChange,
+    Release,
+    Released,
+    Row,
+    Schedule,
     Settled,
     Snapshot,
+    Unschedule,
+    Waiting,
     with_settled,
 )
 from triobus.stores.sqlite import _connection, _path, _rows
@@ -33,6 +41,7 @@ from triobus.stores.sqlite._connection import Database
 from triobus.stores.sqlite._lock import Claim
 from triobus.stores.sqlite._log import check_end, head, record_of, row_of_id
 from triobus.stores.sqlite._reading import Reader
+from triobus.stores.sqlite._schedule import ScheduleRows
 from triobus.stores.sqlite._transaction import SqliteTransaction
 
 _PAGES_A_COMMIT = 4
@@ -69,10 +78,14 @@ class Writer:
 
     _db: Database
     _reader: Reader
+    _scheduled: ScheduleRows = attrs.field(init=False)
     _sequences: dict[str, int] = attrs.field(factory=dict, init=False)
     """The last sequences of aggregates that were appended to lately."""
     _settled_at: int | None = attrs.field(default=None, init=False)
     """When the directory was changed last, if that was long before it was looked at."""
+
+    def __attrs_post_init__(self) -> None:
+        self._scheduled = ScheduleRows(self._db)
 
     def claim(self) -> Snapshot:
         """Become the only writer, unless it is one, and return what is there.
@@ -86,7 +99,10 @@ class Writer:
         with self._db.faults.explained("be read"):
             (given,) = connection.execute("SELECT fences FROM progress WHERE name = ''").fetchone()
             last_letter = _rows.whole(given, least=0)
-        return Snapshot(self._db.position, groups, letters, self._db.was_unclean, last_letter)
+            scheduled = self._scheduled.summary()
+        return Snapshot(
+            self._db.position, groups, letters, self._db.was_unclean, last_letter, *scheduled
+        )
 
     def _become_writer(self) -> None:
         connection = self._db.ready()
@@ -167,14 +183,20 @@ class Writer:
             written = self._arranged(connection, commit, now, looks=True)
             connection.executemany(_INSERT, written.rows)
         settled: list[Settled] = []
-        for call in commit.others:
-            result: outcome.Outcome[Returned]
-            if call in failed:
-                result = outcome.Error(failed[call])
+        for item in commit.others:
+            result: Any
+            if isinstance(item, Call) and item in failed:
+                result = outcome.Error(failed[item])
+            elif isinstance(item, Call):
+                result = self._called(connection, written, item)
+                settled += item.settled if isinstance(result, outcome.Value) else ()
+            elif isinstance(item, Schedule):
+                result = self._schedule(item)
+            elif isinstance(item, Unschedule):
+                result = self._scheduled.remove(item.event_id)
             else:
-                result = self._called(connection, written, call)
+                result = self._released(connection, written, item)
             written.results.append(result)
-            settled += call.settled if isinstance(result, outcome.Value) else ()
         if written.rows:
             connection.execute(
                 "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
@@ -192,7 +214,7 @@ class Writer:
         transaction = SqliteTransaction(call, connection, self._db.access, self._db.faults)
         try:
             value = transaction.run()
-            returned = transaction._store_events(part.place)
+            returned = transaction._store_events(part.place, self._schedule)
             connection.executemany(_INSERT, part.rows)
         except BaseException as error:  # the task that waits for the call gets it
             if not connection.in_transaction:
@@ -203,6 +225,28 @@ class Writer:
         connection.execute("RELEASE triobus")
         written.adopt(part)
         return outcome.Value(attrs.evolve(returned, value=value))
+
+    def _schedule(self, item: Schedule) -> Waiting | Exception:
+        return self._scheduled.add(item, self._known(str(item.record.event_id)))
+
+    def _released(
+        self, connection: sqlite3.Connection, written: Arrangement, item: Release
+    ) -> Released:
+        """Put what is due into the log, unless it is there."""
+        part, rows = written.part(), []
+        for record in self._scheduled.take_due(item.now, item.limit):
+            known = self._known(str(record.event_id))
+            places = [known.place] if known else part.place(Append([record], None, frozenset([0])))
+            assert not isinstance(places, Exception)  # nothing is expected of it
+            ((position, sequence, recorded_at, is_new),) = places
+            if is_new:
+                event_id, kind, version, key, data, _ = record
+                rows.append(
+                    Row(position, str(event_id), kind, version, key, sequence, recorded_at, data)
+                )
+        connection.executemany(_INSERT, part.rows)
+        written.adopt(part)
+        return Released(rows, *self._scheduled.summary())
 
     def _offset_of(self, group: str) -> int:
         query = "SELECT position FROM progress WHERE name = ?"

@@ -1,0 +1,108 @@
+"""Events of a store that are published for later: they go into its log when they are due.
+
+The store has them, and here is only when the next one is due. Times are on a clock that goes on
+when the program does not run, and moves with Trio's clock while the bus lives.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
+
+from triobus._errors import BusClosed, StoreError
+from triobus._events.batch import Batch
+from triobus._groups.deadline import Deadline
+from triobus._threads import wall_time
+from triobus.stores import EventStore
+from triobus.stores._commits import Submission
+from triobus.stores._store import BATCH
+from triobus.stores._values import Release, Released, Unschedule
+
+logger = logging.getLogger("triobus")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 1, 30
+"""Seconds after which a commit that failed is made again."""
+
+
+@attrs.define(eq=False)
+class StoredSchedule:
+    """The scheduled events of one store, while a bus uses it."""
+
+    _store: EventStore
+    _on_released: Callable[[], None]
+    """Called when events that were due are in the log."""
+    count: int = attrs.field(default=0, init=False)
+    """How many events are not due yet."""
+    _deadline: Deadline = attrs.field(factory=Deadline, init=False)
+    _ahead: float = attrs.field(default=0.0, init=False)
+    """How far the clock of the due times is ahead of Trio's."""
+    _is_releasing: bool = attrs.field(default=False, init=False)
+
+    def restore(self, count: int, next_due: float | None) -> None:
+        """Take up what a store has, at the beginning of a life."""
+        self._ahead = wall_time() - trio.current_time()
+        self.count = count
+        self._expect(next_due)
+
+    def due_after(self, delay: float) -> float:
+        """Return the due time of what is due in so many seconds."""
+        return trio.current_time() + self._ahead + delay
+
+    @property
+    def is_due(self) -> bool:
+        """Whether an event is due that is not in the log yet."""
+        return self._is_releasing or self._deadline.at <= trio.current_time()
+
+    def added(self, dues: Sequence[float]) -> None:
+        """Events are stored that are due at these times."""
+        self.count += len(dues)
+        self._expect(min(dues, default=None))
+
+    def released(self, found: Released) -> None:
+        """Events that were due are in the log."""
+        self.count = found.left
+        self._expect(found.next_due)
+
+    def _expect(self, due: float | None) -> None:
+        if due is not None:
+            self._deadline.expect(due - self._ahead)
+
+    @enable_ki_protection
+    async def cancel(self, event_id: UUID) -> bool:
+        """Take an event back; return whether it was there and not due."""
+        submission = Submission(Batch([]), Unschedule(str(event_id)))
+        await self._store._commits.submit(submission)
+        self.count -= submission.result
+        return bool(submission.result)
+
+    async def run(self) -> None:
+        """Bring what is due into the log, until it is cancelled or the bus has crashed.
+
+        A commit that failed is made again after some time.
+        """
+        pause = _FIRST_PAUSE
+        while True:
+            await self._deadline.sleep()
+            self._is_releasing = True
+            try:
+                await self._release()
+                pause = _FIRST_PAUSE
+            except BusClosed:
+                return
+            except StoreError as error:
+                logger.warning("what is due could not be published, and will be: %s", error)
+                self._deadline.expect(trio.current_time() + pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            finally:
+                self._is_releasing = False
+                self._on_released()
+
+    @enable_ki_protection
+    async def _release(self) -> None:
+        now = math.nextafter(self.due_after(0), math.inf)  # sums of floats are not exact
+        await trio.lowlevel.checkpoint_if_cancelled()
+        await self._store._commits.submit(Submission(Batch([]), Release(now, BATCH)))

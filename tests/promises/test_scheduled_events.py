@@ -277,7 +277,7 @@ async def test_thousands_are_due_at_once_in_their_order(new_store, autojump_cloc
     async with bus:
         async with trio.open_nursery() as nursery:
             for number in range(1200):
-                nursery.start_soon(lambda n=number: bus.publish(Noted(n), delay=7 + n / 1e6))
+                nursery.start_soon(lambda n=number: bus.publish(Noted(n), delay=7 + n // 100 / 10))
         await trio.sleep(8)
         await bus.wait_idle()
     assert [number for number, _ in seen] == [*range(1200)]

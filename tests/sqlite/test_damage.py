@@ -112,7 +112,7 @@ async def test_a_newer_version_is_told(tmp_path):
         ],
         ["DROP INDEX events_by_id"],
         ["ALTER TABLE events ADD COLUMN more TEXT"],
-        ["CREATE TABLE more (id)"],
+        ["CREATE INDEX more ON events (data)"],
     ],
 )
 async def test_a_schema_that_somebody_has_changed_is_refused_before_anything_is_read(

@@ -7,7 +7,7 @@ fits two of these then, and it would know nothing.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, Protocol, Required, TypedDict, TypeVar, Unpack, overload
 
 import attrs
 
@@ -38,20 +38,32 @@ _Many = tuple[
     *tuple[type[DomainEvent], ...],
 ]
 """Seven classes or more."""
+_FiveOrMore = tuple[
+    type[DomainEvent],
+    type[DomainEvent],
+    type[DomainEvent],
+    type[DomainEvent],
+    type[DomainEvent],
+    *tuple[type[DomainEvent], ...],
+]
 _H = Callable[[_E], object]
-"""A predicate of an event."""
-_Handler = Callable[[_E], object] | Callable[[_E, Any], object]
-"""A handler of an event; with the transaction if it is a transactional one."""
+"""A handler, or a predicate, of an event."""
+_T = Callable[[_E, Any], object]
+"""A transactional handler of an event; what it is given beside is a `Transaction`."""
 
 
 class _Decorator(Protocol[_E]):
     """Subscribes a handler and returns it."""
 
-    @overload
-    def __call__(self, handler: Callable[[_E], _R], /) -> Callable[[_E], _R]: ...
+    def __call__(self, handler: Callable[[_E], _R], /) -> Callable[[_E], _R]:
+        """Do so."""
 
-    @overload
-    def __call__(self, handler: Callable[[_E, Any], _R], /) -> Callable[[_E, Any], _R]: ...
+
+class _TransactionalDecorator(Protocol[_E]):
+    """Subscribes a transactional handler and returns it."""
+
+    def __call__(self, handler: Callable[[_E, Any], _R], /) -> Callable[[_E, Any], _R]:
+        """Do so."""
 
 
 class _Options(TypedDict, total=False):
@@ -62,7 +74,12 @@ class _Options(TypedDict, total=False):
     retry: Retry
     timeout: float | None
     hold: bool
-    transactional: bool
+
+
+class _Transactional(_Options, total=False):
+    """These, with the one that makes a handler transactional."""
+
+    transactional: Required[Literal[True]]
 
 
 def event_types(types: object) -> tuple[type[DomainEvent], ...]:
@@ -120,7 +137,7 @@ class Subscriber(Protocol[_S_co]):
 def subscribe(
     self: Subscriber[_S],
     types: type[E1],
-    handler: _Handler[E1],
+    handler: _H[E1],
     *,
     where: _H[E1] | None = None,
     **options: Unpack[_Options],
@@ -131,7 +148,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], type[E2]],
-    handler: _Handler[E1 | E2],
+    handler: _H[E1 | E2],
     *,
     where: _H[E1 | E2] | None = None,
     **options: Unpack[_Options],
@@ -142,7 +159,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], type[E2], type[E3]],
-    handler: _Handler[E1 | E2 | E3],
+    handler: _H[E1 | E2 | E3],
     *,
     where: _H[E1 | E2 | E3] | None = None,
     **options: Unpack[_Options],
@@ -153,7 +170,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], type[E2], type[E3], type[E4]],
-    handler: _Handler[E1 | E2 | E3 | E4],
+    handler: _H[E1 | E2 | E3 | E4],
     *,
     where: _H[E1 | E2 | E3 | E4] | None = None,
     **options: Unpack[_Options],
@@ -164,7 +181,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], type[E2], type[E3], type[E4], type[E5]],
-    handler: _Handler[E1 | E2 | E3 | E4 | E5],
+    handler: _H[E1 | E2 | E3 | E4 | E5],
     *,
     where: _H[E1 | E2 | E3 | E4 | E5] | None = None,
     **options: Unpack[_Options],
@@ -175,7 +192,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], type[E2], type[E3], type[E4], type[E5], type[E6]],
-    handler: _Handler[E1 | E2 | E3 | E4 | E5 | E6],
+    handler: _H[E1 | E2 | E3 | E4 | E5 | E6],
     *,
     where: _H[E1 | E2 | E3 | E4 | E5 | E6] | None = None,
     **options: Unpack[_Options],
@@ -186,7 +203,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: _Many,
-    handler: _Handler[Any],
+    handler: _H[Any],
     *,
     where: _H[Any] | None = None,
     **options: Unpack[_Options],
@@ -197,7 +214,7 @@ def subscribe(
 def subscribe(
     self: Subscriber[_S],
     types: tuple[type[E1], ...],
-    handler: _Handler[E1],
+    handler: _H[E1],
     *,
     where: _H[E1] | None = None,
     **options: Unpack[_Options],
@@ -290,6 +307,116 @@ def subscribe(
     where: None = None,
     **options: Unpack[_Options],
 ) -> _Decorator[E1]: ...
+
+
+@overload
+def subscribe(
+    self: Subscriber[_S],
+    types: type[E1],
+    handler: _T[E1],
+    *,
+    where: _H[E1] | None = None,
+    **options: Unpack[_Transactional],
+) -> _S: ...
+
+
+@overload
+def subscribe(
+    self: Subscriber[_S],
+    types: type[E1],
+    handler: None = None,
+    *,
+    where: _H[E1] | None = None,
+    **options: Unpack[_Transactional],
+) -> _TransactionalDecorator[E1]: ...
+
+
+@overload
+def subscribe(
+    self: Subscriber[_S],
+    types: tuple[type[E1], type[E2]],
+    handler: _T[E1 | E2],
+    *,
+    where: _H[E1 | E2] | None = None,
+    **options: Unpack[_Transactional],
+) -> _S: ...
+
+
+@overload
+def subscribe(
+    self: Subscriber[_S],
+    types: tuple[type[E1], type[E2]],
+    handler: None = None,
+    *,
+    where: _H[E1 | E2] | None = None,
+    **options: Unpack[_Transactional],
+) -> _TransactionalDecorator[E1 | E2]: ...
+
+
+@overload
+def subscribe(
+    self: Subscriber[_S],
+    types: tuple[type[E1], type[E2], type[E3]],
+    handler: _T[E1 | E2 | E3],
+    *,
+    where: _H[E1 | E2 | E3] | None = None,
+    **options: Unpack[_Transactional],
+) -> _S: ...
+
+
+@overload
+def subscribe(
+    self: Subscriber[_S],
+    types: tuple[type[E1], type[E2], type[E3]],
+    handler: None = None,
+    *,
+    where: _H[E1 | E2 | E3] | None = None,
+    **options: Unpack[_Transactional],
+) -> _TransactionalDecorator[E1 | E2 | E3]: ...
+
+
+@overload
+def subscribe(
+    self: Subscriber[_S],
+    types: tuple[type[E1], type[E2], type[E3], type[E4]],
+    handler: _T[E1 | E2 | E3 | E4],
+    *,
+    where: _H[E1 | E2 | E3 | E4] | None = None,
+    **options: Unpack[_Transactional],
+) -> _S: ...
+
+
+@overload
+def subscribe(
+    self: Subscriber[_S],
+    types: tuple[type[E1], type[E2], type[E3], type[E4]],
+    handler: None = None,
+    *,
+    where: _H[E1 | E2 | E3 | E4] | None = None,
+    **options: Unpack[_Transactional],
+) -> _TransactionalDecorator[E1 | E2 | E3 | E4]: ...
+
+
+@overload
+def subscribe(
+    self: Subscriber[_S],
+    types: _FiveOrMore,
+    handler: _T[Any],
+    *,
+    where: _H[Any] | None = None,
+    **options: Unpack[_Transactional],
+) -> _S: ...
+
+
+@overload
+def subscribe(
+    self: Subscriber[_S],
+    types: _FiveOrMore,
+    handler: None = None,
+    *,
+    where: _H[Any] | None = None,
+    **options: Unpack[_Transactional],
+) -> _TransactionalDecorator[Any]: ...
 
 
 def subscribe(

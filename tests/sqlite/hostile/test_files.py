@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from tests.sqlite.hostile.forging import forge, good, opened
-from tests.sqlite.hostile.probing import carry, probe, read_all, verified
+from tests.sqlite.hostile.probing import FINE, carry, probe, read_all, verified
 
 PAGE = 4096
 EVIL = "\x1b]0;owned\x07\x9b31m\u202e"
@@ -62,10 +62,6 @@ SCHEMAS = {
         "UPDATE sqlite_schema SET sql = 'CREATE UNIQUE INDEX events_by_id ON events "
         "(randomblob(1000000000))' WHERE name = 'events_by_id'"
     ],
-    "a virtual table": [
-        "INSERT INTO sqlite_schema VALUES ('table', 'more', 'more', 0, 'CREATE VIRTUAL TABLE more "
-        "USING fts3tokenize(''/tmp/evil'')')"
-    ],
     "a type that is not STRICT": [
         "UPDATE sqlite_schema SET sql = replace(sql, ' STRICT', '') WHERE name = 'events'"
     ],
@@ -97,6 +93,16 @@ def test_a_schema_that_no_triobus_has_written_is_refused(path, statements):
     assert found.noticed == "read bus verify"
     assert found.verify == 2
     assert set(found.read.split()) | set(found.bus.split()) <= {"NotAStore", "StoreCorrupt"}
+
+
+def test_a_table_beside_the_stores_own_is_never_asked_for_anything(path):
+    schema(
+        path,
+        "INSERT INTO sqlite_schema VALUES ('table', 'more', 'more', 0, 'CREATE VIRTUAL TABLE more "
+        "USING fts3tokenize(''/tmp/evil'')')",
+    )
+    found = probe(path)
+    assert (found.read, found.bus) == (FINE, FINE)
 
 
 def test_what_analyze_leaves_is_harmless(path):

@@ -13,7 +13,7 @@ from tests.unit.types.events import (
     Returned,
     Shipped,
 )
-from triobus import DomainEvent, EventBus, Listener, Retry, Subscription
+from triobus import DomainEvent, EventBus, Listener, Retry, Subscription, Transaction
 
 bus = EventBus()
 mail = bus.group("mail", workers=2)
@@ -152,3 +152,27 @@ async def wait() -> None:
     assert_type(await bus.wait_for((Ordered, Paid)), Ordered | Paid)
     assert_type(await bus.wait_for((Lost, Found), lambda event: bool(event.parcel)), Lost | Found)
     assert_type(await bus.wait_for(some), DomainEvent)
+
+
+def keeps_books(event: Ordered, transaction: Transaction) -> int:
+    return event.quantity
+
+
+def keeps_both(event: Lost | Found, transaction: Transaction) -> None: ...
+
+
+assert_type(bus.subscribe(Ordered, keeps_books, transactional=True), Subscription)
+bus.subscribe((Lost, Found), keeps_both, transactional=True, hold=True)
+
+
+@bus.subscribe(Ordered, transactional=True, where=lambda event: event.quantity > 3)
+def writes(event: Ordered, transaction: Transaction) -> None:
+    transaction.execute("SELECT 1")
+
+
+@bus.subscribe((Lost, Found), name="both", transactional=True)
+def writes_both(event: Lost | Found, transaction: Transaction) -> None: ...
+
+
+@bus.subscribe((Ordered, Paid, Shipped, Returned, Lost, Found), transactional=True)
+def writes_all(event: DomainEvent, transaction: Transaction) -> None: ...

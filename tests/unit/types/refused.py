@@ -1,7 +1,7 @@
 """What type checkers have to refuse, and for what, line by line. It is never run."""
 
 from tests.unit.types.events import Found, Lost, Ordered, OrderedTwice, Paid, Returned, Shipped
-from triobus import DomainEvent, EventBus
+from triobus import DomainEvent, EventBus, Transaction
 
 bus = EventBus()
 mail = bus.group("mail")
@@ -79,6 +79,21 @@ bus.subscribe((Shipped, Paid), where=lambda event: event.cents)  # refused: attr
 bus.subscribe(Ordered, print, where=lambda event: event.cents)  # refused: attribute
 bus.subscribe(Ordered, priorty=3)  # refused: option
 bus.subscribe(Ordered, retry=3)  # refused: option
+
+
+def pays(event: Paid, transaction: Transaction) -> None: ...
+
+
+def of_one(event: Ordered) -> None: ...
+
+
+bus.subscribe(Ordered, pays, transactional=True)  # refused: option
+bus.subscribe((Ordered, Lost), pays, transactional=True)  # refused: option
+bus.subscribe(Ordered, of_one, transactional=True)  # refused: option
+
+
+@bus.subscribe(Ordered, transactional=True)  # refused: handler
+def also_pays(event: Paid, transaction: Transaction) -> None: ...
 
 
 # Listening

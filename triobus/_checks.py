@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from triobus._errors import InvalidOption, NotInTrio
+from triobus._errors import InvalidHandler, InvalidOption, NotInTrio
 
 
 def whole_number(option: str, value: object, *, least: int) -> int:
@@ -103,6 +103,15 @@ def _bodies(function: Any) -> tuple[Any, ...]:
         function = function.func
     call = None if isinstance(function, type) else getattr(function, "__call__", None)  # noqa: B004  # the method is wanted, not whether it is there
     return function, call
+
+
+def check_plain(option: str, function: Any) -> None:
+    """Raise `InvalidHandler` for what cannot be called inside a transaction."""
+    if not callable(function) or is_async(function) or is_generator(function):
+        raise InvalidHandler(
+            f"{option}={function!r}: give a plain function, which takes the transaction and "
+            "returns when all is done"
+        )
 
 
 def name(option: str, value: object) -> str:

@@ -67,6 +67,10 @@ class StrayCancelled(TriobusError, RuntimeError):
     """
 
 
+class GroupNotPaused(TriobusError, trio.BusyResourceError):
+    """Something was asked of a group that works, and needs one that is paused."""
+
+
 class HeldBack(TriobusError):
     """An event was not tried: an earlier one of its aggregate is a dead letter (`hold=True`)."""
 

@@ -61,6 +61,11 @@ def health_of(life: Life) -> Health:
     hindrances = [] if statistics.running else [str(life.cycle.closed("the bus"))]
     hindrances += [describe_waiting(place) for place in life.routing.places if place.waiting]
     hindrances += life.log.reasons()
+    hindrances += [
+        f"group {name!r} is paused: await group.resume() to let it go on."
+        for name, group in statistics.groups.items()
+        if group.paused
+    ]
     notes = []
     if len(letters):
         notes.append(f"dead letters wait to be replayed or discarded: {len(letters)}.")

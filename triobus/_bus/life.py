@@ -292,7 +292,7 @@ class Life:
         self._was_drained = self._mode is True
 
     def _is_drained(self) -> bool:
-        return not self.unsettled
+        return not any(shell.has_work for shell in self.shells.values())
 
     def _is_at_rest(self) -> bool:
         return all(shell.is_at_rest for shell in self.shells.values())

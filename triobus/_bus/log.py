@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from itertools import repeat
 from typing import Any, Protocol
 from uuid import UUID
@@ -143,6 +144,13 @@ class MemoryGroupLog:
     async def transact(self, _: Callable[[Any], object], __: float | None) -> object:
         """Nothing is ever committed."""
         raise no_transactions()
+
+    async def reset(self, _: int | datetime | None, __: Callable[[Any], object] | None) -> None:
+        """Nothing is kept to which a group could go back."""
+        raise InvalidOption(
+            "reset(): a bus without a store keeps no log to go back in; give it one, such as "
+            "EventBus(SqliteEventStore('orders.db'))"
+        )
 
     def replay(self, given: Replayed) -> None:
         """Put a replay into its lane."""

@@ -33,6 +33,12 @@ class Acknowledgements:
         self.progress = Progress(offset, is_changed=True)
         self._on_change()
 
+    def reset(self, offset: int) -> None:
+        """The store has this offset for the group, and nothing else."""
+        self.progress, self.recovered, self._changed = Progress(offset), {}, {}
+        for position in [position for position in self._asked if position <= offset]:
+            self._answer(position)
+
     def finish(self, delivery: InFlight) -> None:
         """A delivery is finished."""
         assert delivery.position is not None

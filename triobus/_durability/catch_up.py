@@ -16,6 +16,7 @@ import itertools
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -40,7 +41,7 @@ from triobus.stores import EventStore
 from triobus.stores._commits import Submission
 from triobus.stores._store import BATCH
 from triobus.stores._transaction import Call
-from triobus.stores._values import GroupRow, Row, Selection
+from triobus.stores._values import GroupRow, Reset, Row, Selection
 
 logger = logging.getLogger("triobus")
 
@@ -61,6 +62,8 @@ class CatchUp:
     _store: EventStore
     _on_change: Callable[[], None]
     """Called when there is something to be recorded."""
+    _check_attached: Callable[[], None]
+    """Raises `BusClosed` while the bus does not use the store."""
     _on_own_change: Callable[[], None]
     """Called when there is something that the next commit can take along, and may wait for it."""
     shell: GroupShell = attrs.field(init=False)
@@ -83,6 +86,8 @@ class CatchUp:
     _evicted: Evicted = attrs.field(init=False)
     _steps: list[Callable[[], Coroutine[Any, Any, None]]] = attrs.field(init=False)
     """What takes turns; the one that was done last is at the end."""
+    _generation: int = 0
+    """How often the group has begun anew: what was asked of the log before is of no use then."""
     _alarm: Alarm = attrs.field(factory=Alarm)
     """Rings when there may be something to read, and room for it."""
 
@@ -203,6 +208,32 @@ class CatchUp:
                 raise
             raise RetryAfter(_FIRST_PAUSE, counts=False) from error
         return submission.result
+
+    @enable_ki_protection
+    async def reset(
+        self, to: int | datetime | None, transaction: Callable[[Any], object] | None
+    ) -> None:
+        """Go on from another place in the log, when that is stored; None for its end."""
+        self._check_attached()
+        call = None if transaction is None else self._store._call(transaction)
+        submission = Submission(Batch([]), Reset(self.group.name, to, call))
+        await self._store._commits.submit(submission)
+
+    def begin_anew(self, offset: int) -> None:
+        """The store has another offset for the group, and nothing else of it."""
+        self._generation += 1
+        waiting = [*self.lanes.reset(), *self._evicted.replays()]
+        self._evicted = Evicted(self.lanes)
+        self.plans.suspects = None
+        self.acknowledgements.reset(offset)
+        self.read_to, self.is_recorded = offset, True
+        for position, letter_id, completion in waiting:
+            if letter_id is not None or position <= offset:
+                completion.finished()
+            else:
+                self.lanes.completions[position] = completion
+        self.shell.admits_at = -1
+        self._alarm.ring()
 
     def _on_settled_with(self, delivery: InFlight) -> None:
         self.acknowledgements.on_settled_with(delivery)
@@ -327,8 +358,11 @@ class CatchUp:
 
     async def _read_on(self) -> None:
         """Read what comes next in the log."""
-        limit = int(min(self._room(), BATCH))
-        for record in await self._store._fetch(self.read_to, limit, self.last):
+        limit, generation = int(min(self._room(), BATCH)), self._generation
+        records = await self._store._fetch(self.read_to, limit, self.last)
+        if generation != self._generation:
+            return
+        for record in records:
             position, key = record.position, record.aggregate_id
             if (plan := self.plans.wanted_by(record)) is not None:
                 if self.lanes.is_ordered and key in self._evicted:
@@ -345,8 +379,11 @@ class CatchUp:
         key, after, up_to = self._evicted.next(self.read_to)
         limit = _REFILL if self.lanes.is_barred else int(min(self._room(), _REFILL))
         records: list[Row] = []
+        generation = self._generation
         if self.lanes.is_ordered:  # otherwise there are only replays to be brought on
             records = await self._store._fetch(after, limit, up_to, Selection(key))
+        if generation != self._generation:
+            return
         added = 0
         for record in records:
             if self.acknowledgements.progress.is_finished(record.position):
@@ -371,7 +408,11 @@ class CatchUp:
             if not last < position <= last + _NEAR:
                 break
             last = position
-        for record in await self._store._fetch(first - 1, last - first + 1, last):
+        generation = self._generation
+        records = await self._store._fetch(first - 1, last - first + 1, last)
+        if generation != self._generation:
+            return
+        for record in records:
             asleep = due.get(record.position)
             if asleep is not None:
                 event, plan = self.plans.decoded(record, asleep.plan)

@@ -46,6 +46,12 @@ class StoredDeadLetters(DeadLetterIndex):
             self._add_key(key)
         self.is_current = True
 
+    def forget_group(self, group: str) -> None:
+        """The store has forgotten the letters of a group."""
+        for letter_id in self.ids(group):
+            self._leave(letter_id, _lane(self._keys.pop(letter_id)))
+            self._changed.pop(letter_id, None)
+
     @property
     def is_changed(self) -> bool:
         """Whether there is something to be stored."""

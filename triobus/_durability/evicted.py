@@ -6,7 +6,7 @@ are kept here, with the position up to which events go before them.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import count
 from math import inf
 
@@ -111,6 +111,12 @@ class Evicted:
         self._lanes.add_outside()
         self._replays.setdefault(key, deque()).append((read_to, given))
         return True
+
+    def replays(self) -> Iterator[tuple[int, int | None, Completion]]:
+        """Yield position, dead letter and completion of every replay that is kept here."""
+        for kept in self._replays.values():
+            for _, (_, _, _, completion, letter_id, position) in kept:
+                yield position or 0, letter_id, completion
 
     def _add_replays(self, key: str, read_to: int) -> int:
         """Queue the replays that have nothing before them on disk; return how many."""

@@ -87,6 +87,30 @@ class StoredLanes(Lanes):
         self._queue, self._beyond = deque(), deque()
         self._resumed, self._waiting, self._asleep, self._dues = [], [], [], []
 
+    def reset(self) -> list[tuple[int, int | None, Completion]]:
+        """Forget every delivery; return position, dead letter and completion of those with one.
+
+        None is in flight.
+        """
+        found = [
+            (entry[6], entry[5], entry[4])
+            for entries in (self._queue, self._beyond, *filter(None, self._lanes.values()))
+            for entry in entries
+        ]
+        in_flight = [entry[2] for entry in self._waiting]
+        for resumed in self._resumed:
+            if len(resumed) == 2:
+                in_flight.append(resumed[1])
+            else:
+                found.append((resumed[6], resumed[5], resumed[4]))
+        found += [(each.position, each.letter_id, each.completion) for each in in_flight]
+        found += [(position, None, each) for position, each in self.completions.items()]
+        self.forget()
+        self._numbered, self._lifted = self.finished, 0
+        self.held = self.outside = self._waited = 0
+        self._barrier = inf
+        return [(at or 0, letter_id, each) for at, letter_id, each in found if each is not None]
+
     # Being added
 
     def add(

@@ -25,7 +25,7 @@ from triobus._groups.subscriptions import GroupOptions
 from triobus.stores import EventStore
 from triobus.stores._commits import CommitQueue, Submission
 from triobus.stores._transaction import Call
-from triobus.stores._values import Changes, GroupRow, Release, Row, Schedule, Snapshot
+from triobus.stores._values import Changes, GroupRow, Release, Reset, Row, Schedule, Snapshot
 
 logger = logging.getLogger("triobus")
 
@@ -147,7 +147,9 @@ class Recorder:
 
     def add(self, options: GroupOptions) -> CatchUp:
         """Return what brings the store's log to one more group."""
-        catch_up = CatchUp(options, self.store, self.on_change, self._on_own_change)
+        catch_up = CatchUp(
+            options, self.store, self.on_change, self._check_attached, self._on_own_change
+        )
         self.catch_ups[options.group.name] = catch_up
         if self.is_attached:
             self._take_up(catch_up)
@@ -187,6 +189,10 @@ class Recorder:
         self._is_changed = True
         if self.is_attached:
             self._commits.signal()
+
+    def _check_attached(self) -> None:
+        if not self.is_attached:
+            raise BusClosed("reset(): the bus does not run: start it, and pause the group then")
 
     def _on_own_change(self) -> None:
         """There is something to be recorded, which the next commit takes along."""
@@ -281,14 +287,17 @@ class Recorder:
     def _on_stored(self, submission: Submission) -> None:
         """Go on from what is stored beside events."""
         item = submission.item
+        self.schedule.added(submission.dues)
         if isinstance(item, Call):
-            self.schedule.added(submission.dues)
             if item.on_stored is not None:
                 item.on_stored()
         elif isinstance(item, Schedule) and submission.result.is_new:
             self.schedule.added([item.due_at])
         elif isinstance(item, Release):
             self.schedule.released(submission.result)
+        elif isinstance(item, Reset):
+            self.letters.forget_group(item.group)
+            self.catch_ups[item.group].begin_anew(submission.result.offset)
 
     def _hand_over_all(self, submissions: Sequence[Submission]) -> None:
         # What is new and side by side goes over together: half of the time with many publishers.

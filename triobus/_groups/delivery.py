@@ -264,6 +264,10 @@ class Lanes:
         """Let nothing become ready any more; it stays held, and counts as such."""
         self._is_frozen = True
 
+    def thaw(self) -> None:
+        """Let things become ready again."""
+        self._is_frozen = False
+
     def next_due(self) -> float | None:
         """Return when the next retry is due, or None."""
         return self._waiting[0][0] if self._waiting else None

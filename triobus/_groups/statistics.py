@@ -39,6 +39,8 @@ class GroupStatistics:
     before any. Once there are so many, those that take no time are timed one in eight."""
     p99: float | None
     """The same for the slowest hundredth."""
+    paused: bool = False
+    """Whether the group begins nothing until it is resumed."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,18 +1,20 @@
 """Subscriptions and groups: which handlers an event goes to, and in which order."""
 
 from collections.abc import Callable, Set
-from typing import Any, Literal
+from datetime import datetime
+from typing import Any, Literal, Protocol
 
 import attrs
 import trio
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
 
-from triobus._errors import DuplicateName
+from triobus._checks import check_plain
+from triobus._errors import DuplicateName, GroupNotPaused, InvalidOption
 from triobus._events import DomainEvent
 from triobus._groups.handlers import (
     Handler,
     Invoke,
     Predicate,
-    Transact,
     invocation,
     qualified_name,
 )
@@ -68,6 +70,45 @@ class Subscription:
             self._owner._remove(self)
 
 
+class Running(Protocol):
+    """What runs for a group in one life of its bus."""
+
+    def let_go(self, subscription: Subscription, /) -> None:
+        """Carry on without a subscription that has gone."""
+
+    async def transact(self, function: Callable[[Any], object], timeout: float | None, /) -> object:
+        """Call a function with a transaction, inside a commit that settles the calling delivery."""
+
+    def check_not_inside(self, call: str, /) -> None:
+        """Raise `WouldDeadlock` inside a handler of the group."""
+
+    async def rest(self) -> None:
+        """Begin nothing any more, and wait until no handler runs."""
+
+    def go_on(self) -> None:
+        """Begin again what there is."""
+
+    async def reset(
+        self, to: int | datetime | None, transaction: Callable[[Any], object] | None, /
+    ) -> None:
+        """Go on from another place in the log; None for its end."""
+
+
+def _target(to: object) -> int | datetime | None:
+    """Return where a group is to go on; None for the end of the log. Raises `InvalidOption`."""
+    if to == "beginning":
+        return 0
+    if to == "end":
+        return None
+    if isinstance(to, datetime) and to.utcoffset() is not None:
+        return to
+    if type(to) is int and to >= 0:
+        return to
+    raise InvalidOption(
+        f"to={to!r}: give 'beginning', 'end', a position of the log or an aware datetime"
+    )
+
+
 @attrs.define(eq=False, repr=False)
 class Group:
     """A set of subscriptions that share workers, order and progress. Made by `EventBus.group`."""
@@ -80,10 +121,9 @@ class Group:
     _on_change: Callable[[], None]
     _check_transactional: Callable[[], None]
     """Raises `InvalidOption` if the bus has no store that could commit what a handler writes."""
-    _on_gone: Callable[[Subscription], None] | None = attrs.field(default=None, init=False)
-    """Called with a subscription that has gone."""
-    _transact: Transact = attrs.field(init=False)
-    """How the group's log calls a function inside a commit."""
+    _is_paused: bool = attrs.field(default=False, init=False)
+    _running: Running = attrs.field(init=False)
+    """What runs for the group in this life of the bus, or the last one."""
     _by_name: dict[str, Subscription] = attrs.field(factory=dict, init=False)
 
     def __repr__(self) -> str:
@@ -126,7 +166,56 @@ class Group:
         self, function: Callable[[Any], object], timeout: float | None
     ) -> Any:
         """Call a function inside a commit, with the log that the group has in this life."""
-        return await self._transact(function, timeout)
+        return await self._running.transact(function, timeout)
+
+    async def pause(self) -> None:
+        """Begin no handler any more; return when none of the group is running.
+
+        Publishing goes on, as far as there is room; with a store the rest stays there. A bus that
+        stops does not wait for what a paused group has left, and starts with it paused. Cancelled
+        while it waits, the group is paused all the same. Raises `WouldDeadlock` inside a handler
+        of the group.
+        """
+        self._running.check_not_inside("pause()")
+        await checkpoint_if_cancelled()
+        self._is_paused = True
+        await self._running.rest()
+
+    async def resume(self) -> None:
+        """Go on where the group was paused; harmless if it is not."""
+        await checkpoint_if_cancelled()
+        self._is_paused = False
+        self._running.go_on()
+        await cancel_shielded_checkpoint()
+
+    async def reset(
+        self,
+        to: Literal["beginning", "end"] | int | datetime,
+        *,
+        transaction: Callable[[Any], object] | None = None,
+    ) -> None:
+        """Go on from another place in the log, and forget what the group has come to.
+
+        The group has to be paused, and its bus to run with a store. Progress, attempts and dead
+        letters of the group are set anew in one commit: everything counts as settled up to a
+        position, or that was stored before an aware datetime; "beginning" is position 0 and "end"
+        the last one. `transaction` is a plain function of a `Transaction`, called in the same
+        commit, to empty a read model that is going to be built again.
+
+        Cancelled before the commit has begun, nothing is changed; after that its end is waited for.
+        Raises `GroupNotPaused`, `InvalidOption`, `BusClosed`, `StoreError`, and what `transaction`
+        raises: then nothing is changed.
+        """
+        target = _target(to)
+        if transaction is not None:
+            check_plain("transaction", transaction)
+        if not self._is_paused:
+            raise GroupNotPaused(
+                f"reset() of group {self.name!r} would move it while it works: pause it before, "
+                "await group.pause(), and let it go on after that, await group.resume()"
+            )
+        await checkpoint_if_cancelled()
+        await self._running.reset(target, transaction)
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -152,8 +241,7 @@ class Group:
         """What `Subscription.unsubscribe` does in the group."""
         del self._by_name[subscription.name]
         self._on_change()
-        if self._on_gone is not None:
-            self._on_gone(subscription)
+        self._running.let_go(subscription)
 
 
 @attrs.frozen(kw_only=True)

@@ -10,16 +10,17 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence, Set
 from contextvars import Context
+from datetime import datetime
 from functools import partial
 from typing import Any, Protocol
 
 import attrs
 import trio
-from trio.lowlevel import disable_ki_protection, enable_ki_protection
+from trio.lowlevel import cancel_shielded_checkpoint, disable_ki_protection, enable_ki_protection
 
 from triobus._checks import truth
-from triobus._errors import HeldBack
-from triobus._events.causes import Handling, handling
+from triobus._errors import HeldBack, WouldDeadlock
+from triobus._events.causes import Handling, calling_deliveries, handling
 from triobus._groups.contexts import CleanContext
 from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper
 from triobus._groups.delivery import InFlight, Lanes, Replayed
@@ -81,6 +82,11 @@ class GroupLog(Protocol):
     async def transact(self, function: Callable[[Any], object], timeout: float | None, /) -> object:
         """Call a function with a transaction, inside a commit that settles the calling delivery."""
 
+    async def reset(
+        self, to: int | datetime | None, transaction: Callable[[Any], object] | None, /
+    ) -> None:
+        """Go on from another place in the log; None for its end."""
+
     def replay(self, given: Replayed, /) -> None:
         """Put a replay into its lane, behind the events of its aggregate that are on disk."""
 
@@ -140,9 +146,10 @@ class GroupShell:
             expect=self.expect,
             record_attempts=self.log.record_attempts,
         )
-        self.group._on_gone = self._let_go
-        self.group._transact = self.log.transact
+        self.group._running = self
         self.log.serve(self)
+        if self.group._is_paused:
+            self.lanes.freeze()
 
     # Deliveries
 
@@ -172,7 +179,7 @@ class GroupShell:
         """Carry on behind replays that wait for a retry, and whose dead letters are gone."""
         self._release(lambda _, letter_id: letter_id in ids)
 
-    def _let_go(self, subscription: Subscription) -> None:
+    def let_go(self, subscription: Subscription) -> None:
         """Carry on with what waits for a retry of a subscription that has gone."""
         # By the name, for another one stands in for it where an event is damaged or suspect.
         self._release(lambda owner, _: owner.name == subscription.name)
@@ -238,6 +245,45 @@ class GroupShell:
         finally:
             self.task_count -= 1
             self.idle.notice()
+
+    async def transact(self, function: Callable[[Any], object], timeout: float | None) -> object:
+        """Call a function with a transaction, inside a commit that settles the calling delivery."""
+        return await self.log.transact(function, timeout)
+
+    # Pausing
+
+    def check_not_inside(self, call: str) -> None:
+        """Raise `WouldDeadlock` inside a handler of the group."""
+        for delivery in calling_deliveries():
+            if delivery.subscription._owner is self.group:
+                raise WouldDeadlock(
+                    f"{call} was called inside the handler {delivery.subscription.name!r} of the "
+                    "same group, for which it would wait: call it outside"
+                )
+
+    async def rest(self) -> None:
+        """Begin nothing any more, and wait until no handler runs."""
+        self.lanes.freeze()
+        await cancel_shielded_checkpoint()
+        await self.idle.wait_until(lambda: self.is_at_rest or not self.worker_count)
+
+    def go_on(self) -> None:
+        """Begin again what there is, unless the bus is stopping."""
+        if not self._is_frozen:
+            self.lanes.thaw()
+            self.log.on_due()
+            self.wake()
+
+    async def reset(
+        self, to: int | datetime | None, transaction: Callable[[Any], object] | None
+    ) -> None:
+        """Go on from another place in the log; None for its end."""
+        await self.log.reset(to, transaction)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something that a bus that drains waits for."""
+        return bool(self.unsettled) and not (self.group._is_paused and self.is_at_rest)
 
     def freeze(self) -> None:
         """Begin nothing any more; what runs goes on."""
@@ -332,10 +378,14 @@ class GroupShell:
         """Whether no handler runs, nor is about to."""
         return not (self.lanes.in_flight or self.sent)
 
+    @property
+    def _is_resting(self) -> bool:
+        return self._is_frozen or self.group._is_paused
+
     def notice_idle(self) -> None:
         """Wake the tasks that wait until nothing is left to do, or to run, if that is so."""
         if self.idle.is_wanted and not (
-            self.worker_count and self.unsettled and not (self._is_frozen and self.is_at_rest)
+            self.worker_count and self.unsettled and not (self._is_resting and self.is_at_rest)
         ):
             self.idle.notice()
 
@@ -371,6 +421,7 @@ class GroupShell:
             lag=self.log.lag,
             p50=percentile(self.durations, 0.5),
             p99=percentile(self.durations, 0.99),
+            paused=self.group._is_paused,
         )
 
 

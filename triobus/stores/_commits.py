@@ -22,7 +22,7 @@ from triobus._errors import BusClosed, OutcomeUnknown, StoreError
 from triobus._events.batch import Batch
 from triobus._threads import wall_time
 from triobus.stores._transaction import Returned
-from triobus.stores._values import Append, Changes, Commit, LogPosition
+from triobus.stores._values import Append, Changes, Commit, LogPosition, Reached
 
 _NO_CHANGES = Changes()
 
@@ -300,11 +300,14 @@ def _answer(submission: Submission, result: Any) -> None:
         submission.error = result
     elif isinstance(submission.item, Append):
         submission.positions = result
-    elif isinstance(result, Returned):
-        submission.batch, submission.positions = result.batch, result.positions
-        submission.result, submission.dues = result.value, result.dues
     else:
         submission.result = result
+        returned = result.value if isinstance(result, Reached) else result
+        if isinstance(returned, Returned):
+            submission.batch, submission.positions = returned.batch, returned.positions
+            submission.dues = returned.dues
+        if returned is result and isinstance(returned, Returned):
+            submission.result = returned.value
 
 
 def _wake(submission: Submission) -> None:

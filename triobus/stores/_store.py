@@ -26,7 +26,7 @@ from trio.lowlevel import (
 )
 
 from triobus import _checks
-from triobus._errors import EventNotDecodable, InvalidHandler, InvalidOption
+from triobus._errors import EventNotDecodable, InvalidOption
 from triobus._events import (
     Converter,
     DomainEvent,
@@ -305,17 +305,9 @@ class EventStore(ABC):
         what the function raises, `InvalidHandler` for an `async def`, and `StoreError`.
         """
         _checks.boolean("read_only", read_only)
-        _check_plain(function)
+        _checks.check_plain("function", function)
         await checkpoint_if_cancelled()
-        cause = calling_delivery()
-        call = Call(
-            lambda transaction: function(transaction, *args),
-            codec=self._codec,
-            rows_of=self._rows_of,
-            cause=None if cause is None else cause.event,
-            now=self._commits.now(),
-            is_inside=cause is not None,
-        )
+        call = self._call(lambda transaction: function(transaction, *args))
         if read_only:
             return cast("T", await self._ask(call))
         if not self._is_writer:
@@ -323,6 +315,18 @@ class EventStore(ABC):
         submission = Submission(Batch([]), call)
         await self._commits.submit(submission)
         return cast("T", submission.result)
+
+    def _call(self, function: Callable[[Transaction], Any]) -> Call:
+        """Return a call of the program's own, which is no handler's."""
+        cause = calling_delivery()
+        return Call(
+            function,
+            codec=self._codec,
+            rows_of=self._rows_of,
+            cause=None if cause is None else cause.event,
+            now=self._commits.now(),
+            is_inside=cause is not None,
+        )
 
     async def _schedule(self, batch: Batch, due_at: float) -> Waiting:
         """Keep one event until it is due. Raises as `append` does."""
@@ -442,15 +446,6 @@ class EventStore(ABC):
             failure = EventNotDecodable(f"position {record.position}: {error}")
             failure.position = record.position
             raise failure from error.__cause__
-
-
-def _check_plain(function: Any) -> None:
-    """Raise `InvalidHandler` for what cannot be called inside a transaction."""
-    if not callable(function) or _checks.is_async(function) or _checks.is_generator(function):
-        raise InvalidHandler(
-            f"transact() was given {function!r}: give a plain function, which takes the "
-            "transaction and returns when all is done"
-        )
 
 
 def _plain(text: str) -> str:

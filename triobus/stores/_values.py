@@ -7,7 +7,7 @@ from uuid import UUID
 
 import attrs
 
-from triobus._errors import SequenceConflict
+from triobus._errors import InvalidOption, SequenceConflict
 from triobus._events import DomainEvent
 
 
@@ -125,6 +125,27 @@ class Released:
     """How many events are scheduled still."""
     next_due: float | None
     """When the first of them is due."""
+
+
+@attrs.frozen(eq=False)
+class Reset:
+    """A group is to go on from another position, and to forget its attempts and dead letters."""
+
+    group: str
+    to: int | datetime | None
+    """Everything up to this position, or stored before this moment, counts as settled; None for
+    everything that there is."""
+    call: Any = None
+    """A `Call` that is made in the same transaction, if there is one."""
+
+
+@attrs.frozen
+class Reached:
+    """A group goes on behind this position."""
+
+    offset: int
+    value: Any = None
+    """What the call has returned."""
 
 
 BEGUN, NOT_COUNTED = -1.0, -2.0
@@ -309,6 +330,13 @@ class StoreStatistics:
     """What the store takes on disk; for one in memory, the events in JSON."""
     groups: Mapping[str, StoredGroup]
     """Every group that has ever had a subscription, by name."""
+
+
+def beyond(position: int, last: int) -> InvalidOption:
+    """Return the error of a position that the log does not have."""
+    return InvalidOption(
+        f"to={position}: the log ends at position {last:,}; give one up to that, or 'end'"
+    )
 
 
 def conflict(aggregate_id: str, expected: int, found: int) -> SequenceConflict:

@@ -16,7 +16,7 @@ import outcome
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
-from triobus._errors import StatementRefused, StoreClosed
+from triobus._errors import InvalidOption, StatementRefused, StoreClosed
 from triobus._events import Converter, DomainEvent
 from triobus._text import shown
 from triobus._threads import run_in_thread
@@ -33,8 +33,10 @@ from triobus.stores._values import (
     DeadLetterRow,
     GroupRow,
     LogPosition,
+    Reached,
     Release,
     Released,
+    Reset,
     Row,
     Schedule,
     Selection,
@@ -44,6 +46,7 @@ from triobus.stores._values import (
     StoreStatistics,
     Unschedule,
     Waiting,
+    beyond,
     conflict,
     with_settled,
 )
@@ -148,6 +151,7 @@ class MemoryEventStore(EventStore):
         now = datetime.now(UTC)
         results: list[Any] = [self._append(append, now) for append in commit.appends]
         settled: list[Settled] = []
+        resets: list[tuple[str, Reached]] = []
         for item in commit.others:
             result: Any
             if isinstance(item, Call):
@@ -157,11 +161,35 @@ class MemoryEventStore(EventStore):
                 result = self._schedule_event(item)
             elif isinstance(item, Unschedule):
                 result = self._scheduled.pop(item.event_id, None) is not None
+            elif isinstance(item, Reset):
+                result = await self._reset(item, now)
+                resets += [(item.group, result)] if isinstance(result, Reached) else []
             else:
                 result = self._released(item, now)
             results.append(result)
         self._change(with_settled(commit.changes, settled, self._offsets.__getitem__))
+        for group, reached in resets:  # last: what has changed of the group is of the past
+            self._offsets[group] = reached.offset
+            self._finished[group], self._attempts[group] = {}, {}
+            for id_ in [id_ for id_, letter in self._kept.items() if letter.group == group]:
+                del self._kept[id_]
         return results
+
+    async def _reset(
+        self, item: Reset, now: datetime
+    ) -> Reached | InvalidOption | outcome.Outcome[Returned]:
+        last = len(self._log)
+        offset = last if item.to is None else item.to
+        if isinstance(offset, datetime):
+            since = offset
+            later = (row.position - 1 for row in self._log if row.recorded_at >= since)
+            offset = next(later, last)
+        if offset > last:
+            return beyond(offset, last)
+        if item.call is None:
+            return Reached(offset)
+        called = await self._called(item.call, now)
+        return Reached(offset, called.value) if isinstance(called, outcome.Value) else called
 
     def _schedule_event(self, item: Schedule) -> Waiting | Exception:
         event_id = str(item.record.event_id)

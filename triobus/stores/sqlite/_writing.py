@@ -12,7 +12,7 @@ import attrs
 import msgspec
 import outcome
 
-from triobus._errors import OutcomeUnknown, StoreError, StoreReadOnly
+from triobus._errors import InvalidOption, OutcomeUnknown, StoreError, StoreReadOnly
 from triobus._threads import makes_durable
 from triobus.stores._duplicates import Known
 from triobus.stores._transaction import Call, Returned
@@ -24,14 +24,17 @@ from triobus.stores._values import (
     DeadLetterRow,
     LogPosition,
     ProgressChange,
+    Reached,
     Release,
     Released,
+    Reset,
     Row,
     Schedule,
     Settled,
     Snapshot,
     Unschedule,
     Waiting,
+    beyond,
     with_settled,
 )
 from triobus.stores.sqlite import _connection, _path, _rows
@@ -183,6 +186,7 @@ class Writer:
             written = self._arranged(connection, commit, now, looks=True)
             connection.executemany(_INSERT, written.rows)
         settled: list[Settled] = []
+        resets: list[tuple[str, Reached]] = []
         for item in commit.others:
             result: Any
             if isinstance(item, Call) and item in failed:
@@ -194,6 +198,9 @@ class Writer:
                 result = self._schedule(item)
             elif isinstance(item, Unschedule):
                 result = self._scheduled.remove(item.event_id)
+            elif isinstance(item, Reset):
+                result = self._reset(connection, written, item, failed)
+                resets += [(item.group, result)] if isinstance(result, Reached) else []
             else:
                 result = self._released(connection, written, item)
             written.results.append(result)
@@ -203,6 +210,8 @@ class Writer:
                 (written.position, written.checksum),
             )
         self._write_changes(connection, with_settled(commit.changes, settled, self._offset_of))
+        for group, reached in resets:  # last: what has changed of the group is of the past
+            _write_reset(connection, group, reached.offset)
         return written
 
     def _called(
@@ -228,6 +237,30 @@ class Writer:
 
     def _schedule(self, item: Schedule) -> Waiting | Exception:
         return self._scheduled.add(item, self._known(str(item.record.event_id)))
+
+    def _reset(
+        self,
+        connection: sqlite3.Connection,
+        written: Arrangement,
+        item: Reset,
+        failed: Mapping[Call, BaseException],
+    ) -> Reached | InvalidOption | outcome.Outcome[Returned]:
+        """Find out where a group is to go on, and make the call that goes with it."""
+        last = written.position
+        offset = last if item.to is None else item.to
+        if isinstance(offset, datetime):
+            moment = offset.astimezone(UTC).isoformat()
+            query = "SELECT min(position) - 1 FROM events WHERE recorded_at >= ?"
+            (found,) = connection.execute(query, (moment,)).fetchone()
+            offset = last if found is None else int(found)
+        if offset > last:
+            return beyond(offset, last)
+        if item.call is None:
+            return Reached(offset)
+        if item.call in failed:
+            return outcome.Error(failed[item.call])
+        called = self._called(connection, written, item.call)
+        return Reached(offset, called.value) if isinstance(called, outcome.Value) else called
 
     def _released(
         self, connection: sqlite3.Connection, written: Arrangement, item: Release
@@ -345,6 +378,12 @@ class Writer:
             )
         for id_, letter in changes.letters.items():
             _write_letter(connection, id_, letter)
+
+
+def _write_reset(connection: sqlite3.Connection, group: str, offset: int) -> None:
+    for table in ("finished", "attempts", "dead_letters"):
+        connection.execute(f"DELETE FROM {table} WHERE group_name = ?", (group,))
+    _write_progress(connection, group, ProgressChange(offset))
 
 
 def _write_letter(connection: sqlite3.Connection, id_: int, letter: DeadLetterRow | None) -> None:

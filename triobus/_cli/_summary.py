@@ -1,14 +1,13 @@
 """The summary of a run, as tables or as JSON."""
 
 import struct
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import msgspec
 
 from triobus._cli._messages import CommandError
-from triobus._cli._run import Result
+from triobus._cli._run import Run
 from triobus._groups.statistics import GroupStatistics
 from triobus._text import escaped
 
@@ -35,7 +34,7 @@ def report_rows(module: ModuleType) -> Rows | None:
     return rows
 
 
-def as_json(result: Result, rows: Rows | None) -> str:
+def as_json(result: Run, rows: Rows | None) -> str:
     """Return the summary as a JSON object."""
     statistics = result.statistics
     summary: dict[str, Any] = {
@@ -59,7 +58,7 @@ def as_json(result: Result, rows: Rows | None) -> str:
         },
     }
     if result.store is not None:
-        summary["store"] = result.store
+        summary["store"] = result.store.path
         summary["known_already"] = result.known
         summary["left_before"] = result.left_before
     if rows is not None:
@@ -76,7 +75,7 @@ def _escape(character: str) -> str:
     )
 
 
-def as_text(result: Result, rows: Rows | None) -> str:
+def as_text(result: Run, rows: Rows | None) -> str:
     """Return the summary as a person wants to read it."""
     statistics = result.statistics
     seconds = statistics.uptime_seconds
@@ -91,7 +90,7 @@ def as_text(result: Result, rows: Rows | None) -> str:
         lines.append(f"bad lines: {result.bad_lines:,}, {what}")
     if result.store is not None:
         lines.append(
-            f"kept in {_cell(result.store)}; known already: {result.known:,}, "
+            f"kept in {_cell(result.store.path)}; known already: {result.known:,}, "
             f"left over from before: {result.left_before:,}"
         )
     if result.stopped_by is not None:
@@ -127,10 +126,9 @@ def _rate(count: int, seconds: float) -> float:
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds * 1e6:.0f} us"
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} us"
 
 
 def table(rows: Rows) -> list[str]:
@@ -139,14 +137,10 @@ def table(rows: Rows) -> list[str]:
     cells = [names, *([_cell(row.get(name, "")) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
-    return [_aligned(row, widths) for row in cells]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
+    ]
 
 
 def _cell(value: Any) -> str:
-    text = f"{value:,}" if type(value) is int else str(value)
-    return escaped(text)
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = zip(cells, widths, strict=True)
-    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
+    return escaped(f"{value:,}" if type(value) is int else str(value))

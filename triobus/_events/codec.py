@@ -16,18 +16,16 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
+import msgspec
 
 from triobus._errors import EventNotDecodable, EventNotEncodable
 from triobus._events import limits
 from triobus._events.classes import EventTypes, check_class, is_mere_base, only
 from triobus._events.converters import Converter, Converters
 from triobus._events.diagnosis import (
-    OBJECT,
     Mismatch,
     fault_of_leaves,
-    members_of,
     prefix,
-    read_object,
     why_not_read,
     why_not_written,
 )
@@ -38,11 +36,23 @@ from triobus._events.wire import Member, Wire
 from triobus._text import said, shown
 
 _TOP = {
-    "type": Member(str, is_required=True),
-    "data": OBJECT,
-    "aggregate": Member(str | None),
-    "metadata": Member(dict[str, str], "a JSON object of strings"),
+    "type": Member("str", is_required=True),
+    "data": Member("a JSON object", is_required=True),
+    "aggregate": Member("str | None"),
+    "metadata": Member("a JSON object of strings"),
 }
+
+
+class _Top(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An event in JSON, as the command line reads it."""
+
+    type: str
+    data: msgspec.Raw
+    aggregate: str | msgspec.UnsetType | None = msgspec.UNSET
+    metadata: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+
+
+_read_top = msgspec.json.Decoder(_Top).decode
 
 
 @attrs.define(eq=False)
@@ -55,18 +65,20 @@ class EventDecoder:
 
     def decode(self, text: bytes) -> DomainEvent:
         """Return the event that a JSON text describes; raises `EventNotDecodable`."""
-        members = members_of(text)
-        top = read_object(members, _TOP, "", "an event in JSON")
-        wire = self._find(top["type"])
-        arguments = _arguments(wire, bytes(members["data"]), "data")
-        if "metadata" in top:
-            arguments["metadata"] = top["metadata"]
+        try:
+            top = _read_top(text)
+        except Exception as error:  # noqa: BLE001  # msgspec's errors are of several kinds
+            raise why_not_read(error, text, _TOP, owner="an event in JSON") from None
+        wire = self._find(top.type)
+        arguments = _arguments(wire, bytes(top.data), "data")
+        if top.metadata is not msgspec.UNSET:
+            arguments["metadata"] = top.metadata
         event = _made(wire, arguments, "data")
         aggregate_id = _aggregate_id_of(event)
-        if "aggregate" in top and top["aggregate"] != aggregate_id:
+        if top.aggregate not in (msgspec.UNSET, aggregate_id):
             raise EventNotDecodable(
                 f"aggregate: expected {shown(aggregate_id)}, which is the event's aggregate_id, "
-                f"found {shown(top['aggregate'])}"
+                f"found {shown(top.aggregate)}"
             )
         return event
 
@@ -231,7 +243,8 @@ def _arguments(wire: Wire, data: bytes, path: str) -> dict[str, Any]:
         arguments = wire.arguments(data)
         fault = wire.fault(arguments, data)
     except Exception as error:  # noqa: BLE001  # nested classes may raise anything
-        raise why_not_read(wire, data, path, error) from None
+        owner = wire.cls.__qualname__
+        raise why_not_read(error, data, wire.members, path, owner) from error.__cause__
     if fault:
         raise EventNotDecodable(f"{path}.{fault}" if path else fault)
     return arguments

@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from triobus._errors import EventNotDecodable, InvalidOption
-from triobus._events.diagnosis import inside, members_of, read_member
+from triobus._events.diagnosis import why_not_read
 from triobus._events.event import DomainEvent
-from triobus._events.wire import BASE_FIELDS, Member
+from triobus._events.wire import BASE_FIELDS
 from triobus._text import said, shown
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
@@ -21,8 +21,8 @@ _AnUpcaster = TypeVar("_AnUpcaster", bound=Upcaster)
 
 _ATTRIBUTE = "__triobus_upcasters__"
 """The attribute of an event class that holds its upcasters, by the version they start from."""
-_ANYTHING = Member(Any)
 _encode = msgspec.json.Encoder().encode
+_members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def upcaster(
@@ -80,17 +80,16 @@ def upcasters_of(event_class: type[DomainEvent]) -> dict[int, Upcaster]:
 def upcast(event_class: type[DomainEvent], version: int, data: bytes) -> bytes:
     """Return the JSON of an event of `version` as JSON of the version that its class has."""
     chain = _chain(event_class, version)
-    members = members_of(data)
-    base = {name: raw for name, raw in members.items() if name in BASE_FIELDS}
-    own: Any = {
-        name: read_member(_ANYTHING, raw, inside("", name))
-        for name, raw in members.items()
-        if name not in base
-    }
+    try:
+        own: Any = _members_of(data)
+        base = {name: own.pop(name) for name in own.keys() & BASE_FIELDS.keys()}
+        own = msgspec.json.decode(_encode(own))
+    except Exception as error:  # noqa: BLE001  # msgspec's errors are of several kinds
+        raise why_not_read(error, data, {}) from None
     for step, function in enumerate(chain, version):
         own = _call(function, step, own)
     try:
-        return _encode(members_of(_encode(own)) | base)
+        return _encode(_members_of(_encode(own)) | base)
     except Exception as error:
         raise EventNotDecodable(
             f"what {_name_of(chain[-1])} returned cannot be read as JSON: {said(error)}"

@@ -62,12 +62,10 @@ def _frozen(metadata: Mapping[str, str]) -> Mapping[str, str]:
 
 
 _classes_made = 0
-"""How often an event class was made, by which others see whether there is a new one."""
-
-_NO_FIELDS = {
-    "event_type": 'event_type = "order.placed"',
-    "schema_version": "schema_version = 2",
-}
+_NO_FIELDS = (
+    ("event_type", "str", 'event_type = "order.placed"'),
+    ("schema_version", "int", "schema_version = 2"),
+)
 
 
 def classes_made() -> int:
@@ -75,15 +73,19 @@ def classes_made() -> int:
     return _classes_made
 
 
+def annotations_of(cls: type) -> dict[str, Any] | None:
+    """Return the annotations of a class, without those of its bases; None if they raise."""
+    try:
+        return inspect.get_annotations(cls)
+    except Exception:  # noqa: BLE001  # newer Pythons evaluate them, and that may raise anything
+        return None
+
+
 def _refuse_as_fields(cls: type) -> None:
     """Raise `InvalidEvent` where what belongs to a class is written as a field of its objects."""
-    try:
-        annotations = inspect.get_annotations(cls)
-    except Exception:  # noqa: BLE001  # newer Pythons evaluate them, and that may raise anything
-        return
-    for name, example in _NO_FIELDS.items():
+    annotations = annotations_of(cls) or {}
+    for name, kind, example in _NO_FIELDS:
         if name in annotations and "ClassVar" not in str(annotations[name]):
-            kind = "str" if name == "event_type" else "int"
             raise InvalidEvent(
                 f"{cls.__qualname__}.{name} is annotated as {shown(annotations[name])}, which "
                 "makes a field of each event of it, and it belongs to the class: write it without "
@@ -118,7 +120,7 @@ class DomainEvent:
     """The version of the fields; raise it when they change, and add an `upcaster`."""
 
     event_id: UUID = attrs.field(factory=new_id, kw_only=True)
-    """Identifies the event; publishing the same event to a store again is accepted once. By default
+    """Identifies the event, which a store accepts once, however often it is published. By default
     it begins with the time (a UUID of version 7)."""
 
     occurred_at: datetime = attrs.field(factory=now, converter=utc, kw_only=True)
@@ -239,24 +241,21 @@ def with_cause(event: DomainEvent, cause: DomainEvent) -> DomainEvent:
     return caused
 
 
+_HASH = "_attrs_cached_hash"
 _slots_of: WeakKeyDictionary[type, tuple[types.MemberDescriptorType, ...]] = WeakKeyDictionary()
 
 
 def _slots(cls: type) -> tuple[types.MemberDescriptorType, ...]:
-    """Return what reads and writes the slots of a class, whatever their names became in it."""
-    found = _slots_of.get(cls)
-    if found is None:
-        found = _slots_of[cls] = tuple(
+    """Return the slots of a class, whatever their names became in it."""
+    if cls not in _slots_of:
+        members = [item for base in cls.__mro__ for item in vars(base).items()]
+        _slots_of[cls] = tuple(
             member
-            for base in cls.__mro__
-            for name, member in vars(base).items()
+            for name, member in members
             # attrs keeps the hash in one, and the ids that are going to be set are part of it.
             if type(member) is types.MemberDescriptorType and name != _HASH
         )
-    return found
-
-
-_HASH = "_attrs_cached_hash"
+    return _slots_of[cls]
 
 
 def _copy(event: DomainEvent) -> DomainEvent:
@@ -271,19 +270,14 @@ def _copy(event: DomainEvent) -> DomainEvent:
     for slot in _slots(cls):
         try:
             slot.__set__(copied, slot.__get__(event))
-        except AttributeError:  # it has no value, such as a cached property that nobody asked for
+        except AttributeError:  # it has no value yet, as a cached property before its first use
             continue
     if cls.__dictoffset__:
         kept = object.__getattribute__(event, "__dict__")
         object.__getattribute__(copied, "__dict__").update(kept)
-    if getattr(cls, "__attrs_attrs__", None) is not None and _caches_hash(cls):
+    if _HASH in getattr(getattr(cls.__hash__, "__code__", None), "co_names", ()):
         object.__setattr__(copied, _HASH, None)
     return copied
-
-
-def _caches_hash(cls: type) -> bool:
-    code = getattr(cls.__hash__, "__code__", None)
-    return code is not None and _HASH in code.co_names
 
 
 def event_classes() -> Iterator[type[DomainEvent]]:

@@ -26,12 +26,6 @@ def check_class(cls: type[DomainEvent]) -> None:
             f"{name} is no event class that can be found again: derive one from DomainEvent, and "
             "decorate it with @attrs.frozen"
         )
-    for field in attrs.fields(cls):
-        if field.name in ("event_type", "schema_version"):
-            raise EventNotEncodable(
-                f"{name}.{field.name} is a field of each event, and it belongs to the class: write "
-                "it without annotation, or as ClassVar"
-            )
     if fault := limits.fault_of_name(cls.event_type):
         raise EventNotEncodable(f"{name}.event_type is {shown(cls.event_type)}, {fault}")
     version = cls.schema_version

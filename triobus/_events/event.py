@@ -1,8 +1,4 @@
-"""`DomainEvent`, the base of every event, and `Published`, what a publisher gets back.
-
-There is no registry of event classes: a class is found by being a loaded subclass, and two classes
-of one name in two modules never disturb each other.
-"""
+"""`DomainEvent`, the base of every event, and `Published`, what a publisher gets back."""
 
 import inspect
 import types
@@ -23,10 +19,7 @@ from triobus._text import line, shown
 
 
 class FrozenDict(dict[str, str]):
-    """A dict that refuses to change: events are facts, and their metadata is shared by all groups.
-
-    A dict rather than a mapping proxy, because a proxy can be neither pickled nor encoded.
-    """
+    """A dict that refuses to change. A mapping proxy could be neither pickled nor encoded."""
 
     __slots__ = ()
 
@@ -57,7 +50,7 @@ def _frozen(metadata: Mapping[str, str]) -> Mapping[str, str]:
             raise InvalidEvent(f"metadata[{key!r}]={value!r}: keys and values must be strings")
     if {*map(type, frozen), *map(type, frozen.values())} == {str}:
         return frozen
-    # Members of enums and the like: JSON has but texts.
+    # Members of enums and the like become plain texts, as JSON has them.
     return FrozenDict({str.__str__(key): str.__str__(value) for key, value in frozen.items()})
 
 
@@ -139,7 +132,7 @@ class DomainEvent:
     """Anything else worth keeping with it; it cannot be changed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # attrs makes one for each event class; this one is found where it did not.
+        # attrs makes one for each class that it has decorated.
         try:
             self.__attrs_init__(*args, **kwargs)  # type: ignore[attr-defined]  # attrs makes it
         except TypeError as error:
@@ -163,7 +156,7 @@ class DomainEvent:
                 f"{cls.__qualname__}.event_type is {cls.event_type!r}: give a string that is not "
                 "empty, such as 'order.placed', or leave it out"
             )
-        if type(cls.event_type) is not str:  # a member of an enum, of which JSON and SQL know not
+        if type(cls.event_type) is not str:  # a member of an enum, which JSON and SQL do not know
             cls.event_type = str.__str__(cls.event_type)
 
     @property
@@ -227,7 +220,7 @@ def _why_not_whole(cls: type) -> str:
 def with_cause(event: DomainEvent, cause: DomainEvent) -> DomainEvent:
     """Return `event` as caused by `cause`, keeping the ids that were set by hand.
 
-    It is a copy, of which nothing else is different and for which no code of its class has run.
+    It is a copy that differs in nothing else, and for which no code of its class has run.
     """
     if event.event_id == cause.event_id:
         return event  # published again or forwarded to another bus: nothing causes itself
@@ -283,10 +276,9 @@ def _copy(event: DomainEvent) -> DomainEvent:
 def event_classes() -> Iterator[type[DomainEvent]]:
     """Yield every loaded event class once, in the order of their making, `DomainEvent` aside.
 
-    attrs makes a second class for `slots=True`, and the first one lives on until the garbage
-    collector comes by; only the finished one has attributes of its own. Of classes with one
-    qualified name in one module the newest counts: the module was loaded again, or the cell of a
-    notebook.
+    attrs makes a second class for `slots=True`; only that one has `__attrs_attrs__`. Of classes
+    with one qualified name in one module the newest counts: the module was loaded again, or the
+    cell of a notebook.
     """
     newest: dict[tuple[str, str], type[DomainEvent]] = {}
     seen: set[type[DomainEvent]] = set()

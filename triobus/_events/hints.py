@@ -69,7 +69,7 @@ def check_type(field: str, hint: Any, converters: Converters) -> None:
     try:
         msgspec.json.Decoder(hint, dec_hook=converters.read)
     except Exception as error:
-        raise Unkeepable(field, _reason(hint, error), _remedy(error)) from error
+        raise Unkeepable(field, *_reason_and_remedy(hint, error)) from error
     for part in _parts_of(hint):
         if isinstance(part, inspect.CustomType) and converters.find(part.cls) is None:
             raise Unkeepable(
@@ -109,23 +109,19 @@ def _is_tight(part: inspect.DataclassType) -> bool:
     return not cls.__dictoffset__ and slots <= {field.name for field in part.fields}
 
 
-def _reason(hint: Any, error: Exception) -> str:
-    if isinstance(error, NotImplementedError):
-        return f"{name_of_type(hint)} has, or holds, a class with a default that takes 'self'"
-    return f"{name_of_type(hint)} cannot be read from JSON ({line(str(error))})"
-
-
-def _remedy(error: Exception) -> str:
+def _reason_and_remedy(hint: Any, error: Exception) -> tuple[str, str]:
+    reason = f"{name_of_type(hint)} cannot be read from JSON ({line(str(error))})"
     if isinstance(error, NameError):
-        return _REMEDY_FOR_NAMES
+        return reason, _REMEDY_FOR_NAMES
     if isinstance(error, NotImplementedError):
-        return "give that field a plain default or a factory without arguments"
+        reason = f"{name_of_type(hint)} has, or holds, a class with a default that takes 'self'"
+        return reason, "give that field a plain default or a factory without arguments"
     if "union" in str(error):
-        return (
+        return reason, (
             "use one field for each type, or a union of msgspec.Struct classes with tag=True, "
             "which JSON can tell apart"
         )
-    return "declare a type that JSON has, or give the store a Converter for it"
+    return reason, "declare a type that JSON has, or give the store a Converter for it"
 
 
 _REMEDY_FOR_NAMES = (

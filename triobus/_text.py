@@ -1,4 +1,4 @@
-"""Values and errors in words: safe for a terminal, a log and a limit, whatever is in them."""
+"""Values and errors in words that are safe for a terminal, a log and a store."""
 
 import reprlib
 import traceback

@@ -20,7 +20,7 @@ class Batch:
     counts: Mapping[type[DomainEvent], int] = attrs.field(init=False)
     """How many there are of each type."""
     completion: Any = None
-    """Who is told what becomes of its one event."""
+    """Told how the delivery of its one event ends."""
     is_inside: bool = False
     """Whether a handler of the bus publishes it, for which the bus would wait."""
 

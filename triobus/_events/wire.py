@@ -145,10 +145,10 @@ class Wire:
         return ""
 
     def comes_back(self, event: DomainEvent, values: tuple[Any, ...], data: bytes) -> bool:
-        """Tell whether JSON is read as the event. Raises what stands in its way.
+        """Tell whether JSON is read as the event. Raises what reading or `==` raises.
 
         Reading it is the proof, and serves for all events with values of the same types. Of those
-        only what depends on the values is checked, and whatever has other values inside it.
+        are checked only the fields that depend on the value or have other values inside.
         """
         shape = tuple(map(type, values))
         checks = self._proved.get(shape)

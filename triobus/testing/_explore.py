@@ -75,14 +75,17 @@ def explore(
     inside `trio.run`.
     """
     __tracebackhide__ = True  # for pytest: what failed is in the scenario
-    return explored(scenario, seeds, faults, seed, lambda seed: f"explore(..., seed={seed})")
+    return explored(
+        scenario, seeds, faults, seed, repeated_with=lambda seed: f"explore(..., seed={seed})"
+    )
 
 
 def explored(
     scenario: Scenario,
-    seeds: int | Iterable[int],
-    faults: Faults | None,
-    seed: int | None,
+    seeds: int | Iterable[int] = 200,
+    faults: Faults | None = None,
+    seed: int | None = None,
+    *,
     repeated_with: Callable[[int], str],
 ) -> Exploration:
     """Do what `explore` does; `repeated_with` says how to repeat a seed."""
@@ -115,11 +118,7 @@ def explored(
 
 
 def cancel_at_every_step(
-    scenario: Scenario,
-    check: Callable[..., Any],
-    *,
-    step: int | None = None,
-    seed: int = 0,
+    scenario: Scenario, check: Callable[..., Any], *, step: int | None = None, seed: int = 0
 ) -> int:
     """Run an async scenario once for every step of Trio's scheduler, and cancel it at that step.
 

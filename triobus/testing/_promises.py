@@ -173,13 +173,11 @@ class Watch(AttemptInstrument):
         self._log.open.get(event_id, set()).discard(key_of(subscription))
 
     def accepted(self, event: DomainEvent, position: int | None) -> None:
-        """An event is owed to its handlers."""
         if position is not None:
             self._log.ids[position] = event.event_id
         self._log.open[event.event_id] = self._wanted_by(event)
 
     def retry_planned(self, delivery: InFlight, due: float) -> None:  # noqa: ARG002  # the bus decides that
-        """An aggregate waits."""
         key = delivery.subscription.group, delivery.event.aggregate_id or ""
         if key in self._lanes and delivery.letter_id is None:
             self._lanes[key].waiting = _number(delivery)
@@ -192,7 +190,6 @@ class Watch(AttemptInstrument):
         attempts: int,
         error: Exception,  # noqa: ARG002  # any will do
     ) -> None:
-        """A dead letter is what it has come to, or has remained."""
         group, delivery = subscription.group, calling_delivery()
         if delivery is None or delivery.letter_id is None:
             self._letters[group] += 1
@@ -201,7 +198,6 @@ class Watch(AttemptInstrument):
         self._settled(event.event_id, subscription)
 
     def recorded(self, group: str, offset: int, ranges: Sequence[Range]) -> None:
-        """A store says what is finished."""
         before = self._log.offsets.get(group, 0)
         if offset < before:
             self._breach(f"the offset of {group!r} went back from {before} to {offset}")
@@ -229,7 +225,6 @@ class Watch(AttemptInstrument):
         return sorted(name for owner, name in keys if owner == group and get(name) is not None)
 
     def drained(self) -> None:
-        """All must be done."""
         for event_id in self._log.open:
             for group in self._groups:
                 open_ = self._open(event_id, group)
@@ -241,10 +236,7 @@ class Watch(AttemptInstrument):
         statistics = self._bus.statistics()
         for name, found in statistics.groups.items():
             counted = {
-                "queued": 0,
-                "in_flight": 0,
-                "waiting_for_retry": 0,
-                "lag": 0,
+                **dict.fromkeys(("queued", "in_flight", "waiting_for_retry", "lag"), 0),
                 "published": found.handled,
                 "dead_lettered": self._letters[name],
                 "failed_attempts": self._failed[name],

@@ -26,11 +26,10 @@ _BASE_FIELDS = frozenset(field.name for field in attrs.fields(DomainEvent))
 
 @attrs.frozen(kw_only=True)
 class RecordedEvent:
-    """An event that was accepted."""
+    """An event that was accepted. Times are seconds on Trio's clock, here and below."""
 
     event: DomainEvent
     time: float
-    """When, in seconds on Trio's clock."""
     position: int | None
     """Its place in the store's log; None without a store."""
 
@@ -45,7 +44,7 @@ class RecordedAttempt:
     attempt: int
     """Which attempt it was, from 1."""
     time: float
-    """When it began, in seconds on Trio's clock."""
+    """When it began."""
     ended: float | None = None
     """When it ended; None while it runs."""
     result: Any = None
@@ -74,9 +73,8 @@ class RecordedRetry:
     attempt: int
     """Which attempt had failed, from 1."""
     time: float
-    """When it had failed, in seconds on Trio's clock."""
+    """When it had failed."""
     due: float
-    """When the next attempt is due."""
 
 
 @attrs.frozen(kw_only=True)
@@ -90,7 +88,6 @@ class RecordedDeadLetter:
     """How many attempts it had had; 0 if it was held back."""
     error: Exception
     time: float
-    """When, in seconds on Trio's clock."""
 
 
 @attrs.frozen(kw_only=True)
@@ -282,17 +279,16 @@ class Recording(AttemptInstrument):
         depths: dict[UUID, int] = {}
         lines = []
         for entry in self._entries:
-            text, depth = "", 0
             if isinstance(entry, _Note):
-                text = entry.text
-            else:
-                event, text = entry.event, self._line(entry, origin)
-                if event.event_id not in depths:
-                    # An event that cannot be read has no cause.
-                    cause = getattr(event, "causation_id", None)
-                    depths[event.event_id] = 0 if cause is None else depths.get(cause, -2) + 2
-                depth = depths[event.event_id] + (not isinstance(entry, RecordedEvent))
-            lines.append(f"{entry.time - origin:10.3f}  {'  ' * depth}{text}")
+                lines.append(f"{entry.time - origin:10.3f}  {entry.text}")
+                continue
+            event_id = entry.event.event_id
+            if event_id not in depths:
+                # An event that cannot be read has no cause.
+                cause = getattr(entry.event, "causation_id", None)
+                depths[event_id] = 0 if cause is None else depths.get(cause, -2) + 2
+            indent = "  " * (depths[event_id] + (not isinstance(entry, RecordedEvent)))
+            lines.append(f"{entry.time - origin:10.3f}  {indent}{self._line(entry, origin)}")
         return "\n".join(lines).encode("ascii", "backslashreplace").decode() or "nothing"
 
     def _line(self, entry: _Recorded, origin: float) -> str:
@@ -330,13 +326,8 @@ class Recording(AttemptInstrument):
 
     async def _attempt(self, delivery: InFlight, event: DomainEvent, invoke: Invoke) -> object:
         key = key_of(delivery.subscription)
-        attempt = RecordedAttempt(
-            event=event,
-            group=key[0],
-            subscription=key[1],
-            attempt=delivery.attempt,
-            time=trio.current_time(),
-        )
+        about = _about(event, delivery.subscription)
+        attempt = RecordedAttempt(**about, attempt=delivery.attempt)
         self._add(attempt)
         self._snapshots.compare(event, f"before attempt {delivery.attempt} of {'/'.join(key)}")
         try:
@@ -353,45 +344,30 @@ class Recording(AttemptInstrument):
         return attempt.result
 
     def accepted(self, event: DomainEvent, position: int | None) -> None:
-        """An event was accepted."""
         self._wanted[event.event_id] = self._wanted_by(event)
         self._snapshots.take(event)
         self._add(RecordedEvent(event=event, time=trio.current_time(), position=position))
 
     def retry_planned(self, delivery: InFlight, due: float) -> None:
-        """An attempt has failed, and another one will be made."""
-        group, subscription = key_of(delivery.subscription)
-        self._add(
-            RecordedRetry(
-                event=delivery.event,
-                group=group,
-                subscription=subscription,
-                attempt=delivery.attempt,
-                time=trio.current_time(),
-                due=due,
-            )
-        )
+        about = _about(delivery.event, delivery.subscription)
+        self._add(RecordedRetry(**about, attempt=delivery.attempt, due=due))
 
     def given_up(
         self, event: DomainEvent, subscription: Subscription, attempts: int, error: Exception
     ) -> None:
-        """An event has become a dead letter."""
-        self._add(
-            RecordedDeadLetter(
-                event=event,
-                group=subscription.group,
-                subscription=subscription.name,
-                attempts=attempts,
-                error=error,
-                time=trio.current_time(),
-            )
-        )
+        about = _about(event, subscription)
+        self._add(RecordedDeadLetter(**about, attempts=attempts, error=error))
 
     def recorded(self, group: str, offset: int, ranges: Sequence[Range]) -> None:
-        """Progress is stored: nothing to be seen from outside."""
+        """Do nothing: progress cannot be seen from outside."""
 
     def drained(self) -> None:
-        """The bus has stopped."""
+        """Do nothing: the attempts have told all."""
+
+
+def _about(event: DomainEvent, subscription: Subscription) -> dict[str, Any]:
+    group, name = key_of(subscription)
+    return {"event": event, "group": group, "subscription": name, "time": trio.current_time()}
 
 
 def _matching(

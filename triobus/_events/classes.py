@@ -8,7 +8,7 @@ import attrs
 
 from triobus._errors import EventNotDecodable, EventNotEncodable, InvalidOption
 from triobus._events import limits
-from triobus._events.event import DomainEvent, annotations_of, event_classes
+from triobus._events.event import DomainEvent, event_classes
 from triobus._text import shown
 
 _TYPES_SHOWN = 20
@@ -40,7 +40,7 @@ def is_mere_base(cls: type) -> bool:
     """Tell whether a class is a base of event classes, and has no events of its own."""
     if cls is DomainEvent or inspect.isabstract(cls):
         return True
-    annotations = annotations_of(cls)
+    annotations = limits.annotations_of(cls)
     if annotations is None or {"__attrs_attrs__", "__dataclass_fields__"} & cls.__dict__.keys():
         return False
     return all("ClassVar" in str(hint) for hint in annotations.values())

@@ -1,6 +1,5 @@
 """`DomainEvent`, the base of every event, and `Published`, what a publisher gets back."""
 
-import inspect
 import types
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,6 +14,7 @@ import msgspec
 
 from triobus._errors import InvalidEvent
 from triobus._events.identity import new_id, now, utc
+from triobus._events.limits import annotations_of
 from triobus._text import line, shown
 
 
@@ -64,14 +64,6 @@ _NO_FIELDS = (
 def classes_made() -> int:
     """Return a number that changes whenever an event class is defined."""
     return _classes_made
-
-
-def annotations_of(cls: type) -> dict[str, Any] | None:
-    """Return the annotations of a class, without those of its bases; None if they raise."""
-    try:
-        return inspect.get_annotations(cls)
-    except Exception:  # noqa: BLE001  # newer Pythons evaluate them, and that may raise anything
-        return None
 
 
 def _refuse_as_fields(cls: type) -> None:

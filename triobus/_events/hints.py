@@ -11,7 +11,7 @@ import msgspec
 from msgspec import inspect
 
 from triobus._events.converters import Converters
-from triobus._events.event import annotations_of
+from triobus._events.limits import annotations_of
 from triobus._text import line
 
 _CONTAINERS = frozenset([list, tuple, set, frozenset, dict])

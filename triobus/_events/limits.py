@@ -1,6 +1,7 @@
 """What an event may hold at most: limits on numbers, texts and metadata."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -102,6 +103,14 @@ def fault_of_metadata(metadata: Mapping[str, str], owner: str = "") -> str:
                     f"most {METADATA_LENGTH:,}"
                 )
     return ""
+
+
+def annotations_of(cls: type) -> dict[str, Any] | None:
+    """Return the annotations of a class, without those of its bases; None if they raise."""
+    try:
+        return inspect.get_annotations(cls)
+    except Exception:  # noqa: BLE001  # newer Pythons evaluate them, and that may raise anything
+        return None
 
 
 def field_names(value: Any) -> tuple[str, ...]:

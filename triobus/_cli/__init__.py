@@ -120,9 +120,9 @@ def _carried_out(arguments: Sequence[str] | None) -> int:
     quiet = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
     try:
         with quiet:
-            code, text = options.command(options)  # set by `_parser`
+            code, text = options.command(options)
         print(escaped(text, kept="\n"), file=stdout, flush=True)
-    except CommandError as error:
+    except (CommandError, InvalidStorePath) as error:
         say(escaped(f"triobus: {error}"))
         return 2
     except KeyboardInterrupt:
@@ -132,7 +132,7 @@ def _carried_out(arguments: Sequence[str] | None) -> int:
         say(escaped(f"triobus: cannot write to standard output: {error.strerror}"))
         drop_output()
         return 2
-    return int(code)
+    return int(code)  # argparse has lost its type
 
 
 def _run(options: argparse.Namespace) -> tuple[int, str]:
@@ -144,7 +144,7 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         else BytesSource(generated_prices(), "made-up prices"),
         skip_bad=options.skip_bad,
         stop_timeout=options.stop_timeout,
-        store=_store(options.store),
+        store=None if options.store is None else SqliteEventStore(options.store),
         restore=getattr(module, RESTORE, None),
     )
     with _log_on_stderr():
@@ -159,22 +159,12 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
     return code, as_json(run, rows) if options.json else as_text(run, rows)
 
 
-def _store(path: str | None) -> SqliteEventStore | None:
-    try:
-        return None if path is None else SqliteEventStore(path)
-    except InvalidStorePath as error:
-        raise CommandError(str(error)) from None
-
-
 @contextlib.contextmanager
 def _log_on_stderr() -> Iterator[None]:
     """Print what triobus logs, unless the user's module has set logging up itself."""
-    logger = logging.getLogger("triobus")
-    if logger.hasHandlers():
-        yield
-        return
-    handler = LogToStderr(logging.WARNING)
-    logger.addHandler(handler)
+    logger, handler = logging.getLogger("triobus"), LogToStderr(logging.WARNING)
+    if not logger.hasHandlers():
+        logger.addHandler(handler)
     try:
         yield
     finally:

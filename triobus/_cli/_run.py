@@ -142,36 +142,33 @@ class Run:
             raise _Interrupted  # before there was anything to sum up
         if self.store is None:
             await self._carry()
-        else:
-            await self._carry_with(self.store)
-
-    async def _carry_with(self, store: SqliteEventStore) -> None:
-        """Go on from what the store has."""
-        self._ready_bus.store = store
-        async with store:
-            last = await store._last_position()
-            for group in await store._groups():
+            return
+        self._ready_bus.store = self.store
+        async with self.store:
+            last = await self.store._last_position()
+            for group in await self.store._groups():
                 finished = sum(end - first + 1 for first, end in group.ranges)
                 self.left_before += last - group.offset - finished
             if self.restore is not None:
                 with self._until_signal():
-                    await self.restore(store)
+                    await self.restore(self.store)
                 if self.stopped_by is not None:
-                    raise _Interrupted  # what the module has taken up is not whole
+                    raise _Interrupted  # the module has not taken up all of it
             await self._carry()
 
     async def _carry(self) -> None:
-        if self._ready_bus.store is not None:
-            self._decoder = EventDecoder(converters=self._ready_bus.store._codec.converters)
-        async with self._ready_bus, trio.open_nursery() as nursery:
+        bus = self._ready_bus
+        if bus.store is not None:
+            self._decoder = EventDecoder(converters=bus.store._codec.converters)
+        async with bus, trio.open_nursery() as nursery:
             nursery.start_soon(self._show_progress)
             with self._until_signal():
                 await self._read()
             if self.stopped_by is not None:
-                await self._ready_bus.stop(timeout=self.stop_timeout)
+                await bus.stop(timeout=self.stop_timeout)
             else:
                 with self._draining:
-                    await self._ready_bus.stop()
+                    await bus.stop()
             nursery.cancel_scope.cancel()
 
     @contextlib.contextmanager
@@ -267,8 +264,7 @@ class Run:
             return
         with self._bar:
             while True:
-                counts = (
-                    f"{self.read:,} read, {self.left:,} to do, {self.statistics.handled:,} done"
-                )
+                done = self.statistics.handled
+                counts = f"{self.read:,} read, {self.left:,} to do, {done:,} done"
                 self._bar.show(self._bytes_read, counts)
                 await trio.sleep(_SECONDS_BETWEEN_LOOKS)

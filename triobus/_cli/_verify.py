@@ -72,8 +72,9 @@ async def examined(store: SqliteEventStore) -> Examined:
             end, found = await store.check(after, _EVENTS_AT_ONCE)
             damaged += found
             bar.show(end, f"{end:,} events")
-    if wrong := await _wrong_sequences(store):
-        complaints[f"events out of sequence, the first at {_ranges(wrong)}"] = None
+    with contextlib.suppress(StoreCorrupt):  # the rows themselves are damaged, which has been said
+        if wrong := await store.check_sequences(_SHOWN):
+            complaints[f"events out of sequence, the first at {_ranges(wrong)}"] = None
     if damaged:
         what = f"damaged or missing: {len(damaged):,} events, at {_ranges(damaged)}"
         complaints[what] = None
@@ -82,18 +83,11 @@ async def examined(store: SqliteEventStore) -> Examined:
 
 @contextlib.contextmanager
 def _noting(complaints: dict[str, None]) -> Iterator[None]:
-    """Take what is damaged for one more complaint."""
+    """Turn damage that is found into one more complaint."""
     try:
         yield
     except StoreCorrupt as error:
         complaints[str(error)] = None
-
-
-async def _wrong_sequences(store: SqliteEventStore) -> list[int]:
-    try:
-        return await store.check_sequences(_SHOWN)
-    except StoreCorrupt:
-        return []  # the rows themselves are damaged, which has been said
 
 
 async def _look_at_letters(store: SqliteEventStore) -> None:

@@ -26,14 +26,14 @@ from triobus._text import escaped
 from triobus.stores import SqliteEventStore
 
 RESTORE = "triobus_restore"
-"""The function of the user's module that takes up what is in the store."""
+"""The function of the user's module that takes up the events of the store."""
 
 _DESCRIPTION = "Run a domain-event bus that lives inside a Trio program."
 
 _RUN_TEXT = """\
-Start the EventBus that a Python module holds, or that a function of it makes, publish to it what is
-read, wait until all of it is handled, and print a summary. The current directory is importable, as
-with 'python -m'.
+Start the EventBus that a Python module holds, or that a function of it makes, publish the events of
+the input to it, wait until all of them are handled, and print a summary. The current directory is
+importable, as with 'python -m'.
 
 The input is one JSON object a line, in UTF-8. "type" is the event_type of a class that the module
 has loaded, "data" its fields; "aggregate" (checked, if given) and "metadata" are optional:
@@ -43,7 +43,7 @@ has loaded, "data" its fields; "aggregate" (checked, if given) and "metadata" ar
 If the module has a function triobus_report(), it is called after the bus has stopped, and the
 rows that it returns, a list of dicts, are printed below the summary.
 
-With --store the bus is durable: what was read is kept in a file, and a run that was interrupted or
+With --store the bus is durable: its events are kept in a file, and a run that was interrupted or
 killed is finished by the next one with the rest of the input. Lines whose "data" has an "event_id"
 may be given again: an event that is stored is not stored twice. If the module has an async function
 triobus_restore(store), it is called before the bus starts, to take up from the log what the module
@@ -84,8 +84,8 @@ a line of the input:
 
 
 _VERIFY_TEXT = """\
-Read the whole log of a store, compare every event with its checksum, and say what is whole and what
-is not. It changes nothing, and a bus may be using the store meanwhile. A checksum finds accidents,
+Read the whole log of a store, compare every event with its checksum, and list what is
+damaged. It changes nothing, and a bus may be using the store meanwhile. A checksum finds accidents,
 not forgeries."""
 
 _VERIFY_EPILOG = """\

@@ -97,7 +97,7 @@ class FileSource:
         return chunk
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the file, unless it is standard input."""
         if self._fd is not None and self._path != "-":
             os.close(self._fd)
         self._fd = None

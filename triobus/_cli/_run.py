@@ -34,7 +34,7 @@ _BATCH = 100
 _REFUSALS = (EventIdConflict, EventNotEncodable, InvalidEvent)
 """What a bus says about one event, and by which all that is published with it is refused."""
 _UNUSABLE = (CommandError, StoreError, BusAlreadyStarted, InvalidEvent, EventNotEncodable)
-"""What is no handler's error, but says that a bus, its store or a class cannot be used."""
+"""Errors that are no handler's, but say that a bus, its store or a class cannot be used."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SECONDS_BETWEEN_LOOKS = 0.1
 

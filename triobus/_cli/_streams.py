@@ -9,7 +9,7 @@ from typing import TextIO
 
 
 class ReaderGone(BaseException):
-    """The reader of what is printed has gone, so that there is nothing left to do.
+    """The reader of the output has gone, so that there is nothing left to do.
 
     As with KeyboardInterrupt it is no failure of the handler that printed. It ends the run, and
     with a store the event comes on the next start.
@@ -30,7 +30,7 @@ class _Descriptor(io.FileIO):
 
 
 def is_reader_gone() -> bool:
-    """Whether the reader of what was printed last has gone, so that the run is ending."""
+    """Whether the reader of the output has gone, so that the run is ending."""
     return any(
         isinstance(raw := getattr(getattr(stream, "buffer", None), "raw", None), _Descriptor)
         and raw.is_reader_gone

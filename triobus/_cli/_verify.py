@@ -40,10 +40,10 @@ async def _verify(path: str) -> tuple[int, str]:
 
 @attrs.frozen
 class Examined:
-    """What has been found in a store."""
+    """The findings about a store."""
 
     complaints: tuple[str, ...]
-    """What is wrong, in sentences."""
+    """The damage, in sentences."""
     damaged: tuple[int, ...]
     """The positions of events that are damaged or missing."""
     last: int

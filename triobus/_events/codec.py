@@ -99,7 +99,7 @@ class EventDecoder:
 
 
 class EventCodec:
-    """Makes JSON of events, for a store to keep, and events of what is kept.
+    """Makes JSON of events, for a store to keep, and events of that JSON.
 
     An event that would not come back equal, and of the same types all the way down, is refused when
     it is written, and so are whole numbers of more than 64 bits, a Decimal beyond the range of

@@ -61,7 +61,7 @@ class Converters:
 
     @classmethod
     def of(cls, given: Iterable[Converter]) -> "Converters":
-        """Raises `InvalidOption` for what cannot be used."""
+        """Raises `InvalidOption` for a converter that cannot be used."""
         if isinstance(given, (str, Converter)) or not isinstance(given, Iterable):
             raise InvalidOption(f"converters={shown(given)}: give a list of Converter(...)")
         known: dict[type, Converter] = {}

@@ -88,7 +88,7 @@ def _excerpt(text: bytes) -> str:
 def why_not_written(
     wire: Wire, event: DomainEvent, error: Exception | None, max_event_bytes: int
 ) -> str:
-    """Return why an event cannot be kept, beginning with the path of what is wrong."""
+    """Return why an event cannot be kept, beginning with the path of the fault."""
     owner = wire.cls.__qualname__
     try:
         return (
@@ -132,7 +132,7 @@ def _fault_of_fields(wire: Wire, event: DomainEvent) -> str:
 
 
 def _fault_of_whole(wire: Wire, event: DomainEvent, max_event_bytes: int) -> str:
-    """Return what would not come back of an event that can be written."""
+    """Return the first difference of an event from what is read back."""
     owner = wire.cls.__qualname__
     data = wire.json_of(wire.values(event))
     if len(data) > max_event_bytes:
@@ -146,10 +146,6 @@ def _fault_of_whole(wire: Wire, event: DomainEvent, max_event_bytes: int) -> str
     except Exception as error:  # noqa: BLE001  # code of a nested class may raise anything
         fault = why_not_read(error, data, wire.members, owner, owner)
         return f"{fault}: give a value of the type that the field is declared with"
-    for name, member in wire.members.items():
-        value = getattr(event, member.attribute)
-        if name != "metadata" and not is_same(value, arguments[name]):
-            return _difference(f"{owner}.{member.attribute}", value, arguments[name])
     try:
         again = wire.make(arguments)
     except Exception as error:  # noqa: BLE001  # so may code of the event class
@@ -157,15 +153,15 @@ def _fault_of_whole(wire: Wire, event: DomainEvent, max_event_bytes: int) -> str
             f"{owner}: it would not be read again: {owner} refuses it: {said(error)}: let the "
             "class take the values that its fields have"
         )
-    given = [member.attribute for member in wire.members.values()]
-    for attribute in [*given, *wire.made]:
+    names = {member.attribute: name for name, member in wire.members.items()}
+    for attribute in [*names, *wire.made]:
         value, back = getattr(event, attribute, MISSING), getattr(again, attribute, MISSING)
         if not is_same(value, back):
-            remedy = (
-                ", and let its converter leave alone what it has made"
-                if attribute in given
-                else ", or leave the field out of comparing with eq=False"
-            )
+            remedy = ""
+            if attribute not in names:
+                remedy = ", or leave the field out of comparing with eq=False"
+            elif is_same(value, arguments[names[attribute]]):
+                remedy = ", and let its converter leave alone what it has made"
             return _difference(f"{owner}.{attribute}", value, back) + remedy
     return ""
 

@@ -183,7 +183,7 @@ def key_of(event: DomainEvent) -> str | None:
     Raises what its property raises, and `InvalidEvent` if that is no key, or it is no whole event.
     """
     try:
-        event.event_id  # noqa: B018  # what has this has been made as an event
+        event.event_id  # noqa: B018  # an object that has this was made as an event
     except AttributeError:
         raise InvalidEvent(_why_not_whole(type(event))) from None
     key = event.aggregate_id

@@ -51,7 +51,7 @@ def is_decimal_kept(number: Decimal) -> bool:
 
 
 def fault_of(value: Any) -> str:
-    """Return what is wrong with a value by itself, with what to do; "" if nothing is."""
+    """Return the fault of a value by itself, and the remedy; "" if it has none."""
     if isinstance(value, str):
         return fault_of_text(value)
     if isinstance(value, Decimal):
@@ -68,7 +68,7 @@ def fault_of(value: Any) -> str:
 
 
 def fault_of_text(text: object) -> str:
-    """Return what is wrong with what should be a text."""
+    """Return the fault of a value that should be a text."""
     if not isinstance(text, str):
         return f"a {type(text).__qualname__}: give a str, or None"
     if "\0" in text:
@@ -81,7 +81,7 @@ def fault_of_text(text: object) -> str:
 
 
 def fault_of_name(text: object) -> str:
-    """Return what is wrong with an event type or an aggregate id."""
+    """Return the fault of an event type or an aggregate id."""
     if fault := fault_of_text(text):
         return fault
     size = len(str(text).encode())
@@ -151,7 +151,7 @@ def leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what is directly inside a value, each part with the end of its path."""
+    """Yield the parts of a value, each with the end of its path."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield f"[{shown(key)}]", item

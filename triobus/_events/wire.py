@@ -251,7 +251,7 @@ def _is_closed(type_: Any) -> bool:
 
 
 def _is_made_plainly(cls: type[DomainEvent]) -> bool:
-    """Tell whether making an event does nothing but set its fields to what is given."""
+    """Tell whether making an event does nothing but set its fields to the arguments."""
     code = getattr(cls.__init__, "__code__", None)
     return (
         code is not None

@@ -44,7 +44,7 @@ class AttemptInstrument(ABC):
 
     @abstractmethod
     async def _attempt(self, delivery: InFlight, event: DomainEvent, invoke: Invoke) -> object:
-        """Make an attempt by `invoke(event)`, and see what becomes of it."""
+        """Make an attempt by `invoke(event)`, and see how it ends."""
 
     def _wanted_by(self, event: DomainEvent) -> set[Key]:
         """Return the subscriptions that an event is for, as it is accepted."""

@@ -46,24 +46,16 @@ class _Calls:
     async def _recorded(self, handler: Invoke, event: DomainEvent) -> Any:
         delivery = calling_delivery()
         attempt, started = delivery and delivery.attempt, trio.current_time()
-        result, error = None, None
+        end: dict[str, Any] = {}
         try:
-            result = await handler(event)
-        except BaseException as raised:
-            error = raised
+            end["result"] = await handler(event)
+            return end["result"]
+        except BaseException as error:
+            end["error"] = error
             raise
         finally:
-            self.calls.append(
-                Call(
-                    event=event,
-                    attempt=attempt,
-                    started=started,
-                    ended=trio.current_time(),
-                    result=result,
-                    error=error,
-                )
-            )
-        return result
+            now = trio.current_time()
+            self.calls.append(Call(event=event, attempt=attempt, started=started, ended=now, **end))
 
 
 async def _handled(then: Handler | None, event: DomainEvent) -> Any:

@@ -163,7 +163,7 @@ def cancel_at_every_step(
 
 
 def _check_scenario(scenario: Scenario) -> None:
-    if not callable(scenario) or inspect.iscoroutine(scenario):
+    if not callable(scenario):
         raise InvalidOption(f"{scenario!r}: give an async function, without calling it")
     if trio.lowlevel.in_trio_run():
         raise InvalidOption(

@@ -68,8 +68,7 @@ async def mix(
 
 
 async def _pause(random: Random) -> None:
-    for _ in range(random.randrange(4)):
-        await trio.lowlevel.checkpoint()
+    await _checkpoints(random.randrange(4))
     if random.random() < 0.2:
         await trio.sleep(random.random())
 
@@ -91,10 +90,14 @@ async def _end_of(operation: Operation, random: Random) -> str:
     return end
 
 
-async def _cancel_after(checkpoints: int, scope: trio.CancelScope) -> None:
-    for _ in range(checkpoints):
-        await trio.lowlevel.checkpoint()
+async def _cancel_after(count: int, scope: trio.CancelScope) -> None:
+    await _checkpoints(count)
     scope.cancel()
+
+
+async def _checkpoints(count: int) -> None:
+    for _ in range(count):
+        await trio.lowlevel.checkpoint()
 
 
 def calls_of(
@@ -102,7 +105,7 @@ def calls_of(
 ) -> dict[str, Operation]:
     """Return every public call of a bus, and of its store if it has one, under its name.
 
-    `stop` is not among them: it would end what is to be mixed.
+    `stop` is not among them: it would end the mixing.
     """
     calls = _Calls(bus, make_event, random)
     found: dict[str, Operation] = {

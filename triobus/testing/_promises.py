@@ -5,7 +5,7 @@
 2. Order: of an aggregate a group handles one event at a time, in the order of publication, and none
    goes past one that waits for a retry.
 3. Progress: a group's offset never goes back, and nothing is recorded as finished that is not.
-4. Statistics add up: they agree with what was seen.
+4. Statistics add up: they agree with the calls that were seen.
 
 Besides, handlers promise that they leave an event as it is.
 """
@@ -38,7 +38,7 @@ class PromiseBroken(AssertionError):
 
 @attrs.define(eq=False)
 class _Log:
-    """What is known of one store, or of a bus without one, over all lives."""
+    """The facts about one store, or of a bus without one, over all lives."""
 
     open: dict[UUID, set[Key]] = attrs.field(factory=dict)
     """The subscriptions that an accepted event was for and that have not settled it."""
@@ -79,7 +79,7 @@ class Promises:
 
 @attrs.define(eq=False)
 class _Lane:
-    """What is going on with one aggregate in one group."""
+    """The attempts for one aggregate in one group."""
 
     last: int = 0
     """The number of the event whose attempt began last."""

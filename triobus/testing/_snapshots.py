@@ -12,6 +12,7 @@ from uuid import UUID
 import attrs
 
 from triobus._events import DomainEvent
+from triobus._events.limits import field_names
 from triobus._text import shown
 
 _LONGEST = 200
@@ -58,8 +59,7 @@ class Snapshots:
 
 
 def _values(event: DomainEvent) -> Mapping[str, Any]:
-    fields = attrs.fields(type(event)) if attrs.has(type(event)) else ()
-    names = [field.name for field in fields]
+    names = field_names(event)
     return {name: getattr(event, name) for name in names if hasattr(event, name)}
 
 

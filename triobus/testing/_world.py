@@ -81,6 +81,9 @@ class PlannedFailure(Exception):
 class ProgramHangs(Exception):
     """Every task waits, and nothing is left that could wake one."""
 
+    def __str__(self) -> str:
+        return "every task of the program waits, and nothing is left that could wake one"
+
 
 @attrs.define(eq=False)
 class World:
@@ -175,7 +178,6 @@ class World:
             self.buses.clear()
             if self.life > 1:
                 self.recording.note(f"--- life {self.life} begins ---")
-            self._crash_at = math.inf
             if self.crashes < most:
                 self._crash_at = self.steps + int(math.exp(self._chance.uniform(2, 7)))
             crashes = self.crashes
@@ -218,9 +220,8 @@ class World:
         return self.recording  # the last, and so around the others: it sees planned failures
 
     def _plan_failure(self) -> Exception | None:
-        if self._chance.random() < self.faults.handler_failures:
-            return PlannedFailure("planned by the exploration")
-        return None
+        is_planned = self._chance.random() < self.faults.handler_failures
+        return PlannedFailure("planned by the exploration") if is_planned else None
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Make a call that would go to a thread: here, and in virtual time."""
@@ -264,7 +265,7 @@ class _Steps(trio.abc.Instrument):
                 time.sleep(_WAIT)
                 return
             for task in _tasks_without_children(self.main):
-                trio.lowlevel.reschedule(task, outcome.Error(_hangs()))
+                trio.lowlevel.reschedule(task, outcome.Error(ProgramHangs()))
 
     def _is_a_thread_at_work(self) -> bool:
         """Whether every task waits, and a thread that the program has started does not."""
@@ -290,10 +291,6 @@ def _tasks_without_children(task: trio.lowlevel.Task) -> list[trio.lowlevel.Task
     return [leaf for child in children for leaf in _tasks_without_children(child)] or [task]
 
 
-def _hangs() -> ProgramHangs:
-    return ProgramHangs("every task of the program waits, and nothing is left that could wake one")
-
-
 def run_in_world(
     seed: int,
     faults: Faults,
@@ -316,7 +313,7 @@ def run_in_world(
             with trio.move_on_after(_PATIENCE) as patience:
                 await main(world)
             if patience.cancelled_caught:
-                raise _hangs()
+                raise ProgramHangs()
 
         def now() -> datetime:
             return _BEGINNING + timedelta(seconds=clock.current_time())
@@ -337,13 +334,12 @@ def run_in_world(
     return world
 
 
+@attrs.define(eq=False)
 class Broken(Exception):
     """A run in a world has failed; it never leaves the kit."""
 
-    def __init__(self, world: World, error: BaseException) -> None:
-        super().__init__(world, error)
-        self.world = world
-        self.error = error
+    world: World
+    error: BaseException
 
 
 def takes_argument(function: Callable[..., object]) -> bool:

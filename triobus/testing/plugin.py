@@ -97,7 +97,7 @@ def _check_clock(item: pytest.Function) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Show what was recorded in a test that failed."""
+    """Show the timelines of a test that failed."""
     report = yield
     if report.when == "call" and report.failed:
         for recording in item.stash.get(_recordings, []):

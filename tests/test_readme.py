@@ -473,7 +473,7 @@ FAULTS = {
     "the clock of the system is set back or forward": (
         "test_a_retry_keeps_its_time_though_the_clock_of_the_system_is_set"
     ),
-    "256 publish while the bus stops": (
+    "256 tasks publish while the bus stops": (
         "test_publishers_know_what_was_accepted_when_a_bus_is_stopped"
     ),
     "the process is killed": (
@@ -511,7 +511,7 @@ FAULTS = {
     "the file or its `-wal` is removed or replaced": (
         "test_a_store_that_is_removed_or_replaced_while_it_is_open_is_noticed"
     ),
-    "what was handled cannot be recorded at a clean end": (
+    "finished deliveries cannot be recorded at a clean end": (
         "test_what_cannot_be_recorded_at_a_clean_end_is_an_error_as_itself"
     ),
     "the same, and the block raises": (

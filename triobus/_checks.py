@@ -21,11 +21,10 @@ def capacity(option: str, value: object, *, least: int) -> float:
     """Return `value` if it counts events, `math.inf` included, else raise `InvalidOption`."""
     if type(value) is float and value == math.inf:
         return value
-    if type(value) is not int or value < least:
-        raise InvalidOption(
-            f"{option}={value!r}: give a whole number of {least} or more, or math.inf"
-        )
-    return value
+    try:
+        return whole_number(option, value, least=least)
+    except InvalidOption as error:
+        raise InvalidOption(f"{error}, or math.inf") from None
 
 
 def number(option: str, value: object, *, least: float, most: float = math.inf) -> float:
@@ -50,15 +49,14 @@ def boolean(option: str, value: object) -> None:
 def choice(option: str, value: str, choices: tuple[str, ...]) -> str:
     """Return `value` if it is one of `choices`, else raise `InvalidOption`."""
     if value not in choices:
-        known = " or ".join(repr(name) for name in choices)
-        raise InvalidOption(f"{option}={value!r}: give {known}")
+        raise InvalidOption(f"{option}={value!r}: give {' or '.join(map(repr, choices))}")
     return value
 
 
 def predicate(option: str, value: object) -> None:
     """Raise `InvalidOption` unless `value` is None or a plain function of an event.
 
-    What an async function or a generator returns counts as true, so it would let everything pass.
+    A coroutine or a generator counts as true, so a function that returns one would let all pass.
     """
     if value is None:
         return
@@ -92,9 +90,9 @@ def is_async(function: Any) -> bool:
 
 def is_generator(function: Any) -> bool:
     """Whether calling it would only make a generator."""
-    return any(
-        inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body)
-        for body in _bodies(function)
+    bodies = _bodies(function)
+    return any(map(inspect.isgeneratorfunction, bodies)) or any(
+        map(inspect.isasyncgenfunction, bodies)
     )
 
 
@@ -118,7 +116,7 @@ def name(option: str, value: object) -> str:
     """Return `value` if it is a string that is not empty, else raise `InvalidOption`."""
     if not isinstance(value, str) or not value:
         raise InvalidOption(f"{option}={value!r}: give a string that is not empty")
-    if not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+    if any("\ud800" <= letter <= "\udfff" for letter in value):
         raise InvalidOption(f"{option}={value!r}: it has half of a surrogate pair; take that out")
     return value
 

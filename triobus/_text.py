@@ -1,7 +1,4 @@
-"""Text that comes from anywhere made safe, and an error that a handler has raised in words.
-
-Safe for a terminal, a log and a limit, whatever is in it. Pure text.
-"""
+"""Values and errors in words that are safe for a terminal, a log and a store."""
 
 import reprlib
 import traceback
@@ -15,7 +12,7 @@ _LONGEST_LINE = 300
 def escaped(text: str, kept: str = "") -> str:
     """Return the text without anything that a terminal would take for a command.
 
-    That are control characters of both kinds, line ends, what turns the direction of writing, and
+    That is control characters of both kinds, line ends, what turns the direction of writing, and
     halves of surrogate pairs; each is written as in a Python string. Those in `kept` stay.
     """
     if text.isprintable():
@@ -32,6 +29,8 @@ def shown(value: object, longest: int = LONGEST_SHOWN) -> str:
     """Return the repr of any value in short, on one line."""
     shorten = reprlib.Repr()
     shorten.maxstring = shorten.maxother = longest
+    shorten.maxlist = shorten.maxtuple = shorten.maxset = shorten.maxfrozenset = longest // 10
+    shorten.maxdict = longest // 15
     try:
         return line(shorten.repr(value))
     except Exception:  # noqa: BLE001  # a `__repr__` may raise anything, and so does a huge int's
@@ -39,22 +38,23 @@ def shown(value: object, longest: int = LONGEST_SHOWN) -> str:
 
 
 def said(error: BaseException) -> str:
-    """Return the type of an error and what it says, if it can say anything."""
+    """Return the type of an error and what it says, if it says anything."""
     try:
         # attrs puts the message first and objects behind it.
         message = str(error.args[0] if error.args else error)
     except Exception:  # noqa: BLE001  # a `__str__` may raise anything
-        message = ""
+        message = _speechless(error)
     return f"{type(error).__name__}: {line(message)}" if message else type(error).__name__
 
 
 MESSAGE_LENGTH = 4 * 1024
-"""How many characters of what an error said, and of its type's name, are kept."""
+"""How many characters are kept of an error's message, and of its type's name."""
 TRACEBACK_LENGTH = 16 * 1024
-"""How many bytes of the end of its traceback are."""
+"""How many bytes are kept of the end of its traceback."""
 
 _LEAVES_TOLD = 20
 """How many of a group's errors are told one by one."""
+# Asked of the types, for `__class__`, `exceptions` and more of a user's error may be anything.
 _EXCEPTIONS: Callable[[Any], tuple[BaseException, ...]] = vars(BaseExceptionGroup)[
     "exceptions"
 ].__get__
@@ -68,7 +68,6 @@ def leaves(error: BaseException) -> list[BaseException]:
     rest = [error]
     while rest:
         one = rest.pop()
-        # Asked of the types, for `__class__` and `exceptions` of a user's error may be anything.
         if _is_group(one):
             rest.extend(reversed(_EXCEPTIONS(one)))
         else:
@@ -82,7 +81,7 @@ def described(error: BaseException) -> dict[str, Any]:
 
 
 def type_of(error: BaseException) -> str:
-    """Return the name of an error's class, and of a group's those of what is in it."""
+    """Return the name of an error's class, and of a group's those of its errors."""
     if not _is_group(error):
         return _cut(_name(error))
     names = dict.fromkeys(map(_name, leaves(error)[:_LEAVES_TOLD]))
@@ -90,11 +89,11 @@ def type_of(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """Return what an error says; of a group, what is in it and says."""
+    """Return what an error says; of a group, the names and messages of its errors."""
     if not _is_group(error):
-        return _cut(_said(error))
+        return _cut(_message(error))
     found = leaves(error)
-    told = [f"{_name(leaf)}: {_cut(_said(leaf))}" for leaf in found[:_LEAVES_TOLD]]
+    told = [f"{_name(leaf)}: {_cut(_message(leaf))}" for leaf in found[:_LEAVES_TOLD]]
     if len(found) > _LEAVES_TOLD:
         told.append(f"and {len(found) - _LEAVES_TOLD} more")
     return _cut("; ".join(told))
@@ -105,15 +104,19 @@ def _is_group(error: BaseException) -> bool:
 
 
 def _name(error: BaseException) -> str:
-    name: str = _NAME(type(error))  # whatever the class's own class makes of it
+    name: str = _NAME(type(error))
     return name
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     try:
         return str.__str__(str(error))
     except BaseException:  # noqa: BLE001  # a user's __str__ may raise anything, and means nothing
-        return f"<str() of this {_name(error)} raised an error itself>"
+        return _speechless(error)
+
+
+def _speechless(error: BaseException) -> str:
+    return f"<str() of this {_name(error)} raised an error itself>"
 
 
 def _cut(text: str) -> str:
@@ -126,20 +129,19 @@ def _trace(error: BaseException) -> str:
         lines = list(traceback.TracebackException.from_exception(error).format())
     except BaseException as failure:  # noqa: BLE001  # notes, attributes and more may raise anything
         lines = _bare_trace(error, failure)
-    text = "".join(map(_shortened, lines)).encode("utf-8", "backslashreplace")
+    short = (
+        line if len(line) <= MESSAGE_LENGTH else line[:MESSAGE_LENGTH] + "...\n" for line in lines
+    )
+    text = "".join(short).encode("utf-8", "backslashreplace")
     return text[-TRACEBACK_LENGTH:].decode("utf-8", "ignore")
 
 
 def _bare_trace(error: BaseException, failure: BaseException) -> list[str]:
-    """Return where an error was raised, if what it says of itself cannot be formatted."""
-    told = f"{_name(error)}: {_said(error)}\n"
+    """Return where an error was raised, if the error itself cannot be formatted."""
+    told = f"{_name(error)}: {_message(error)}\n"
     note = f"(formatting the rest of it raised {_name(failure)})\n"
     try:
         frames = traceback.format_tb(_TRACEBACK(error))
     except BaseException:  # noqa: BLE001  # a module's loader may raise anything too
         frames = []
     return ["Traceback (most recent call last):\n", *frames, told, note]
-
-
-def _shortened(line: str) -> str:
-    return line if len(line) <= MESSAGE_LENGTH else line[:MESSAGE_LENGTH] + "...\n"

@@ -33,8 +33,8 @@ TIMELINE = """\
      0.000    #1 default/confirm again at 1.000
      1.000    #1 default/confirm attempt 2 handled after 0.500 s
      1.500      #2 Confirmed(number=1) published
-     1.500        #2 default/mail attempt 1 failed: ValueError:
-     1.500        #2 default/mail dead letter after attempt 1: ValueError:"""
+     1.500        #2 default/mail attempt 1 failed: ValueError
+     1.500        #2 default/mail dead letter after attempt 1: ValueError"""
 
 
 async def test_the_timeline_has_a_line_for_each_thing_indented_by_its_cause(autojump_clock):

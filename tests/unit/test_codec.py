@@ -192,11 +192,12 @@ def test_what_is_no_json_object_is_refused(text: bytes, message: str) -> None:
         ),
         (
             {"type": "codec.numbered", "data": {"number": 7}},
-            "data: Numbered.aggregate_id is 7, not a string",
+            "data: Numbered: InvalidEvent: Numbered.aggregate_id is 7: return a string, or None "
+            "for an event that needs no order",
         ),
         (
             {"type": "codec.numbered", "data": {"number": 0}},
-            "data: Numbered refuses it: ZeroDivisionError: division by zero",
+            "data: Numbered: ZeroDivisionError: division by zero",
         ),
     ],
 )

@@ -8,15 +8,16 @@ import contextlib
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from collections.abc import Iterator, Sequence
+
+import trio
 
 from triobus import __version__
 from triobus._cli._demo import DEMO, generated_prices
 from triobus._cli._input import BytesSource, FileSource
 from triobus._cli._load import load
 from triobus._cli._messages import CommandError, LogToStderr, say
-from triobus._cli._run import run
+from triobus._cli._run import Run
 from triobus._cli._streams import ReaderGone, drop_output, readers_watched
 from triobus._cli._summary import as_json, as_text, report_rows
 from triobus._cli._verify import verify
@@ -25,17 +26,14 @@ from triobus._text import escaped
 from triobus.stores import SqliteEventStore
 
 RESTORE = "triobus_restore"
-"""The function of the user's module that takes up what is in the store."""
-
-Command = Callable[[argparse.Namespace], tuple[int, str]]
-"""What a command does: it returns the exit code and what to print."""
+"""The function of the user's module that takes up the events of the store."""
 
 _DESCRIPTION = "Run a domain-event bus that lives inside a Trio program."
 
-_RUN_DESCRIPTION = """\
-Start the EventBus that a Python module holds, or that a function of it makes, publish to it what is
-read, wait until all of it is handled, and print a summary. The current directory is importable, as
-with 'python -m'.
+_RUN_TEXT = """\
+Start the EventBus that a Python module holds, or that a function of it makes, publish the events of
+the input to it, wait until all of them are handled, and print a summary. The current directory is
+importable, as with 'python -m'.
 
 The input is one JSON object a line, in UTF-8. "type" is the event_type of a class that the module
 has loaded, "data" its fields; "aggregate" (checked, if given) and "metadata" are optional:
@@ -45,7 +43,7 @@ has loaded, "data" its fields; "aggregate" (checked, if given) and "metadata" ar
 If the module has a function triobus_report(), it is called after the bus has stopped, and the
 rows that it returns, a list of dicts, are printed below the summary.
 
-With --store the bus is durable: what was read is kept in a file, and a run that was interrupted or
+With --store the bus is durable: its events are kept in a file, and a run that was interrupted or
 killed is finished by the next one with the rest of the input. Lines whose "data" has an "event_id"
 may be given again: an event that is stored is not stored twice. If the module has an async function
 triobus_restore(store), it is called before the bus starts, to take up from the log what the module
@@ -61,7 +59,7 @@ examples:
 Ctrl-C and SIGTERM end the reading; the handlers then have --stop-timeout seconds to finish what
 was read. A second one ends the program at once.
 
-When whoever reads the output goes away, as head does, the run ends at once; with a store the next
+When the reader of the output goes away, as head does, the run ends at once; with a store the next
 one goes on.
 
 exit codes:
@@ -70,7 +68,7 @@ exit codes:
   2    bad input or usage
   130  Ctrl-C ended it (SIGTERM: 143)"""
 
-_DEMO_DESCRIPTION = """\
+_DEMO_TEXT = """\
 Run the small trading pipeline of triobus.demo, which is short and worth reading. Without --input it
 makes up closing prices, the same ones every time. A few orders become dead letters on purpose; the
 exit code is 0 nevertheless."""
@@ -85,10 +83,10 @@ a line of the input:
   {"type": "price.closed", "data": {"symbol": "IBM", "day": "2000-01-01", "close": "100.52"}}"""
 
 
-_VERIFY_DESCRIPTION = """\
-Read the whole log of a store, compare every event with its checksum, and say what is whole and what
-is not. It changes nothing, and a bus may be using the store meanwhile. A checksum finds accidents,
-not somebody who wants to deceive."""
+_VERIFY_TEXT = """\
+Read the whole log of a store, compare every event with its checksum, and list what is
+damaged. It changes nothing, and a bus may be using the store meanwhile. A checksum finds accidents,
+not forgeries."""
 
 _VERIFY_EPILOG = """\
 exit codes:
@@ -122,9 +120,9 @@ def _carried_out(arguments: Sequence[str] | None) -> int:
     quiet = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
     try:
         with quiet:
-            code, text = cast(Command, options.command)(options)
+            code, text = options.command(options)
         print(escaped(text, kept="\n"), file=stdout, flush=True)
-    except CommandError as error:
+    except (CommandError, InvalidStorePath) as error:
         say(escaped(f"triobus: {error}"))
         return 2
     except KeyboardInterrupt:
@@ -134,55 +132,39 @@ def _carried_out(arguments: Sequence[str] | None) -> int:
         say(escaped(f"triobus: cannot write to standard output: {error.strerror}"))
         drop_output()
         return 2
-    return code
+    return int(code)  # argparse has lost its type
 
 
 def _run(options: argparse.Namespace) -> tuple[int, str]:
     found, module = load(options.target)
-    source = (
-        BytesSource(generated_prices(), "made-up prices")
-        if options.input is None
-        else FileSource(options.input)
+    run = Run(
+        found=found,
+        source=FileSource(options.input)
+        if options.input is not None
+        else BytesSource(generated_prices(), "made-up prices"),
+        skip_bad=options.skip_bad,
+        stop_timeout=options.stop_timeout,
+        store=None if options.store is None else SqliteEventStore(options.store),
+        restore=getattr(module, RESTORE, None),
     )
     with _log_on_stderr():
-        result = run(
-            found,
-            source,
-            skip_bad=options.skip_bad,
-            stop_timeout=options.stop_timeout,
-            store=_store(options.store),
-            restore=getattr(module, RESTORE, None),
-        )
-    code, rows = result.exit_code(are_dead_letters_expected=options.target == DEMO), None
+        trio.run(run.carry_out)
+    code, rows = run.exit_code(are_dead_letters_expected=options.target == DEMO), None
     try:
         rows = report_rows(module)
     except CommandError as error:
         # The summary is worth having without it.
         say(escaped(f"triobus: {error}"))
         code = 2
-    return code, as_json(result, rows) if options.json else as_text(result, rows)
-
-
-def _store(path: str | None) -> SqliteEventStore | None:
-    try:
-        return None if path is None else SqliteEventStore(path)
-    except InvalidStorePath as error:
-        raise CommandError(str(error)) from None
-
-
-def _verify(options: argparse.Namespace) -> tuple[int, str]:
-    return verify(options.file)
+    return code, as_json(run, rows) if options.json else as_text(run, rows)
 
 
 @contextlib.contextmanager
 def _log_on_stderr() -> Iterator[None]:
     """Print what triobus logs, unless the user's module has set logging up itself."""
-    logger = logging.getLogger("triobus")
-    if logger.hasHandlers():
-        yield
-        return
-    handler = LogToStderr(logging.WARNING)
-    logger.addHandler(handler)
+    logger, handler = logging.getLogger("triobus"), LogToStderr(logging.WARNING)
+    if not logger.hasHandlers():
+        logger.addHandler(handler)
     try:
         yield
     finally:
@@ -194,65 +176,45 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"triobus {__version__}")
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    run_command = commands.add_parser(
-        "run",
-        help="run a bus of yours on events that are read",
-        description=_RUN_DESCRIPTION,
-        epilog=_RUN_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    run_command.add_argument(
+
+    def command(name: str, summary: str, description: str, epilog: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=description,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    run = command("run", "run a bus of yours on events that are read", _RUN_TEXT, _RUN_EPILOG)
+    run.add_argument(
         "target",
         metavar="MODULE:NAME",
         help="where the EventBus is, such as shop.events:bus, or a function, plain or async, that "
         "makes it",
     )
-    run_command.set_defaults(command=_run)
-    _add_options(run_command, input_default="-", input_help="default: -, standard input")
-    demo_command = commands.add_parser(
-        "demo",
-        help="run a small trading pipeline",
-        description=_DEMO_DESCRIPTION,
-        epilog=_DEMO_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    demo_command.set_defaults(command=_run, target=DEMO)
-    _add_options(demo_command, input_default=None, input_help="default: made-up prices")
-    verify_command = commands.add_parser(
-        "verify",
-        help="look whether a store is whole",
-        description=_VERIFY_DESCRIPTION,
-        epilog=_VERIFY_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    verify_command.set_defaults(command=_verify, json=False)
-    verify_command.add_argument("file", metavar="FILE", help="the file of the store")
+    run.set_defaults(command=_run)
+    _add_options(run, input_default="-", input_help="default: -, standard input")
+    demo = command("demo", "run a small trading pipeline", _DEMO_TEXT, _DEMO_EPILOG)
+    demo.set_defaults(command=_run, target=DEMO)
+    _add_options(demo, input_default=None, input_help="default: made-up prices")
+    check = command("verify", "look whether a store is whole", _VERIFY_TEXT, _VERIFY_EPILOG)
+    check.set_defaults(command=lambda options: verify(options.file), json=False)
+    check.add_argument("file", metavar="FILE", help="the file of the store")
     return parser
 
 
 def _add_options(
     parser: argparse.ArgumentParser, *, input_default: str | None, input_help: str
 ) -> None:
-    parser.add_argument(
-        "--input",
-        metavar="FILE",
-        default=input_default,
-        help=f"read events from this file, or from standard input if it is - ({input_help})",
-    )
-    parser.add_argument(
-        "--store", metavar="FILE", help="keep everything in this file, and go on from what it has"
-    )
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    parser.add_argument(
-        "--skip-bad", action="store_true", help="report bad lines and go on, instead of stopping"
-    )
-    parser.add_argument(
-        "--stop-timeout",
-        metavar="SECONDS",
-        type=_seconds,
-        default=10.0,
-        help="how long handlers may go on after Ctrl-C or SIGTERM (default: 10)",
-    )
+    add = parser.add_argument
+    read = "read events from this file, or from standard input if it is -"
+    add("--input", metavar="FILE", default=input_default, help=f"{read} ({input_help})")
+    add("--store", metavar="FILE", help="keep everything in this file, and go on from what it has")
+    add("--json", action="store_true", help="print the summary as JSON")
+    add("--skip-bad", action="store_true", help="report bad lines and go on, instead of stopping")
+    seconds = "how long handlers may go on after Ctrl-C or SIGTERM (default: 10)"
+    add("--stop-timeout", metavar="SECONDS", type=_seconds, default=10.0, help=seconds)
 
 
 def _seconds(text: str) -> float:

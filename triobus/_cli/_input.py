@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 import sys
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import attrs
 
@@ -24,31 +24,15 @@ class Line(NamedTuple):
     """The line without its end, or None for one that is too long."""
 
 
-class Source(Protocol):
-    """Something to read bytes from."""
-
-    name: str
-    """What messages call it."""
-    size: int | None
-    """How many bytes there are, if that is known."""
-
-    async def open(self) -> None:
-        """Get ready; raises `CommandError`."""
-
-    async def read(self) -> bytes:
-        """Return the next bytes, or none at the end; raises `CommandError`."""
-
-    def close(self) -> None:
-        """Let go of it."""
-
-
 @attrs.define(eq=False)
 class BytesSource:
     """Bytes that are there already."""
 
     _rest: bytes
     name: str
+    """What messages call it."""
     size: int | None = attrs.field(init=False)
+    """How many bytes there are, if that is known."""
 
     def __attrs_post_init__(self) -> None:
         self.size = len(self._rest)
@@ -57,7 +41,7 @@ class BytesSource:
         """Do nothing."""
 
     async def read(self) -> bytes:
-        """Return the next chunk."""
+        """Return the next chunk, or nothing at the end."""
         chunk, self._rest = self._rest[:_CHUNK], self._rest[_CHUNK:]
         return chunk
 
@@ -88,7 +72,7 @@ class FileSource:
         if "\0" in self._path:  # every Python version words this differently
             raise CommandError(f"cannot read {self.name}: a path holds no null character")
         try:
-            # Opening a named pipe waits for somebody to write to it.
+            # Opening a named pipe waits for its writer.
             fd = await run_in_thread(self._open, abandon_on_cancel=True)
             status = os.fstat(fd)
         except (OSError, ValueError) as error:
@@ -100,11 +84,11 @@ class FileSource:
         self.size = None if self._may_block else status.st_size
 
     async def read(self) -> bytes:
-        """Return the next bytes, as many as there are at once; none at the end."""
+        """Return the bytes that are there, or nothing at the end; raises `CommandError`."""
         fd = self._fd
         assert fd is not None
         if self._may_block:
-            self._fd = None  # an abandoned read still has the descriptor, so nobody may close it
+            self._fd = None  # an abandoned read still uses the descriptor, so it stays open
         try:
             chunk = await run_in_thread(os.read, fd, _CHUNK, abandon_on_cancel=self._may_block)
         except (OSError, ValueError) as error:
@@ -113,7 +97,7 @@ class FileSource:
         return chunk
 
     def close(self) -> None:
-        """Close what was opened."""
+        """Close the file, unless it is standard input."""
         if self._fd is not None and self._path != "-":
             os.close(self._fd)
         self._fd = None
@@ -126,8 +110,10 @@ class FileSource:
         return os.open(self._path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
     def _unreadable(self, error: OSError | ValueError) -> CommandError:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return CommandError(f"cannot read {self.name}: {reason}")
+        return CommandError(f"cannot read {self.name}: {getattr(error, 'strerror', None) or error}")
+
+
+Source = BytesSource | FileSource
 
 
 @attrs.define(eq=False)
@@ -143,34 +129,25 @@ class LineSplitter:
 
     def feed(self, chunk: bytes) -> list[Line]:
         """Return the lines that end in this chunk."""
-        lines: list[Line] = []
         *ends, rest = chunk.split(b"\n")
-        for end in ends:
-            self._add(end, lines)
-            self._end_line(lines)
-        self._add(rest, lines)
-        return lines
+        lines = [line for end in ends for line in [*self._add(end), *self.end()]]
+        return lines + self._add(rest)
 
     def end(self) -> list[Line]:
-        """Return the last line, if it has no line end."""
-        lines: list[Line] = []
-        self._end_line(lines)
-        return lines
-
-    def _add(self, part: bytes, lines: list[Line]) -> None:
-        if self._is_too_long:
-            return
-        if len(self._pending) + len(part) > LONGEST_LINE:
-            self._is_too_long = True
-            self._pending.clear()
-            lines.append(Line(self._number, None))
-        else:
-            self._pending += part
-
-    def _end_line(self, lines: list[Line]) -> None:
+        """Return the line that has come so far, unless it is blank, and begin the next one."""
         text = bytes(self._pending)
-        if text.strip():
-            lines.append(Line(self._number, text))
+        lines = [Line(self._number, text)] if text.strip() else []
         self._pending.clear()
         self._is_too_long = False
         self._number += 1
+        return lines
+
+    def _add(self, part: bytes) -> list[Line]:
+        if self._is_too_long:
+            return []
+        if len(self._pending) + len(part) > LONGEST_LINE:
+            self._is_too_long = True
+            self._pending.clear()
+            return [Line(self._number, None)]
+        self._pending += part
+        return []

@@ -14,9 +14,8 @@ from triobus._errors import TriobusError
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
-
 Maker = Callable[[], object]
-"""A function of the user's that makes the bus, or awaits what it needs and makes it."""
+"""A function of the user's that makes the bus, plain or async."""
 
 
 def load(target: str) -> tuple[EventBus | Maker, ModuleType]:
@@ -56,7 +55,7 @@ async def made(make: Maker) -> EventBus:
         if inspect.isawaitable(bus):
             bus = await bus
     except (Exception, SystemExit) as error:
-        raise _failed(name, error, "calling") from error  # it is the user's: it may raise anything
+        raise _failed(f"calling {name}", error) from error  # the user's code may raise anything
     if not isinstance(bus, EventBus):
         raise CommandError(
             f"{name} returned no EventBus but an object of type {type(bus).__name__!r}"
@@ -67,22 +66,20 @@ async def made(make: Maker) -> EventBus:
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise CommandError(f"there is no module {error.name!r} here or installed") from None
-        raise _failed(name, error) from error
-    except (Exception, SystemExit) as error:
-        raise _failed(name, error) from error  # the user's module may raise anything
+    except (Exception, SystemExit) as error:  # the user's module may raise anything
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
+            raise CommandError(f"there is no module {missing!r} here or installed") from None
+        raise _failed(f"importing {name!r}", error) from error
 
 
-def _failed(name: str, error: BaseException, doing: str = "importing") -> CommandError:
-    what = name if doing == "calling" else repr(name)
+def _failed(doing: str, error: BaseException) -> CommandError:
     # An error of ours is one sentence for a person; the place is where the user's code called us.
     text = str(error) if isinstance(error, TriobusError) else repr(str(error))
-    places = traceback.extract_tb(error.__traceback__)
     if isinstance(error, SyntaxError) and error.filename is not None:
         where = f"{error.filename}, line {error.lineno}"
     else:
+        places = traceback.extract_tb(error.__traceback__)
         own = [place for place in places if not place.filename.startswith(_PACKAGE)]
         where = f"{(own or places)[-1].filename}, line {(own or places)[-1].lineno}"
-    return CommandError(f"{doing} {what} failed: {type(error).__name__}: {text} ({where})")
+    return CommandError(f"{doing} failed: {type(error).__name__}: {text} ({where})")

@@ -12,10 +12,8 @@ class CommandError(Exception):
 
 
 def say(text: str) -> None:
-    """Print a message, and nothing in it that the terminal would take for a command.
-
-    `sys.stderr` is looked up each time: a progress bar stands in for it.
-    """
+    """Print a message, and nothing in it that the terminal would take for a command."""
+    # `sys.stderr` is looked up each time, for a progress bar stands in for it.
     print(escaped(text, kept="\n"), file=sys.stderr, flush=True)
 
 
@@ -23,9 +21,6 @@ class LogToStderr(logging.Handler):
     """Prints log records as messages, so that a progress bar is not in their way."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one record on one line, but not what comes of the reader having gone.
-
-        Tracebacks are for whoever sets logging up.
-        """
+        """Print one record on one line, without its traceback; nothing once the reader has gone."""
         if not is_reader_gone():
             say(escaped(f"{record.name}: {record.getMessage()}"))

@@ -1,10 +1,9 @@
-"""Carries a feed of events through a bus, until its end or a signal."""
+"""Carries events that are read through a bus, until the end of the input or a signal."""
 
 import contextlib
 import signal
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from typing import NamedTuple
 
 import attrs
 import trio
@@ -13,7 +12,7 @@ from triobus._bus import EventBus
 from triobus._cli._input import LONGEST_LINE, Line, LineSplitter, Source
 from triobus._cli._load import Maker, made
 from triobus._cli._messages import CommandError, say
-from triobus._cli._progress import Progress, State, progress
+from triobus._cli._progress import Bar
 from triobus._cli._streams import ReaderGone
 from triobus._errors import (
     BusAlreadyStarted,
@@ -25,7 +24,7 @@ from triobus._errors import (
 )
 from triobus._events import DomainEvent, EventDecoder, Published, check_aggregate_id, key_of
 from triobus._groups.statistics import BusStatistics
-from triobus._text import escaped
+from triobus._text import escaped, leaves
 from triobus.stores import EventStore, SqliteEventStore
 
 Restore = Callable[[EventStore], Awaitable[None]]
@@ -34,46 +33,59 @@ _BATCH = 100
 """How many events are published at a time: few, so that a small buffer is kept to."""
 _REFUSALS = (EventIdConflict, EventNotEncodable, InvalidEvent)
 """What a bus says about one event, and by which all that is published with it is refused."""
+_UNUSABLE = (CommandError, StoreError, BusAlreadyStarted, InvalidEvent, EventNotEncodable)
+"""Errors that are no handler's, but say that a bus, its store or a class cannot be used."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SECONDS_BETWEEN_LOOKS = 0.1
 
 
 class _Interrupted(Exception):
     """A signal came before there was anything to sum up."""
 
 
-class _Ready(NamedTuple):
-    """An event that is to be published."""
+@attrs.define(eq=False, kw_only=True)
+class Run:
+    """A run of the command: `trio.run(run.carry_out)`; afterwards it has the result."""
 
-    line: Line
-    """Where it was read."""
-    event: DomainEvent
-
-
-@attrs.frozen(kw_only=True)
-class Result:
-    """What became of a run."""
-
-    statistics: BusStatistics
-    read: int
-    """Events that were read and accepted by the bus."""
-    bad_lines: int
-    """Lines that were no events."""
-    stopped_by: str | None
-    """The signal that ended the reading, if one did."""
-    is_input_bad: bool
-    """Whether the reading ended at a bad line, or because the input could not be read on."""
-    has_failed: bool
-    """Whether a handler's error ended the bus (`on_failure="raise"`)."""
-    store: str | None
-    """The path of the store, if there is one."""
-    left_before: int
+    found: EventBus | Maker
+    """The bus, or a function that makes it, which is called inside the Trio run."""
+    source: Source
+    skip_bad: bool
+    stop_timeout: float
+    store: SqliteEventStore | None = None
+    restore: Restore | None = None
+    """Called with the store before the bus starts, so that the module can take up what it knew."""
+    left_before: int = attrs.field(default=0, init=False)
     """Deliveries that an earlier run had left."""
-    known: int
+    read: int = attrs.field(default=0, init=False)
+    """Events that were read and accepted by the bus."""
+    known: int = attrs.field(default=0, init=False)
     """Events that were read and that the store had already."""
+    bad_lines: int = attrs.field(default=0, init=False)
+    """Lines that were no events."""
+    stopped_by: str | None = attrs.field(default=None, init=False)
+    """The signal that ended the reading, if one did."""
+    is_input_bad: bool = attrs.field(default=False, init=False)
+    """Whether the reading ended at a bad line, or because the input could not be read on."""
+    has_failed: bool = attrs.field(default=False, init=False)
+    """Whether a handler's error ended the bus (`on_failure="raise"`)."""
+    _bytes_read: int = attrs.field(default=0, init=False)
+    _decoder: EventDecoder = attrs.field(factory=EventDecoder, init=False)
+    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    """Around what a signal ends: getting ready, then reading. Each has one of its own."""
+    _draining: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    """Around the waiting for the handlers at the end, to which a signal then sets a limit."""
+    _bar: Bar = attrs.field(init=False)
+    _bus: EventBus | None = attrs.field(default=None, init=False)
+
+    @property
+    def statistics(self) -> BusStatistics:
+        """What the bus has counted."""
+        return self._ready_bus.statistics()
 
     @property
     def left(self) -> int:
-        """Deliveries that were accepted and not finished."""
+        """Deliveries that were accepted and are not finished."""
         return sum(group.lag for group in self.statistics.groups.values())
 
     def exit_code(self, *, are_dead_letters_expected: bool = False) -> int:
@@ -85,43 +97,18 @@ class Result:
         has_letters = self.statistics.dead_lettered > 0 and not are_dead_letters_expected
         return int(self.has_failed or self.left > 0 or self.bad_lines > 0 or has_letters)
 
-
-@attrs.define(eq=False, kw_only=True)
-class _Feed:
-    """A run while it goes on."""
-
-    found: EventBus | Maker
-    source: Source
-    skip_bad: bool
-    stop_timeout: float
-    store: SqliteEventStore | None
-    restore: Restore | None
-    left_before: int = 0
-    known: int = 0
-    bytes_read: int = 0
-    read: int = 0
-    bad_lines: int = 0
-    stopped_by: str | None = None
-    is_input_bad: bool = False
-    has_failed: bool = False
-    _decoder: EventDecoder = attrs.field(factory=EventDecoder, init=False)
-    _scope: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
-    """Around what a signal ends: getting ready, then reading. Each has one of its own."""
-    _draining: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
-    """Around the waiting for the handlers at the end, to which a signal then sets a limit."""
-    _shown: Progress = attrs.field(init=False)
-    _bus: EventBus | None = attrs.field(default=None, init=False)
-
     @property
-    def bus(self) -> EventBus:
-        """The bus, once it is there."""
+    def _ready_bus(self) -> EventBus:
         assert self._bus is not None
         return self._bus
 
-    async def run(self) -> None:
-        """Do it all; raises `CommandError` when it cannot begin, and `ReaderGone`."""
+    async def carry_out(self) -> None:
+        """Publish what the source holds; return when all is handled, or a signal ended it.
+
+        Raises `CommandError` when it cannot begin, and `ReaderGone`.
+        """
         await self.source.open()
-        self._shown = progress(self.source.name, self.source.size)
+        self._bar = Bar(f"reading {self.source.name}", self.source.size)
         try:
             with trio.open_signal_receiver(*_SIGNALS) as signals:
                 async with trio.open_nursery() as nursery:
@@ -139,9 +126,9 @@ class _Feed:
             raise ReaderGone from None
         if group.split(_Interrupted)[0] is not None:
             raise KeyboardInterrupt from None
-        unusable, others = group.split(_is_unusable)
+        unusable, others = group.split(_UNUSABLE)
         if unusable is not None and others is None:
-            raise CommandError(_first_leaf(unusable)) from None
+            raise CommandError(str(leaves(unusable)[0])) from None
         if self._bus is None:
             raise group
         self.has_failed = True
@@ -155,36 +142,33 @@ class _Feed:
             raise _Interrupted  # before there was anything to sum up
         if self.store is None:
             await self._carry()
-        else:
-            await self._carry_with(self.store)
-
-    async def _carry_with(self, store: SqliteEventStore) -> None:
-        """Go on from what the store has."""
-        self.bus.store = store
-        async with store:
-            last = await store._last_position()
-            for group in await store._groups():
+            return
+        self._ready_bus.store = self.store
+        async with self.store:
+            last = await self.store._last_position()
+            for group in await self.store._groups():
                 finished = sum(end - first + 1 for first, end in group.ranges)
                 self.left_before += last - group.offset - finished
             if self.restore is not None:
                 with self._until_signal():
-                    await self.restore(store)
+                    await self.restore(self.store)
                 if self.stopped_by is not None:
-                    raise _Interrupted  # what the module has taken up is not whole
+                    raise _Interrupted  # the module has not taken up all of it
             await self._carry()
 
     async def _carry(self) -> None:
-        if self.bus.store is not None:
-            self._decoder = EventDecoder(converters=self.bus.store._codec.converters)
-        async with self.bus, trio.open_nursery() as nursery:
-            nursery.start_soon(self._shown.watch, self._look)
+        bus = self._ready_bus
+        if bus.store is not None:
+            self._decoder = EventDecoder(converters=bus.store._codec.converters)
+        async with bus, trio.open_nursery() as nursery:
+            nursery.start_soon(self._show_progress)
             with self._until_signal():
                 await self._read()
             if self.stopped_by is not None:
-                await self.bus.stop(timeout=self.stop_timeout)
+                await bus.stop(timeout=self.stop_timeout)
             else:
                 with self._draining:
-                    await self.bus.stop()
+                    await bus.stop()
             nursery.cancel_scope.cancel()
 
     @contextlib.contextmanager
@@ -203,17 +187,17 @@ class _Feed:
                 say(escaped(f"triobus: {error}"))
                 self.is_input_bad = True
                 return
-            self.bytes_read += len(chunk)
+            self._bytes_read += len(chunk)
             await self._publish(splitter.feed(chunk) if chunk else splitter.end())
             if not chunk:
                 return
 
     async def _publish(self, lines: Iterable[Line]) -> None:
         """Publish the events of lines: all up to the first bad one, or all the good ones."""
-        ready: list[_Ready] = []
+        ready: list[tuple[Line, DomainEvent]] = []
         for line in lines:
             try:
-                ready.append(_Ready(line, self._decode(line)))
+                ready.append((line, self._decode(line)))
             except (EventNotDecodable, EventNotEncodable) as error:
                 await self._accept(ready)
                 ready = []
@@ -233,16 +217,16 @@ class _Feed:
             self.is_input_bad = True
             say(f"triobus: stopped at line {line.number}, the rest is unread; --skip-bad goes on")
 
-    async def _accept(self, ready: list[_Ready]) -> None:
+    async def _accept(self, ready: list[tuple[Line, DomainEvent]]) -> None:
         """Publish events together; one by one if one of them is refused, which refuses them all."""
         try:
-            self._count(await self.bus.publish_many([each.event for each in ready]))
+            self._count(await self._ready_bus.publish_many([event for _, event in ready]))
         except _REFUSALS:
-            for each in ready:
+            for line, event in ready:
                 try:
-                    self._count([await self.bus.publish(each.event)])
+                    self._count([await self._ready_bus.publish(event)])
                 except _REFUSALS as error:
-                    self._report_bad(each.line, error)
+                    self._report_bad(line, error)
                     if self.is_input_bad:
                         return
 
@@ -255,10 +239,10 @@ class _Feed:
         if line.text is None:
             raise EventNotDecodable(f"the line is longer than {LONGEST_LINE} bytes")
         event = self._decoder.decode(line.text)
-        if self.bus.store is not None:
+        if self._ready_bus.store is not None:
             # One that the store refuses would take all that is published with it along.
             check_aggregate_id(type(event), key_of(event))
-            self.bus.store._codec.encode(event)
+            self._ready_bus.store._codec.encode(event)
         return event
 
     async def _stop_on_signal(self, signals: AsyncIterator[int]) -> None:
@@ -266,7 +250,7 @@ class _Feed:
         for number in _SIGNALS:
             # The next one ends the program by the system's own hand, even if a handler is stuck.
             signal.signal(number, signal.SIG_DFL)
-        self._shown.stop()
+        self._bar.stop()
         say(
             f"triobus: {self.stopped_by}: reading no more; handlers have {self.stop_timeout:g} s "
             "to finish, and the same signal again ends the program at once"
@@ -274,57 +258,13 @@ class _Feed:
         self._scope.cancel()
         self._draining.deadline = trio.current_time() + self.stop_timeout
 
-    def _look(self) -> State:
-        statistics = self.bus.statistics()
-        unsettled = sum(group.lag for group in statistics.groups.values())
-        return State(self.bytes_read, self.read, statistics.handled, unsettled)
-
-
-def _is_unusable(error: BaseException) -> bool:
-    """Whether it is no handler's error but says that a bus, its store or a class cannot be used."""
-    return isinstance(
-        error, CommandError | StoreError | BusAlreadyStarted | InvalidEvent | EventNotEncodable
-    )
-
-
-def _first_leaf(group: BaseExceptionGroup[BaseException]) -> str:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return str(error)
-
-
-def run(
-    found: EventBus | Maker,
-    source: Source,
-    *,
-    skip_bad: bool,
-    stop_timeout: float,
-    store: SqliteEventStore | None = None,
-    restore: Restore | None = None,
-) -> Result:
-    """Publish what the source holds and return when all is handled, or a signal ended it.
-
-    What was found is the bus, or makes it inside the Trio run. With a store `restore` is called
-    with it before, so that the module can take up what it knew.
-    """
-    feed = _Feed(
-        found=found,
-        source=source,
-        skip_bad=skip_bad,
-        stop_timeout=stop_timeout,
-        store=store,
-        restore=restore,
-    )
-    trio.run(feed.run)
-    return Result(
-        statistics=feed.bus.statistics(),
-        read=feed.read,
-        bad_lines=feed.bad_lines,
-        stopped_by=feed.stopped_by,
-        is_input_bad=feed.is_input_bad,
-        has_failed=feed.has_failed,
-        store=None if store is None else store.path,
-        left_before=feed.left_before,
-        known=feed.known,
-    )
+    async def _show_progress(self) -> None:
+        if not self._bar.is_shown:
+            say(f"triobus: reading {self.source.name}")  # the summary has the rest
+            return
+        with self._bar:
+            while True:
+                done = self.statistics.handled
+                counts = f"{self.read:,} read, {self.left:,} to do, {done:,} done"
+                self._bar.show(self._bytes_read, counts)
+                await trio.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -9,10 +9,10 @@ from typing import TextIO
 
 
 class ReaderGone(BaseException):
-    """Nobody reads any more what is printed, so that there is nothing left to do.
+    """The reader of the output has gone, so that there is nothing left to do.
 
-    As with KeyboardInterrupt it is no failure of the handler that printed: it is no attempt, and
-    becomes no dead letter. It ends the run, and with a store the event comes on the next start.
+    As with KeyboardInterrupt it is no failure of the handler that printed. It ends the run, and
+    with a store the event comes on the next start.
     """
 
 
@@ -23,14 +23,14 @@ class _Descriptor(io.FileIO):
 
     def write(self, data: object, /) -> int:
         try:
-            return super().write(data)  # type: ignore[arg-type]  # whatever a buffer hands over
+            return super().write(data)  # type: ignore[arg-type]  # a buffer hands it over
         except BrokenPipeError:
             self.is_reader_gone = True
             raise ReaderGone from None
 
 
 def is_reader_gone() -> bool:
-    """Whether what was printed last found nobody to read it, so that the run is ending."""
+    """Whether the reader of the output has gone, so that the run is ending."""
     return any(
         isinstance(raw := getattr(getattr(stream, "buffer", None), "raw", None), _Descriptor)
         and raw.is_reader_gone
@@ -40,7 +40,7 @@ def is_reader_gone() -> bool:
 
 @contextmanager
 def readers_watched() -> Iterator[None]:
-    """Let whatever prints inside the block raise `ReaderGone` when the reader has gone.
+    """Let printing inside the block raise `ReaderGone` when the reader has gone.
 
     A stream that is no file, such as a test's, stays as it is.
     """
@@ -74,7 +74,7 @@ def _watched(stream: TextIO | None) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(_Descriptor(descriptor, "wb", closefd=False)),
         stream.encoding,
-        "backslashreplace",  # whatever a terminal cannot show, it must not end the run
+        "backslashreplace",  # a text that the terminal cannot show must not end the run
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )

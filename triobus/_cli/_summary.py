@@ -1,15 +1,13 @@
 """The summary of a run, as tables or as JSON."""
 
-import struct
-from collections.abc import Sequence
+import re
 from types import ModuleType
 from typing import Any
 
 import msgspec
 
 from triobus._cli._messages import CommandError
-from triobus._cli._run import Result
-from triobus._groups.statistics import GroupStatistics
+from triobus._cli._run import Run
 from triobus._text import escaped
 
 REPORT = "triobus_report"
@@ -35,35 +33,9 @@ def report_rows(module: ModuleType) -> Rows | None:
     return rows
 
 
-def as_json(result: Result, rows: Rows | None) -> str:
+def as_json(run: Run, rows: Rows | None) -> str:
     """Return the summary as a JSON object."""
-    statistics = result.statistics
-    summary: dict[str, Any] = {
-        "read": result.read,
-        "bad_lines": result.bad_lines,
-        "stopped_by": result.stopped_by,
-        "published": statistics.published,
-        "seconds": statistics.uptime_seconds,
-        "groups": {
-            name: {
-                "handled": group.handled,
-                "succeeded": _succeeded(group),
-                "failed_attempts": group.failed_attempts,
-                "dead_lettered": group.dead_lettered,
-                "left": group.lag,
-                "per_second": _rate(group.handled, statistics.uptime_seconds),
-                "p50": group.p50,
-                "p99": group.p99,
-            }
-            for name, group in statistics.groups.items()
-        },
-    }
-    if result.store is not None:
-        summary["store"] = result.store
-        summary["known_already"] = result.known
-        summary["left_before"] = result.left_before
-    if rows is not None:
-        summary["report"] = rows
+    summary = _summary(run) | ({} if rows is None else {"report": rows})
     text = msgspec.json.format(msgspec.json.encode(summary).decode(), indent=2)
     # msgspec leaves DEL, C1 controls and what turns the direction of writing as they are.
     return "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in text)
@@ -71,43 +43,69 @@ def as_json(result: Result, rows: Rows | None) -> str:
 
 def _escape(character: str) -> str:
     """Return how JSON writes a character if not as itself."""
-    return "".join(
-        f"\\u{unit:04x}" for (unit,) in struct.iter_unpack(">H", character.encode("utf-16-be"))
-    )
+    return re.sub("....", r"\\u\g<0>", character.encode("utf-16-be").hex())
 
 
-def as_text(result: Result, rows: Rows | None) -> str:
-    """Return the summary as a person wants to read it."""
-    statistics = result.statistics
+def _summary(run: Run) -> dict[str, Any]:
+    statistics = run.statistics
     seconds = statistics.uptime_seconds
-    new = result.read - result.known
-    published = max(statistics.published - new, 0)
+    summary = {
+        "read": run.read,
+        "bad_lines": run.bad_lines,
+        "stopped_by": run.stopped_by,
+        "published": statistics.published,
+        "seconds": seconds,
+        "groups": {
+            name: {
+                "handled": group.handled,
+                # Of a delivery with two dead letters both are counted.
+                "succeeded": max(group.handled - group.dead_lettered, 0),
+                "failed_attempts": group.failed_attempts,
+                "dead_lettered": group.dead_lettered,
+                "left": group.lag,
+                "per_second": group.handled / seconds if seconds else 0.0,
+                "p50": group.p50,
+                "p99": group.p99,
+            }
+            for name, group in statistics.groups.items()
+        },
+    }
+    if run.store is not None:
+        kept = {"known_already": run.known, "left_before": run.left_before}
+        summary |= {"store": run.store.path, **kept}
+    return summary
+
+
+def as_text(run: Run, rows: Rows | None) -> str:
+    """Return the summary as a person wants to read it."""
+    summary = _summary(run)
+    published = max(summary["published"] - run.read + run.known, 0)
     lines = [
-        f"events read: {result.read:,}, published by handlers: {published:,}, "
-        f"seconds: {seconds:.2f}"
+        f"events read: {run.read:,}, published by handlers: {published:,}, "
+        f"seconds: {summary['seconds']:.2f}"
     ]
-    if result.bad_lines:
-        what = "the rest is unread" if result.is_input_bad else "skipped"
-        lines.append(f"bad lines: {result.bad_lines:,}, {what}")
-    if result.store is not None:
+    if run.bad_lines:
+        what = "the rest is unread" if run.is_input_bad else "skipped"
+        lines.append(f"bad lines: {run.bad_lines:,}, {what}")
+    if run.store is not None:
         lines.append(
-            f"kept in {_cell(result.store)}; known already: {result.known:,}, "
-            f"left over from before: {result.left_before:,}"
+            f"kept in {_cell(run.store.path)}; known already: {run.known:,}, "
+            f"left over from before: {run.left_before:,}"
         )
-    if result.stopped_by is not None:
-        lines.append(f"stopped by {result.stopped_by}; events left: {result.left:,}")
-    groups: Rows = [
+    if run.stopped_by is not None:
+        lines.append(f"stopped by {run.stopped_by}; events left: {run.left:,}")
+    groups = [
         {
             "group": name,
-            "succeeded": _succeeded(group),
-            "attempts failed": group.failed_attempts,
-            "dead letters": group.dead_lettered,
-            "left": group.lag,
-            "events/s": round(_rate(group.handled, seconds)),
-            "p50": _duration(group.p50),
-            "p99": _duration(group.p99),
+            "succeeded": group["succeeded"],
+            "attempts failed": group["failed_attempts"],
+            "dead letters": group["dead_lettered"],
+            "left": group["left"],
+            "events/s": round(group["per_second"]),
+            "p50": _duration(group["p50"]),
+            "p99": _duration(group["p99"]),
         }
-        for name, group in statistics.groups.items()
+        for name, group in summary["groups"].items()
     ]
     lines += ["", *table(groups)]
     if rows:
@@ -115,22 +113,12 @@ def as_text(result: Result, rows: Rows | None) -> str:
     return "\n".join(lines)
 
 
-def _succeeded(group: GroupStatistics) -> int:
-    """Return how many deliveries ended without a dead letter, one counted for each dead letter."""
-    return max(group.handled - group.dead_lettered, 0)
-
-
-def _rate(count: int, seconds: float) -> float:
-    return count / seconds if seconds else 0.0
-
-
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds * 1e6:.0f} us"
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} us"
 
 
 def table(rows: Rows) -> list[str]:
@@ -139,14 +127,10 @@ def table(rows: Rows) -> list[str]:
     cells = [names, *([_cell(row.get(name, "")) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     cells.insert(1, ["-" * width for width in widths])
-    return [_aligned(row, widths) for row in cells]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
+    ]
 
 
 def _cell(value: Any) -> str:
-    text = f"{value:,}" if type(value) is int else str(value)
-    return escaped(text)
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = zip(cells, widths, strict=True)
-    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)])
+    return escaped(f"{value:,}" if type(value) is int else str(value))

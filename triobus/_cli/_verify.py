@@ -1,23 +1,17 @@
 """Looks whether a store is whole."""
 
 import contextlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 
 import attrs
 import trio
 
 from triobus._cli._messages import CommandError
+from triobus._cli._progress import Bar
 from triobus._cli._summary import table
 from triobus._errors import StoreCorrupt, StoreError
 from triobus.stores import SqliteEventStore, StoreStatistics
-
-try:
-    import rich.progress as rich_progress
-    from rich.console import Console
-except ImportError:  # the extra "cli" is not installed
-    rich_progress = None  # type: ignore[assignment]  # there is no other way to say so
 
 _EVENTS_AT_ONCE = 5000
 _LETTERS_AT_ONCE = 20
@@ -46,10 +40,10 @@ async def _verify(path: str) -> tuple[int, str]:
 
 @attrs.frozen
 class Examined:
-    """What has been found in a store."""
+    """The findings about a store."""
 
     complaints: tuple[str, ...]
-    """What is wrong, in sentences."""
+    """The damage, in sentences."""
     damaged: tuple[int, ...]
     """The positions of events that are damaged or missing."""
     last: int
@@ -71,17 +65,16 @@ async def examined(store: SqliteEventStore) -> Examined:
             await look()
     damaged: list[int] = []
     after, end = -1, 0
-    with (
-        _bar(0 if statistics is None else statistics.events) as show,
-        _noting(complaints),
-    ):
+    total = None if statistics is None else statistics.events
+    with Bar("verifying", total) as bar, _noting(complaints):
         while end != after:
             after = end
             end, found = await store.check(after, _EVENTS_AT_ONCE)
             damaged += found
-            show(end)
-    if wrong := await _wrong_sequences(store):
-        complaints[f"events out of sequence, the first at {_ranges(wrong)}"] = None
+            bar.show(end, f"{end:,} events")
+    with contextlib.suppress(StoreCorrupt):  # the rows themselves are damaged, which has been said
+        if wrong := await store.check_sequences(_SHOWN):
+            complaints[f"events out of sequence, the first at {_ranges(wrong)}"] = None
     if damaged:
         what = f"damaged or missing: {len(damaged):,} events, at {_ranges(damaged)}"
         complaints[what] = None
@@ -90,18 +83,11 @@ async def examined(store: SqliteEventStore) -> Examined:
 
 @contextlib.contextmanager
 def _noting(complaints: dict[str, None]) -> Iterator[None]:
-    """Take what is damaged for one more complaint."""
+    """Turn damage that is found into one more complaint."""
     try:
         yield
     except StoreCorrupt as error:
         complaints[str(error)] = None
-
-
-async def _wrong_sequences(store: SqliteEventStore) -> list[int]:
-    try:
-        return await store.check_sequences(_SHOWN)
-    except StoreCorrupt:
-        return []  # the rows themselves are damaged, which has been said
 
 
 async def _look_at_letters(store: SqliteEventStore) -> None:
@@ -144,15 +130,3 @@ def _ranges(positions: list[int]) -> str:
     shown = [str(low) if low == high else f"{low}-{high}" for low, high in ranges[:_SHOWN]]
     more = [] if len(ranges) <= _SHOWN else [f"and {len(ranges) - _SHOWN:,} more places"]
     return ", ".join(shown + more)
-
-
-@contextlib.contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how far the reading is."""
-    if rich_progress is None or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    bar = rich_progress.Progress(console=Console(stderr=True), transient=True)
-    task = bar.add_task("verifying", total=total or None)
-    with bar:
-        yield lambda position: bar.update(task, completed=position)

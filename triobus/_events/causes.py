@@ -1,4 +1,4 @@
-"""The event whose handler is calling: it is the cause of what is published there."""
+"""The event whose handler is calling: it is the cause of the events that it publishes."""
 
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -62,7 +62,7 @@ def calling_delivery() -> Any:
 
 
 def calling_deliveries() -> Iterator[Any]:
-    """Yield the deliveries that wait for the caller: that of its handler, and those around that.
+    """Yield the deliveries that wait for the caller: that of its handler, and those around it.
 
     There are several where a handler runs a bus of its own.
     """

@@ -26,12 +26,6 @@ def check_class(cls: type[DomainEvent]) -> None:
             f"{name} is no event class that can be found again: derive one from DomainEvent, and "
             "decorate it with @attrs.frozen"
         )
-    for field in attrs.fields(cls):
-        if field.name in ("event_type", "schema_version"):
-            raise EventNotEncodable(
-                f"{name}.{field.name} is a field of each event, and it belongs to the class: write "
-                "it without annotation, or as ClassVar"
-            )
     if fault := limits.fault_of_name(cls.event_type):
         raise EventNotEncodable(f"{name}.event_type is {shown(cls.event_type)}, {fault}")
     version = cls.schema_version
@@ -46,12 +40,10 @@ def is_mere_base(cls: type) -> bool:
     """Tell whether a class is a base of event classes, and has no events of its own."""
     if cls is DomainEvent or inspect.isabstract(cls):
         return True
-    decorated = {"__attrs_attrs__", "__dataclass_fields__"} & cls.__dict__.keys()
-    try:
-        annotations = inspect.get_annotations(cls)
-    except Exception:  # noqa: BLE001  # newer Pythons evaluate them, and that may raise anything
+    annotations = limits.annotations_of(cls)
+    if annotations is None or {"__attrs_attrs__", "__dataclass_fields__"} & cls.__dict__.keys():
         return False
-    return not decorated and all("ClassVar" in str(hint) for hint in annotations.values())
+    return all("ClassVar" in str(hint) for hint in annotations.values())
 
 
 @attrs.frozen(eq=False)
@@ -88,25 +80,20 @@ class EventTypes:
 
     def check_found(self, cls: type[DomainEvent]) -> None:
         """Raise `EventNotEncodable` if events of a class would be read as those of another."""
-        found = self.find(cls.event_type)
+        if self.find(cls.event_type) == [cls]:
+            return
+        gc.collect()  # of a function that has ended, the classes may still be there
+        found, type_ = self.find(cls.event_type), cls.event_type
         if found == [cls]:
             return
-        del found
-        gc.collect()  # of a function that has ended, the classes may still be there
-        found = self.find(cls.event_type)
-        if found != [cls]:
-            raise EventNotEncodable(self._why_not_found(cls, found))
-
-    def _why_not_found(self, cls: type[DomainEvent], found: list[type[DomainEvent]]) -> str:
-        name, type_ = _full_name(cls), cls.event_type
+        name, others = _full_name(cls), [_full_name(other) for other in found if other is not cls]
         if type_ in self.meant:
-            return (
-                f"{name} would come back as {_full_name(found[0])}, which is given in types=[...] "
-                f"and has the same event_type, {type_!r}"
+            raise EventNotEncodable(
+                f"{name} would come back as {others[0]}, which is given in types=[...] and has the "
+                f"same event_type, {type_!r}"
             )
-        others = [_full_name(other) for other in found if other is not cls]
         if name in others:
-            return (
+            raise EventNotEncodable(
                 f"{name} has been defined again since this event was made, and would come back as "
                 "one of the new class: make the event with that"
             )
@@ -120,7 +107,7 @@ class EventTypes:
                 "; if it is one file, run as a program and imported too, move the class to a "
                 "module that both import"
             )
-        return reason
+        raise EventNotEncodable(reason)
 
 
 def only(

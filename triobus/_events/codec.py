@@ -8,41 +8,51 @@ A store keeps them by `EventCodec`, where one object has all fields:
 
     {"symbol":"IBM","close":"100.52","event_id":"...","occurred_at":"...Z",...,"metadata":{}}
 
-Both go through one msgspec.Struct for each class (`wire`), which has its fields and their types.
-The event is made by calling its class, so that converters and validators have their say.
+Both go through one msgspec.Struct for each class (`wire`). The event is made by calling its class,
+so that converters and validators are asked.
 """
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
+import msgspec
 
 from triobus._errors import EventNotDecodable, EventNotEncodable
 from triobus._events import limits
 from triobus._events.classes import EventTypes, check_class, is_mere_base, only
 from triobus._events.converters import Converter, Converters
 from triobus._events.diagnosis import (
-    OBJECT,
     Mismatch,
     fault_of_leaves,
-    members_of,
     prefix,
-    read_object,
     why_not_read,
     why_not_written,
 )
-from triobus._events.event import DomainEvent, classes_made, event_classes
+from triobus._events.event import DomainEvent, classes_made, event_classes, key_of
 from triobus._events.hints import Unkeepable
 from triobus._events.upcasters import upcast
 from triobus._events.wire import Member, Wire
 from triobus._text import said, shown
 
 _TOP = {
-    "type": Member(str, is_required=True),
-    "data": OBJECT,
-    "aggregate": Member(str | None),
-    "metadata": Member(dict[str, str], "a JSON object of strings"),
+    "type": Member("str", is_required=True),
+    "data": Member("a JSON object", is_required=True),
+    "aggregate": Member("str | None"),
+    "metadata": Member("a JSON object of strings"),
 }
+
+
+class _Top(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    """An event in JSON, as the command line reads it."""
+
+    type: str
+    data: msgspec.Raw
+    aggregate: str | msgspec.UnsetType | None = msgspec.UNSET
+    metadata: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+
+
+_read_top = msgspec.json.Decoder(_Top).decode
 
 
 @attrs.define(eq=False)
@@ -55,18 +65,20 @@ class EventDecoder:
 
     def decode(self, text: bytes) -> DomainEvent:
         """Return the event that a JSON text describes; raises `EventNotDecodable`."""
-        members = members_of(text)
-        top = read_object(members, _TOP, "", "an event in JSON")
-        wire = self._find(top["type"])
-        arguments = _arguments(wire, bytes(members["data"]), "data")
-        if "metadata" in top:
-            arguments["metadata"] = top["metadata"]
-        event = _made(wire, arguments, "data")
-        aggregate_id = _aggregate_id_of(event)
-        if "aggregate" in top and top["aggregate"] != aggregate_id:
+        try:
+            top = _read_top(text)
+        except Exception as error:  # noqa: BLE001  # msgspec's errors are of several kinds
+            raise why_not_read(error, text, _TOP, owner="an event in JSON") from None
+        wire = self._find(top.type)
+        event = _made(wire, bytes(top.data), "data", metadata=top.metadata)
+        try:
+            key = key_of(event)
+        except Exception as error:
+            raise EventNotDecodable(f"data: {type(event).__qualname__}: {said(error)}") from error
+        if top.aggregate not in (msgspec.UNSET, key):
             raise EventNotDecodable(
-                f"aggregate: expected {shown(aggregate_id)}, which is the event's aggregate_id, "
-                f"found {shown(top['aggregate'])}"
+                f"aggregate: expected {shown(key)}, which is the event's aggregate_id, found "
+                f"{shown(top.aggregate)}"
             )
         return event
 
@@ -87,18 +99,17 @@ class EventDecoder:
 
 
 class EventCodec:
-    """Makes JSON of events, for a store to keep, and events of what is kept.
+    """Makes JSON of events, for a store to keep, and events of that JSON.
 
     An event that would not come back equal, and of the same types all the way down, is refused when
     it is written, and so are whole numbers of more than 64 bits, a Decimal beyond the range of
     decimal128, NUL in any string, values inside each other more than 100 times, and metadata of
-    more than 64 keys, or of more than 1,024 characters in a key or value. What is read may come
-    from anywhere: nothing is imported or evaluated, and whatever it is, it becomes an event or
-    `EventNotDecodable`. Of a key that a JSON object has twice, the last one counts.
+    more than 64 keys, or of more than 1,024 characters in a key or value. JSON that is read may
+    come from anywhere: nothing is imported or evaluated, and it becomes an event or
+    `EventNotDecodable`. Of a key that an object has twice, the last one counts.
 
-    `types` are classes that are meant where several have the same event type. `max_event_bytes` is
-    how long the JSON of an event may be when it is written. `converters` are for types that JSON
-    does not know.
+    `types` are classes that are meant where several have the same event type. `max_event_bytes`
+    limits the JSON of an event that is written. `converters` are for types that JSON does not know.
     """
 
     def __init__(
@@ -129,7 +140,11 @@ class EventCodec:
         """Return an event as one JSON object; raises `EventNotEncodable`."""
         if self._classes_made != classes_made():
             self._forget()
-        wire = self._written.get(type(event)) or self._new_written(type(event))
+        wire = self._written.get(type(event))
+        if wire is None:
+            wire = self._wire(type(event))
+            self._types.check_found(wire.cls)
+            self._written[wire.cls] = wire
         error: Exception | None = None
         try:
             values = wire.values(event)
@@ -153,7 +168,7 @@ class EventCodec:
             wire = self._read.get(event_type) or self._find(event_type)
             if schema_version != wire.cls.schema_version:
                 data = upcast(wire.cls, schema_version, data)
-            return _made(wire, _arguments(wire, data, ""), "")
+            return _made(wire, data)
         except Mismatch as error:
             raise EventNotDecodable(
                 f"event {shown(event_type)}: {error}; if the class has changed since, raise its "
@@ -201,12 +216,6 @@ class EventCodec:
         self._read[event_type] = wire
         return wire
 
-    def _new_written(self, cls: type[DomainEvent]) -> Wire:
-        wire = self._wire(cls)
-        self._types.check_found(cls)
-        self._written[cls] = wire
-        return wire
-
     def _wire(self, cls: type[DomainEvent]) -> Wire:
         """Return how events of a class are kept. Raises `EventNotEncodable`."""
         wire = self._wires.get(cls)
@@ -225,42 +234,26 @@ class EventCodec:
         return wire
 
 
-def _arguments(wire: Wire, data: bytes, path: str) -> dict[str, Any]:
-    """Return what a class is called with, or raise `EventNotDecodable`."""
+def _made(wire: Wire, data: bytes, path: str = "", metadata: Any = msgspec.UNSET) -> DomainEvent:
+    """Return the event that JSON describes, or raise `EventNotDecodable`."""
+    owner = wire.cls.__qualname__
     try:
         arguments = wire.arguments(data)
         fault = wire.fault(arguments, data)
     except Exception as error:  # noqa: BLE001  # nested classes may raise anything
-        raise why_not_read(wire, data, path, error) from None
+        raise why_not_read(error, data, wire.members, path, owner) from error.__cause__
     if fault:
         raise EventNotDecodable(f"{path}.{fault}" if path else fault)
-    return arguments
-
-
-def _made(wire: Wire, arguments: dict[str, Any], path: str) -> DomainEvent:
-    metadata = arguments.get("metadata")
-    if metadata and (fault := limits.fault_of_metadata(metadata)):
+    if metadata is not msgspec.UNSET:
+        arguments["metadata"] = metadata
+    found = arguments.get("metadata")
+    if found and (fault := limits.fault_of_metadata(found)):
         raise EventNotDecodable(fault)
     try:
         return wire.make(arguments)
     except Exception as error:
         # Converters and validators of the user's class may raise anything.
-        raise EventNotDecodable(
-            f"{prefix(path)}{wire.cls.__qualname__} refuses it: {said(error)}"
-        ) from error
-
-
-def _aggregate_id_of(event: DomainEvent) -> str | None:
-    owner = type(event).__qualname__
-    try:
-        aggregate_id = event.aggregate_id
-    except Exception as error:
-        raise EventNotDecodable(f"data: {owner} refuses it: {said(error)}") from error
-    if aggregate_id is not None and not isinstance(aggregate_id, str):
-        raise EventNotDecodable(
-            f"data: {owner}.aggregate_id is {shown(aggregate_id)}, not a string"
-        )
-    return aggregate_id
+        raise EventNotDecodable(f"{prefix(path)}{owner} refuses it: {said(error)}") from error
 
 
 def check_aggregate_id(cls: type[DomainEvent], aggregate_id: str | None) -> None:

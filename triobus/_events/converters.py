@@ -61,7 +61,7 @@ class Converters:
 
     @classmethod
     def of(cls, given: Iterable[Converter]) -> "Converters":
-        """Raises `InvalidOption` for what cannot be used."""
+        """Raises `InvalidOption` for a converter that cannot be used."""
         if isinstance(given, (str, Converter)) or not isinstance(given, Iterable):
             raise InvalidOption(f"converters={shown(given)}: give a list of Converter(...)")
         known: dict[type, Converter] = {}
@@ -70,24 +70,21 @@ class Converters:
                 raise InvalidOption(
                     f"converters has {shown(converter)}: give Converter(type, to=..., of=...)"
                 )
+            name = converter.type.__qualname__
             if converter.type in known:
-                raise InvalidOption(
-                    f"converters has two for {converter.type.__qualname__}: leave out one"
-                )
+                raise InvalidOption(f"converters has two for {name}: leave out one")
             if not _is_unknown_to_json(converter.type):
                 raise InvalidOption(
-                    f"converters has one for {converter.type.__qualname__}, which is kept without "
-                    "and would never get to it: leave it out"
+                    f"converters has one for {name}, which is kept without and would never get to "
+                    "it: leave it out"
                 )
             known[converter.type] = converter
         return cls(known)
 
     def find(self, cls: type) -> Converter | None:
         """Return the converter for a class, which may be its base's."""
-        for base in getattr(cls, "__mro__", ()):
-            if base in self._by_type:
-                return self._by_type[base]
-        return None
+        bases = getattr(cls, "__mro__", ())
+        return next((self._by_type[base] for base in bases if base in self._by_type), None)
 
     def write(self, value: Any) -> Any:
         """Return what JSON has in place of a value; the hook of an encoder."""
@@ -96,24 +93,23 @@ class Converters:
             raise NotConvertible(
                 f"JSON has nothing for a {type(value).__qualname__}, and the store no Converter"
             )
-        try:
-            return converter.to(value)
-        except Exception as error:
-            raise NotConvertible(
-                f"the Converter of {converter.type.__qualname__} raised {said(error)} in 'to'"
-            ) from error
+        return _converted(converter, "to", value)
 
     def read(self, cls: type, value: Any) -> Any:
         """Return the value that JSON has something in place of; the hook of a decoder."""
         converter = self.find(cls)
         if converter is None:
             raise NotConvertible(f"the store has no Converter for {cls.__qualname__}")
-        try:
-            return converter.of(value)
-        except Exception as error:
-            raise NotConvertible(
-                f"the Converter of {converter.type.__qualname__} raised {said(error)} in 'of'"
-            ) from error
+        return _converted(converter, "of", value)
+
+
+def _converted(converter: Converter, way: str, value: Any) -> Any:
+    try:
+        return getattr(converter, way)(value)
+    except Exception as error:
+        raise NotConvertible(
+            f"the Converter of {converter.type.__qualname__} raised {said(error)} in {way!r}"
+        ) from error
 
 
 def _is_unknown_to_json(cls: type) -> bool:

@@ -8,112 +8,87 @@ import msgspec
 
 from triobus._errors import EventNotDecodable
 from triobus._events import limits
-from triobus._events.converters import Converters, NotConvertible
+from triobus._events.converters import NotConvertible
 from triobus._events.event import DomainEvent
 from triobus._events.likeness import TooDeep, is_kept_moment, is_same
-from triobus._events.wire import Member, Wire
+from triobus._events.wire import MISSING, Member, Wire
 from triobus._text import LONGEST_SHOWN, line, said, shown
 
-_BOM = b"\xef\xbb\xbf"
-OBJECT = Member(dict[str, msgspec.Raw], "a JSON object", is_required=True)
-_NO_CONVERTERS = Converters()
 _NO_OFFSET = (
     "has a zone whose distance from UTC JSON cannot have, for it depends on the day or is no whole "
     "number of minutes: give it in UTC, or without a zone and the zone's name in a field beside it"
 )
-_NOTHING = object()
 
 
 class Mismatch(EventNotDecodable):
     """JSON has other members than the class has fields, or of other types."""
 
 
-def members_of(text: bytes) -> dict[str, msgspec.Raw]:
-    """Return the members of a JSON object, each as it is written."""
-    if text.startswith(_BOM):
-        raise EventNotDecodable("the text begins with a byte order mark: give UTF-8 without it")
+def why_not_read(
+    error: Exception, text: bytes, known: Mapping[str, Member], path: str = "", owner: str = ""
+) -> EventNotDecodable:
+    """Return why no event can be made of JSON, at a path; `error` was raised in trying to."""
+    if text.startswith(b"\xef\xbb\xbf"):
+        return EventNotDecodable("the text begins with a byte order mark: give UTF-8 without it")
     try:
         text.decode()
-    except UnicodeDecodeError as error:
-        raise EventNotDecodable(
-            f"the text is not UTF-8: byte {error.start} is 0x{text[error.start]:02x}"
-        ) from None
-    members: dict[str, msgspec.Raw] = read_member(OBJECT, text, "")
-    return members
+    except UnicodeDecodeError as wrong:
+        byte = f"byte {wrong.start} is 0x{text[wrong.start]:02x}"
+        return EventNotDecodable(f"the text is not UTF-8: {byte}")
+    if isinstance(error, msgspec.ValidationError):
+        try:
+            members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        except msgspec.ValidationError:
+            return Mismatch(f"{prefix(path)}expected a JSON object, found {_excerpt(text)}")
+        except (msgspec.DecodeError, RecursionError) as worse:
+            error = worse
+        else:
+            return Mismatch(_mismatch(error, members, known, path, owner))
+    if isinstance(error, RecursionError):
+        return EventNotDecodable(f"{prefix(path)}the JSON is nested too deeply")
+    if not isinstance(error, msgspec.DecodeError):  # a nested class may raise anything
+        return EventNotDecodable(f"{prefix(path)}{said(error)}")
+    reason = str(error).removeprefix("JSON is malformed: ")
+    if "truncated" in reason or "end of hex escape" in reason or "surrogate pair" in reason:
+        # msgspec calls half of a surrogate pair so too, depending on how much text follows.
+        reason = "it ends too early, or an escape is half of a surrogate pair"
+    return EventNotDecodable(f"{prefix(path)}not JSON: {line(reason)}")
 
 
-def read_object(
+def _mismatch(
+    error: Exception,
     members: Mapping[str, msgspec.Raw],
     known: Mapping[str, Member],
     path: str,
     owner: str,
-    converters: Converters = _NO_CONVERTERS,
-) -> dict[str, Any]:
-    """Return the values of an object's members.
-
-    Raises `Mismatch` for the first one that is unknown, missing or of a wrong type.
-    """
+) -> str:
+    """Return which member of an object is the first that is unknown, missing or of a wrong type."""
     for name in members:
         if name not in known:
             names = ", ".join(map(repr, known))
-            raise Mismatch(f"{inside(path, name)}: no field of {owner}, which has: {names}")
+            return f"{_inside(path, name)}: no field of {owner}, which has: {names}"
     for name, member in known.items():
         if member.is_required and name not in members:
-            raise Mismatch(f"{inside(path, name)}: expected {member.type_name}, found nothing")
-    return {
-        name: read_member(known[name], raw, inside(path, name), converters)
-        for name, raw in members.items()
-    }
-
-
-def read_member(
-    member: Member,
-    raw: bytes | msgspec.Raw,
-    path: str,
-    converters: Converters = _NO_CONVERTERS,
-) -> Any:
-    """Return the value of one member, or raise `EventNotDecodable` with its path."""
-    try:
-        return msgspec.json.decode(raw, type=member.type, dec_hook=converters.read)
-    except RecursionError:
-        raise EventNotDecodable(f"{prefix(path)}the JSON is nested too deeply") from None
-    except msgspec.ValidationError as error:
-        raise _mismatch(member, raw, path, error) from error.__cause__
-    except msgspec.DecodeError as error:
-        reason = str(error).removeprefix("JSON is malformed: ")
-        if "truncated" in reason or "end of hex escape" in reason or "surrogate pair" in reason:
-            # msgspec calls half of a surrogate pair so too, depending on how much text follows.
-            reason = "it ends too early, or an escape is half of a surrogate pair"
-        raise EventNotDecodable(f"{prefix(path)}not JSON: {line(reason)}") from None
-    except Exception as error:  # a nested class may raise anything when it is made
-        raise EventNotDecodable(f"{prefix(path)}{said(error)}") from error
-
-
-def _mismatch(member: Member, raw: bytes | msgspec.Raw, path: str, error: Exception) -> Mismatch:
-    reason, _, inner = str(error).rstrip("`").partition(" - at `$")
+            return f"{_inside(path, name)}: expected {member.type_name}, found nothing"
+    reason, _, where = str(error).rstrip("`").partition(" - at `$")
     by_converter = isinstance(error.__cause__, NotConvertible)
-    if inner:
+    name = where.removeprefix(".")
+    if name not in known:  # it is deeper inside a member
         reason = reason if by_converter else reason[:1].lower() + reason[1:]
-        return Mismatch(f"{line(path + inner)}: {line(reason)}")
-    text = bytes(raw).strip().decode()
-    excerpt = line(text if len(text) <= LONGEST_SHOWN else text[:LONGEST_SHOWN] + "...")
-    found = f"{prefix(path)}expected {member.type_name}, found {excerpt}"
-    return Mismatch(f"{found}: {line(reason)}" if by_converter else found)
+        return f"{line((path + where).removeprefix('.'))}: {line(reason)}"
+    found = f"expected {known[name].type_name}, found {_excerpt(bytes(members[name]))}"
+    return f"{_inside(path, name)}: {found}" + (f": {line(reason)}" if by_converter else "")
 
 
-def why_not_read(wire: Wire, data: bytes, path: str, error: Exception) -> EventNotDecodable:
-    """Return why no event can be made of JSON; `error` was raised in trying to."""
-    try:
-        read_object(members_of(data), wire.members, path, wire.cls.__qualname__, wire.converters)
-    except EventNotDecodable as found:
-        return found
-    return EventNotDecodable(f"{prefix(path)}{said(error)}")
+def _excerpt(text: bytes) -> str:
+    found = text.strip().decode()
+    return line(found if len(found) <= LONGEST_SHOWN else found[:LONGEST_SHOWN] + "...")
 
 
 def why_not_written(
     wire: Wire, event: DomainEvent, error: Exception | None, max_event_bytes: int
 ) -> str:
-    """Return why an event cannot be kept, beginning with the path of what is wrong."""
+    """Return why an event cannot be kept, beginning with the path of the fault."""
     owner = wire.cls.__qualname__
     try:
         return (
@@ -139,17 +114,13 @@ def fault_of_leaves(wire: Wire, event: DomainEvent) -> str:
 
 
 def _fault_of_fields(wire: Wire, event: DomainEvent) -> str:
-    """Return the first field whose value would not come back, written and read by itself."""
-    for name, member in wire.members.items():
+    """Return the first field whose value cannot be written by itself."""
+    for member in wire.members.values():
         path = f"{wire.cls.__qualname__}.{member.attribute}"
         value = getattr(event, member.attribute)
         try:
-            raw = wire.to_json(limits.fields_alone(value))
-            back = read_member(member, raw, path, wire.converters)
-            if name != "metadata" and not is_same(value, back):
-                return _difference(path, value, back)
-        except EventNotDecodable as error:
-            return f"{error}: give a value of the type that the field is declared with"
+            wire.to_json(limits.fields_alone(value))
+            is_same(value, value)
         except (TooDeep, RecursionError):
             return (
                 f"{path}: values are inside each other more than {limits.DEPTH} times, or contain "
@@ -161,7 +132,7 @@ def _fault_of_fields(wire: Wire, event: DomainEvent) -> str:
 
 
 def _fault_of_whole(wire: Wire, event: DomainEvent, max_event_bytes: int) -> str:
-    """Return why an event cannot be kept though each of its fields could be."""
+    """Return the first difference of an event from what is read back."""
     owner = wire.cls.__qualname__
     data = wire.json_of(wire.values(event))
     if len(data) > max_event_bytes:
@@ -171,21 +142,26 @@ def _fault_of_whole(wire: Wire, event: DomainEvent, max_event_bytes: int) -> str
             "greater max_event_bytes"
         )
     try:
-        again = wire.make(wire.arguments(data))
+        arguments = wire.arguments(data)
+    except Exception as error:  # noqa: BLE001  # code of a nested class may raise anything
+        fault = why_not_read(error, data, wire.members, owner, owner)
+        return f"{fault}: give a value of the type that the field is declared with"
+    try:
+        again = wire.make(arguments)
     except Exception as error:  # noqa: BLE001  # so may code of the event class
         return (
             f"{owner}: it would not be read again: {owner} refuses it: {said(error)}: let the "
             "class take the values that its fields have"
         )
-    given = [member.attribute for member in wire.members.values()]
-    for attribute in [*given, *wire.made]:
-        value, back = getattr(event, attribute, _NOTHING), getattr(again, attribute, _NOTHING)
+    names = {member.attribute: name for name, member in wire.members.items()}
+    for attribute in [*names, *wire.made]:
+        value, back = getattr(event, attribute, MISSING), getattr(again, attribute, MISSING)
         if not is_same(value, back):
-            remedy = (
-                ", and let its converter leave alone what it has made"
-                if attribute in given
-                else ", or leave the field out of comparing with eq=False"
-            )
+            remedy = ""
+            if attribute not in names:
+                remedy = ", or leave the field out of comparing with eq=False"
+            elif is_same(value, arguments[names[attribute]]):
+                remedy = ", and let its converter leave alone what it has made"
             return _difference(f"{owner}.{attribute}", value, back) + remedy
     return ""
 
@@ -200,7 +176,7 @@ def _difference(path: str, given: Any, back: Any) -> str:
     )
 
 
-def inside(path: str, name: str) -> str:
+def _inside(path: str, name: str) -> str:
     """Return the path of a member."""
     if name.isascii() and name.isidentifier() and len(name) <= LONGEST_SHOWN:
         return f"{path}.{name}" if path else name

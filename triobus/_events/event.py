@@ -1,10 +1,5 @@
-"""`DomainEvent`, the base of every event, and `Published`, what a publisher gets back.
+"""`DomainEvent`, the base of every event, and `Published`, what a publisher gets back."""
 
-There is no registry of event classes: a class is found by being a loaded subclass, and two classes
-of one name in two modules never disturb each other.
-"""
-
-import inspect
 import types
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,14 +14,12 @@ import msgspec
 
 from triobus._errors import InvalidEvent
 from triobus._events.identity import new_id, now, utc
+from triobus._events.limits import annotations_of
 from triobus._text import line, shown
 
 
 class FrozenDict(dict[str, str]):
-    """A dict that refuses to change: events are facts, and their metadata is shared by all groups.
-
-    A dict rather than a mapping proxy, because a proxy can be neither pickled nor encoded.
-    """
+    """A dict that refuses to change. A mapping proxy could be neither pickled nor encoded."""
 
     __slots__ = ()
 
@@ -57,17 +50,15 @@ def _frozen(metadata: Mapping[str, str]) -> Mapping[str, str]:
             raise InvalidEvent(f"metadata[{key!r}]={value!r}: keys and values must be strings")
     if {*map(type, frozen), *map(type, frozen.values())} == {str}:
         return frozen
-    # Members of enums and the like: JSON has but texts.
+    # Members of enums and the like become plain texts, as JSON has them.
     return FrozenDict({str.__str__(key): str.__str__(value) for key, value in frozen.items()})
 
 
 _classes_made = 0
-"""How often an event class was made, by which others see whether there is a new one."""
-
-_NO_FIELDS = {
-    "event_type": 'event_type = "order.placed"',
-    "schema_version": "schema_version = 2",
-}
+_NO_FIELDS = (
+    ("event_type", "str", 'event_type = "order.placed"'),
+    ("schema_version", "int", "schema_version = 2"),
+)
 
 
 def classes_made() -> int:
@@ -77,13 +68,9 @@ def classes_made() -> int:
 
 def _refuse_as_fields(cls: type) -> None:
     """Raise `InvalidEvent` where what belongs to a class is written as a field of its objects."""
-    try:
-        annotations = inspect.get_annotations(cls)
-    except Exception:  # noqa: BLE001  # newer Pythons evaluate them, and that may raise anything
-        return
-    for name, example in _NO_FIELDS.items():
+    annotations = annotations_of(cls) or {}
+    for name, kind, example in _NO_FIELDS:
         if name in annotations and "ClassVar" not in str(annotations[name]):
-            kind = "str" if name == "event_type" else "int"
             raise InvalidEvent(
                 f"{cls.__qualname__}.{name} is annotated as {shown(annotations[name])}, which "
                 "makes a field of each event of it, and it belongs to the class: write it without "
@@ -118,7 +105,7 @@ class DomainEvent:
     """The version of the fields; raise it when they change, and add an `upcaster`."""
 
     event_id: UUID = attrs.field(factory=new_id, kw_only=True)
-    """Identifies the event; publishing the same event to a store again is accepted once. By default
+    """Identifies the event, which a store accepts once, however often it is published. By default
     it begins with the time (a UUID of version 7)."""
 
     occurred_at: datetime = attrs.field(factory=now, converter=utc, kw_only=True)
@@ -137,7 +124,7 @@ class DomainEvent:
     """Anything else worth keeping with it; it cannot be changed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # attrs makes one for each event class; this one is found where it did not.
+        # attrs makes one for each class that it has decorated.
         try:
             self.__attrs_init__(*args, **kwargs)  # type: ignore[attr-defined]  # attrs makes it
         except TypeError as error:
@@ -161,7 +148,7 @@ class DomainEvent:
                 f"{cls.__qualname__}.event_type is {cls.event_type!r}: give a string that is not "
                 "empty, such as 'order.placed', or leave it out"
             )
-        if type(cls.event_type) is not str:  # a member of an enum, of which JSON and SQL know not
+        if type(cls.event_type) is not str:  # a member of an enum, which JSON and SQL do not know
             cls.event_type = str.__str__(cls.event_type)
 
     @property
@@ -196,7 +183,7 @@ def key_of(event: DomainEvent) -> str | None:
     Raises what its property raises, and `InvalidEvent` if that is no key, or it is no whole event.
     """
     try:
-        event.event_id  # noqa: B018  # what has this has been made as an event
+        event.event_id  # noqa: B018  # an object that has this was made as an event
     except AttributeError:
         raise InvalidEvent(_why_not_whole(type(event))) from None
     key = event.aggregate_id
@@ -225,7 +212,7 @@ def _why_not_whole(cls: type) -> str:
 def with_cause(event: DomainEvent, cause: DomainEvent) -> DomainEvent:
     """Return `event` as caused by `cause`, keeping the ids that were set by hand.
 
-    It is a copy, of which nothing else is different and for which no code of its class has run.
+    It is a copy that differs in nothing else, and for which no code of its class has run.
     """
     if event.event_id == cause.event_id:
         return event  # published again or forwarded to another bus: nothing causes itself
@@ -239,24 +226,21 @@ def with_cause(event: DomainEvent, cause: DomainEvent) -> DomainEvent:
     return caused
 
 
+_HASH = "_attrs_cached_hash"
 _slots_of: WeakKeyDictionary[type, tuple[types.MemberDescriptorType, ...]] = WeakKeyDictionary()
 
 
 def _slots(cls: type) -> tuple[types.MemberDescriptorType, ...]:
-    """Return what reads and writes the slots of a class, whatever their names became in it."""
-    found = _slots_of.get(cls)
-    if found is None:
-        found = _slots_of[cls] = tuple(
+    """Return the slots of a class, whatever their names became in it."""
+    if cls not in _slots_of:
+        members = [item for base in cls.__mro__ for item in vars(base).items()]
+        _slots_of[cls] = tuple(
             member
-            for base in cls.__mro__
-            for name, member in vars(base).items()
+            for name, member in members
             # attrs keeps the hash in one, and the ids that are going to be set are part of it.
             if type(member) is types.MemberDescriptorType and name != _HASH
         )
-    return found
-
-
-_HASH = "_attrs_cached_hash"
+    return _slots_of[cls]
 
 
 def _copy(event: DomainEvent) -> DomainEvent:
@@ -271,28 +255,22 @@ def _copy(event: DomainEvent) -> DomainEvent:
     for slot in _slots(cls):
         try:
             slot.__set__(copied, slot.__get__(event))
-        except AttributeError:  # it has no value, such as a cached property that nobody asked for
+        except AttributeError:  # it has no value yet, as a cached property before its first use
             continue
     if cls.__dictoffset__:
         kept = object.__getattribute__(event, "__dict__")
         object.__getattribute__(copied, "__dict__").update(kept)
-    if getattr(cls, "__attrs_attrs__", None) is not None and _caches_hash(cls):
+    if _HASH in getattr(getattr(cls.__hash__, "__code__", None), "co_names", ()):
         object.__setattr__(copied, _HASH, None)
     return copied
-
-
-def _caches_hash(cls: type) -> bool:
-    code = getattr(cls.__hash__, "__code__", None)
-    return code is not None and _HASH in code.co_names
 
 
 def event_classes() -> Iterator[type[DomainEvent]]:
     """Yield every loaded event class once, in the order of their making, `DomainEvent` aside.
 
-    attrs makes a second class for `slots=True`, and the first one lives on until the garbage
-    collector comes by; only the finished one has attributes of its own. Of classes with one
-    qualified name in one module the newest counts: the module was loaded again, or the cell of a
-    notebook.
+    attrs makes a second class for `slots=True`; only that one has `__attrs_attrs__`. Of classes
+    with one qualified name in one module the newest counts: the module was loaded again, or the
+    cell of a notebook.
     """
     newest: dict[tuple[str, str], type[DomainEvent]] = {}
     seen: set[type[DomainEvent]] = set()

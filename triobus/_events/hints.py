@@ -4,7 +4,6 @@ import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from inspect import get_annotations
 from typing import Any, TypeVar
 
 import attrs
@@ -12,6 +11,7 @@ import msgspec
 from msgspec import inspect
 
 from triobus._events.converters import Converters
+from triobus._events.limits import annotations_of
 from triobus._text import line
 
 _CONTAINERS = frozenset([list, tuple, set, frozenset, dict])
@@ -19,7 +19,7 @@ _UNIONS = frozenset([typing.Union, types.UnionType])
 
 
 @attrs.define
-class Unkeepable(Exception):  # it becomes an error of the name that fits the caller
+class Unkeepable(Exception):
     """A field's type cannot be kept. It becomes an error of the name that fits the caller."""
 
     field: str
@@ -69,18 +69,23 @@ def check_type(field: str, hint: Any, converters: Converters) -> None:
     try:
         msgspec.json.Decoder(hint, dec_hook=converters.read)
     except Exception as error:
-        raise Unkeepable(field, _reason(hint, error), _remedy(error)) from error
+        raise Unkeepable(field, *_reason_and_remedy(hint, error)) from error
     for part in _parts_of(hint):
-        if isinstance(part, inspect.CustomType):
-            if converters.find(part.cls) is None:
+        if isinstance(part, inspect.CustomType) and converters.find(part.cls) is None:
+            raise Unkeepable(
+                field,
+                f"JSON has nothing for a {part.cls.__qualname__}",
+                "declare a type that JSON has, or give the store "
+                f"converters=[Converter({part.cls.__name__}, to=..., of=...)]",
+            )
+        if isinstance(part, inspect.DataclassType):
+            for name in (member.name for member in part.fields if member.name.startswith("_")):
                 raise Unkeepable(
                     field,
-                    f"JSON has nothing for a {part.cls.__qualname__}",
-                    "declare a type that JSON has, or give the store "
-                    f"converters=[Converter({part.cls.__name__}, to=..., of=...)]",
+                    f"{part.cls.__qualname__} has a private field {name!r}, which is not written",
+                    f"call it {name.lstrip('_')!r}, or give the store a Converter for a class "
+                    "that is neither attrs nor a dataclass",
                 )
-        elif isinstance(part, inspect.DataclassType):
-            _check_members(field, part)
 
 
 def may_hold_more(hint: Any) -> bool:
@@ -104,35 +109,19 @@ def _is_tight(part: inspect.DataclassType) -> bool:
     return not cls.__dictoffset__ and slots <= {field.name for field in part.fields}
 
 
-def _check_members(field: str, part: inspect.DataclassType) -> None:
-    for member in part.fields:
-        if member.name.startswith("_"):
-            raise Unkeepable(
-                field,
-                f"{part.cls.__qualname__} has a private field {member.name!r}, which is not "
-                "written",
-                f"call it {member.name.lstrip('_')!r}, or give the store a Converter for a class "
-                "that is neither attrs nor a dataclass",
-            )
-
-
-def _reason(hint: Any, error: Exception) -> str:
-    if isinstance(error, NotImplementedError):
-        return f"{name_of_type(hint)} has, or holds, a class with a default that takes 'self'"
-    return f"{name_of_type(hint)} cannot be read from JSON ({line(str(error))})"
-
-
-def _remedy(error: Exception) -> str:
+def _reason_and_remedy(hint: Any, error: Exception) -> tuple[str, str]:
+    reason = f"{name_of_type(hint)} cannot be read from JSON ({line(str(error))})"
     if isinstance(error, NameError):
-        return _REMEDY_FOR_NAMES
+        return reason, _REMEDY_FOR_NAMES
     if isinstance(error, NotImplementedError):
-        return "give that field a plain default or a factory without arguments"
+        reason = f"{name_of_type(hint)} has, or holds, a class with a default that takes 'self'"
+        return reason, "give that field a plain default or a factory without arguments"
     if "union" in str(error):
-        return (
+        return reason, (
             "use one field for each type, or a union of msgspec.Struct classes with tag=True, "
             "which JSON can tell apart"
         )
-    return "declare a type that JSON has, or give the store a Converter for it"
+    return reason, "declare a type that JSON has, or give the store a Converter for it"
 
 
 _REMEDY_FOR_NAMES = (
@@ -147,15 +136,13 @@ def _parts_of(hint: Any) -> Iterator[inspect.Type]:
         waiting: list[Any] = [inspect.type_info(hint)]
     except Exception:  # noqa: BLE001  # that msgspec can read it is known; this is but for messages
         return
-    seen: set[int] = set()
-    kept = []
+    seen: dict[int, Any] = {}  # the parts too, or another could get the id of one
     while waiting:
         part = waiting.pop()
         if isinstance(part, (tuple, list)):
             waiting += part
         elif isinstance(part, (inspect.Type, inspect.Field)) and id(part) not in seen:
-            seen.add(id(part))
-            kept.append(part)  # or another could get its id
+            seen[id(part)] = part
             if isinstance(part, inspect.Type):
                 yield part
             waiting += [
@@ -167,11 +154,9 @@ def _parts_of(hint: Any) -> Iterator[inspect.Type]:
 
 def _resolved(cls: type, field: "attrs.Attribute[Any]") -> Any:
     hint = Any if field.type is None else field.type
-    owner = next(
-        (base for base in cls.__mro__ if field.name in _annotations_of(base)),
-        cls,
-    )
-    module = vars(sys.modules[owner.__module__]) if owner.__module__ in sys.modules else {}
+    owners = (base for base in cls.__mro__ if field.name in (annotations_of(base) or {}))
+    owner = next(owners, cls)
+    module = vars(sys.modules.get(owner.__module__, types))
     holder = type(owner.__name__, (), {"__annotations__": {field.name: hint}})
     try:
         # The module comes before the class, in which a field may be called as its type is.
@@ -181,13 +166,6 @@ def _resolved(cls: type, field: "attrs.Attribute[Any]") -> Any:
         reason = f"its type {line(str(hint))} cannot be resolved ({line(str(error))})"
         remedy = _REMEDY_FOR_NAMES if isinstance(error, NameError) else "write a type"
         raise Unkeepable(field.name, reason, remedy) from error
-
-
-def _annotations_of(cls: type) -> Mapping[str, Any]:
-    try:
-        return get_annotations(cls)
-    except Exception:  # noqa: BLE001  # newer Pythons evaluate them, and that may raise anything
-        return {}
 
 
 def _type_variables(cls: type) -> Mapping[Any, Any]:
@@ -205,6 +183,6 @@ def _substituted(hint: Any, variables: Mapping[Any, Any]) -> Any:
     if isinstance(hint, TypeVar):
         return variables.get(hint, hint)
     parameters = getattr(hint, "__parameters__", ())
-    if (isinstance(hint, type) and not parameters) or not parameters or isinstance(hint, type):
+    if not parameters or isinstance(hint, type):
         return hint
     return hint[tuple(variables.get(parameter, parameter) for parameter in parameters)]

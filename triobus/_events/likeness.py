@@ -62,8 +62,6 @@ def is_same(given: Any, back: Any, depth: int = 0) -> bool:
         return (check is None or check(given)) and bool(given == back)
     if depth > DEPTH:
         raise TooDeep
-    if isinstance(given, Enum):
-        return given is back or bool(given == back)
     if isinstance(given, (list, tuple)):
         if len(given) != len(back):
             return False
@@ -74,26 +72,17 @@ def is_same(given: Any, back: Any, depth: int = 0) -> bool:
     if isinstance(given, (set, frozenset)):
         return len(given) == len(back) and _has_same_keys(given, back, depth)
     if isinstance(given, dict):
-        return _is_same_dict(given, back, depth)
-    if names := field_names(given):
-        return all(
-            is_same(getattr(given, name, _MISSING), getattr(back, name, _MISSING), depth + 1)
-            for name in names
+        are_texts = {*map(type, given), *map(type, back)} <= _TEXT
+        return (
+            len(given) == len(back)
+            and (are_texts or _has_same_keys(given, back, depth))
+            and all(key in back and is_same(given[key], back[key], depth + 1) for key in given)
         )
-    return bool(given == back)
-
-
-def _is_same_dict(given: Any, back: Any, depth: int) -> bool:
-    if len(given) != len(back):
-        return False
-    if not {*map(type, given), *map(type, back)} <= _TEXT and not _has_same_keys(
-        given, back, depth
-    ):
-        return False
-    for key, item in given.items():
-        if key not in back or not is_same(item, back[key], depth + 1):
+    names = () if isinstance(given, Enum) else field_names(given)
+    for name in names:
+        if not is_same(getattr(given, name, _MISSING), getattr(back, name, _MISSING), depth + 1):
             return False
-    return True
+    return bool(names or given is back or given == back)
 
 
 def _has_same_keys(given: Any, back: Any, depth: int) -> bool:

@@ -1,6 +1,7 @@
-"""What an event may hold at most, whoever made it: limits on numbers, texts and metadata."""
+"""What an event may hold at most: limits on numbers, texts and metadata."""
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -22,7 +23,6 @@ GREATEST_VERSION = 2**53 - 1
 DEPTH = 100
 """How deep values may be inside each other. Deeper ones can be written, and then, from the bottom
 of another stack, not be read."""
-_LEAST, _GREATEST = -(2**63), 2**64 - 1
 _EXPONENT = 6144
 """The greatest exponent of IEEE 754's decimal128. With a thousand million, which a dozen characters
 are enough to write, the first `int()` of the number would fill the memory."""
@@ -40,61 +40,54 @@ def may_be_great(data: bytes) -> bool:
 
 def is_integer_kept(number: int) -> bool:
     """Tell whether a whole number has no fault."""
-    return _LEAST <= number <= _GREATEST
+    return -(2**63) <= number < 2**64
+
+
+def is_decimal_kept(number: Decimal) -> bool:
+    """Tell whether a Decimal has no fault."""
+    if -_EXPONENT <= number.adjusted() <= _EXPONENT:  # and its exponent is no greater
+        return not number.is_nan()
+    return not fault_of(number)
 
 
 def fault_of(value: Any) -> str:
-    """Return what is wrong with a value by itself, with what to do; "" if nothing is."""
+    """Return the fault of a value by itself, and the remedy; "" if it has none."""
     if isinstance(value, str):
         return fault_of_text(value)
     if isinstance(value, Decimal):
-        return fault_of_decimal(value)
-    if isinstance(value, float) and not math.isfinite(value):
+        if value.is_nan():
+            return "which equals nothing, not even itself: give a number, or None"
+        exponent = value.as_tuple().exponent
+        if isinstance(exponent, int) and (exponent > _EXPONENT or value.adjusted() < -_EXPONENT):
+            return f"and its exponent is beyond {_EXPONENT:,}: give a number within the range"
+    elif isinstance(value, float) and not math.isfinite(value):
         return "and JSON has no such number: give a finite one, or None"
-    if isinstance(value, int) and not is_integer_kept(value):
+    elif isinstance(value, int) and not is_integer_kept(value):
         return "a whole number of more than 64 bits: give it as a str or a Decimal"
     return ""
 
 
 def fault_of_text(text: object) -> str:
-    """Return what is wrong with what should be a text."""
+    """Return the fault of a value that should be a text."""
     if not isinstance(text, str):
         return f"a {type(text).__qualname__}: give a str, or None"
     if "\0" in text:
         return "which contains NUL: remove it"
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return "which contains half of a surrogate pair and is no text: replace it"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "which contains half of a surrogate pair and is no text: replace it"
     return ""
 
 
 def fault_of_name(text: object) -> str:
-    """Return what is wrong with an event type or an aggregate id."""
+    """Return the fault of an event type or an aggregate id."""
     if fault := fault_of_text(text):
         return fault
     size = len(str(text).encode())
     if size > NAME_BYTES:
         return f"which has {size:,} bytes: give at most {NAME_BYTES:,}"
     return ""
-
-
-def fault_of_decimal(number: Decimal) -> str:
-    """Return what is wrong with a Decimal."""
-    if number.is_nan():
-        return "which equals nothing, not even itself: give a number, or None"
-    exponent = number.as_tuple().exponent
-    if isinstance(exponent, int) and (exponent > _EXPONENT or number.adjusted() < -_EXPONENT):
-        return f"and its exponent is beyond {_EXPONENT:,}: give a number within the range"
-    return ""
-
-
-def is_decimal_kept(number: Decimal) -> bool:
-    """Tell whether a Decimal has no fault; faster."""
-    if -_EXPONENT <= number.adjusted() <= _EXPONENT:  # and its exponent is no greater
-        return not number.is_nan()
-    return not fault_of_decimal(number)
 
 
 def fault_of_metadata(metadata: Mapping[str, str], owner: str = "") -> str:
@@ -112,20 +105,12 @@ def fault_of_metadata(metadata: Mapping[str, str], owner: str = "") -> str:
     return ""
 
 
-def parts(value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield what is directly inside a value, each part with the end of its path."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield f"[{shown(key)}]", item
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield f"[{index}]", item
-    elif isinstance(value, (set, frozenset)):
-        for item in value:
-            yield "", item
-    else:
-        for name in field_names(value):
-            yield f".{name}", getattr(value, name, None)
+def annotations_of(cls: type) -> dict[str, Any] | None:
+    """Return the annotations of a class, without those of its bases; None if they raise."""
+    try:
+        return inspect.get_annotations(cls)
+    except Exception:  # noqa: BLE001  # newer Pythons evaluate them, and that may raise anything
+        return None
 
 
 def field_names(value: Any) -> tuple[str, ...]:
@@ -135,28 +120,24 @@ def field_names(value: Any) -> tuple[str, ...]:
         return tuple(field.name for field in attrs.fields(cls))
     if dataclasses.is_dataclass(cls):
         return tuple(field.name for field in dataclasses.fields(cls))
-    if isinstance(value, msgspec.Struct):
-        return value.__struct_fields__
-    return ()
+    return value.__struct_fields__ if isinstance(value, msgspec.Struct) else ()
 
 
 def fields_alone(value: Any) -> Any:
     """Return what JSON has in place of a value, of objects only what their fields hold."""
-    if isinstance(value, (str, int, float, Decimal)):
+    if isinstance(value, (str, int, float, Decimal, msgspec.Struct)):
         return value
     if isinstance(value, dict):
         return {key: fields_alone(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [fields_alone(item) for item in value]
-    if isinstance(value, msgspec.Struct):
-        return value
     if names := field_names(value):
         return {name: fields_alone(getattr(value, name)) for name in names if hasattr(value, name)}
     return value
 
 
 def leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield a value and all that is inside it, in order, each once; keys too."""
+    """Yield a value and all that is inside it with its path, in order, each once; keys too."""
     waiting = [(path, value, 0)]
     seen: set[int] = set()
     while waiting:
@@ -164,10 +145,23 @@ def leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         yield path, value
         if isinstance(value, (str, int, float, Decimal)) or id(value) in seen:
             continue
-        if depth >= _DEPTH_SEARCHED:
-            continue
-        seen.add(id(value))
-        inner = [(path + part, item, depth + 1) for part, item in parts(value)]
-        if isinstance(value, dict):
-            inner += [(f"{path}[{shown(key)}]", key, depth + 1) for key in value]
-        waiting += reversed(inner)
+        if depth < _DEPTH_SEARCHED:
+            seen.add(id(value))
+            waiting += [(path + end, item, depth + 1) for end, item in _parts(value)][::-1]
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the parts of a value, each with the end of its path."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield f"[{shown(key)}]", item
+            yield f"[{shown(key)}]", key
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield f"[{index}]", item
+    elif isinstance(value, (set, frozenset)):
+        for item in value:
+            yield "", item
+    else:
+        for name in field_names(value):
+            yield f".{name}", getattr(value, name, None)

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from triobus._checks import whole_number
 from triobus._errors import EventNotDecodable, InvalidOption
-from triobus._events.diagnosis import inside, members_of, read_member
+from triobus._events.diagnosis import why_not_read
 from triobus._events.event import DomainEvent
-from triobus._events.wire import BASE_FIELDS, Member
+from triobus._events.wire import BASE_FIELDS
 from triobus._text import said, shown
 
 Upcaster = Callable[[dict[str, Any]], dict[str, Any]]
@@ -21,8 +22,8 @@ _AnUpcaster = TypeVar("_AnUpcaster", bound=Upcaster)
 
 _ATTRIBUTE = "__triobus_upcasters__"
 """The attribute of an event class that holds its upcasters, by the version they start from."""
-_ANYTHING = Member(Any)
 _encode = msgspec.json.Encoder().encode
+_members_of = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def upcaster(
@@ -48,8 +49,7 @@ def upcaster(
         raise InvalidOption(
             f"upcaster({shown(event_class)}): give the class of the events, such as OrderPlaced"
         )
-    if type(from_version) is not int or from_version < 1:
-        raise InvalidOption(f"from_version={from_version!r}: give a whole number of 1 or more")
+    whole_number("from_version", from_version, least=1)
 
     def attach(function: _AnUpcaster) -> _AnUpcaster:
         if not callable(function) or inspect.iscoroutinefunction(function):
@@ -57,7 +57,7 @@ def upcaster(
                 f"upcaster={function!r}: give a plain function that takes the data, a dict, and "
                 "returns that of the next version"
             )
-        upcasters = upcasters_of(event_class)
+        upcasters = _upcasters_of(event_class)
         known = upcasters.setdefault(from_version, function)
         if known is not function:
             raise InvalidOption(
@@ -71,7 +71,7 @@ def upcaster(
     return attach
 
 
-def upcasters_of(event_class: type[DomainEvent]) -> dict[int, Upcaster]:
+def _upcasters_of(event_class: type[DomainEvent]) -> dict[int, Upcaster]:
     """Return the upcasters of a class, without those of its bases."""
     found: dict[int, Upcaster] = event_class.__dict__.get(_ATTRIBUTE, {})
     return found
@@ -80,17 +80,16 @@ def upcasters_of(event_class: type[DomainEvent]) -> dict[int, Upcaster]:
 def upcast(event_class: type[DomainEvent], version: int, data: bytes) -> bytes:
     """Return the JSON of an event of `version` as JSON of the version that its class has."""
     chain = _chain(event_class, version)
-    members = members_of(data)
-    base = {name: raw for name, raw in members.items() if name in BASE_FIELDS}
-    own: Any = {
-        name: read_member(_ANYTHING, raw, inside("", name))
-        for name, raw in members.items()
-        if name not in base
-    }
+    try:
+        own: Any = _members_of(data)
+        base = {name: own.pop(name) for name in own.keys() & BASE_FIELDS.keys()}
+        own = msgspec.json.decode(_encode(own))
+    except Exception as error:  # noqa: BLE001  # msgspec's errors are of several kinds
+        raise why_not_read(error, data, {}) from None
     for step, function in enumerate(chain, version):
         own = _call(function, step, own)
     try:
-        return _encode(members_of(_encode(own)) | base)
+        return _encode(_members_of(_encode(own)) | base)
     except Exception as error:
         raise EventNotDecodable(
             f"what {_name_of(chain[-1])} returned cannot be read as JSON: {said(error)}"
@@ -107,7 +106,7 @@ def _chain(event_class: type[DomainEvent], version: int) -> list[Upcaster]:
             f"version {version} is newer than {name}, which is of version {wanted}: a newer "
             "program has written it"
         )
-    upcasters = upcasters_of(event_class)
+    upcasters = _upcasters_of(event_class)
     for step in range(version, wanted):
         if step not in upcasters:
             raise EventNotDecodable(
@@ -129,11 +128,10 @@ def _call(function: Upcaster, version: int, data: dict[str, Any]) -> dict[str, A
             f"{who} returned {shown(newer)}: let it return the data of version {version + 1}, a "
             "dict"
         )
-    for name in BASE_FIELDS:
-        if name in newer:
-            raise EventNotDecodable(
-                f"{who} returned a member {name!r}: let it leave the fields of DomainEvent alone"
-            )
+    for name in newer.keys() & BASE_FIELDS.keys():
+        raise EventNotDecodable(
+            f"{who} returned a member {name!r}: let it leave the fields of DomainEvent alone"
+        )
     return newer
 
 

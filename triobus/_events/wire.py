@@ -27,17 +27,18 @@ from triobus._events.likeness import LEAVES, is_same
 from triobus._text import shown
 
 BASE_FIELDS = attrs.fields_dict(DomainEvent)
-_MISSING = object()
+MISSING = object()
+"""In place of the value of an attribute that an event lacks."""
 
 
 @attrs.frozen
 class Member:
     """One member of a JSON object."""
 
-    type: Any
-    """What it is read as."""
-    type_name: str = attrs.field(default=attrs.Factory(lambda self: name_of_type(self.type), True))
+    type_name: str
     """What a message calls its type."""
+    type: Any = Any
+    """What it is read as."""
     is_required: bool = False
     attribute: str = ""
     """The attribute of an event that has its value."""
@@ -65,7 +66,7 @@ _EQUAL_IS_SAME = frozenset(type_ for type_, check in LEAVES.items() if check is 
 class Wire:
     """What JSON has of the events of one class, and the way there and back. Raises `Unkeepable`.
 
-    Events for a store have all fields. Those that a person writes may lack id and time, and have no
+    Events for a store have all fields. Those of the command line may lack id and time, and have no
     metadata among their fields.
     """
 
@@ -89,13 +90,17 @@ class Wire:
         """Returns the values of an event that are written, in their order."""
         self.made = [field.name for field in attrs.fields(cls) if field.eq and not field.init]
         """The attributes that the class sets itself, and that have to come back all the same."""
-        self._required = [name for name in names if self.members[name].is_required]
+        self._required = {name for name in names if self.members[name].is_required}
         self._is_plain = _is_made_plainly(cls)
         self._loose = [place for place, type_ in enumerate(types) if may_hold_more(type_)]
         self._kinds = list(map(_kinds, names, types))
-        kinds = dict(zip(names, self._kinds, strict=True))
-        self._deep = [(place, name) for place, name in enumerate(names) if kinds[name] is None]
-        self._numbers = [name for name in names if _may_be_number(kinds[name])]
+        places = enumerate(zip(names, self._kinds, strict=True))
+        self._deep = [(place, name) for place, (name, kinds) in places if kinds is None]
+        self._numbers = [
+            name
+            for name, kinds in zip(names, self._kinds, strict=True)
+            if kinds is None or kinds & _NUMBERS.keys()
+        ]
         self._proved: dict[tuple[type, ...], list[tuple[int, Callable[[Any], bool]]]] = {}
 
     def json_of(self, values: tuple[Any, ...]) -> bytes:
@@ -115,10 +120,10 @@ class Wire:
                 break
         else:
             return arguments
-        for name in self._required:
-            if arguments[name] is msgspec.UNSET:
-                raise ValueError(f"{name} is missing")
-        return {name: value for name, value in arguments.items() if value is not msgspec.UNSET}
+        found = {name: value for name, value in arguments.items() if value is not msgspec.UNSET}
+        if not self._required <= found.keys():
+            raise msgspec.ValidationError("a member is missing")
+        return found
 
     def make(self, arguments: dict[str, Any]) -> DomainEvent:
         """Return the event. Raises what the class raises."""
@@ -132,20 +137,18 @@ class Wire:
         is_suspect = bool(self._deep) and limits.may_be_great(data)
         for name in self._numbers:
             value = arguments.get(name)
-            if check := _NUMBERS.get(type(value)):
-                if not check(value):
-                    return f"{name}: found {shown(value)}, {limits.fault_of(value)}"
-            elif is_suspect:
+            check = _NUMBERS.get(type(value))
+            if is_suspect if check is None else not check(value):
                 for where, leaf in limits.leaves(name, value):
                     if isinstance(leaf, (Decimal, int)) and (fault := limits.fault_of(leaf)):
                         return f"{where}: found {shown(leaf)}, {fault}"
         return ""
 
     def comes_back(self, event: DomainEvent, values: tuple[Any, ...], data: bytes) -> bool:
-        """Tell whether JSON is read as the event. Raises what stands in its way.
+        """Tell whether JSON is read as the event. Raises what reading or `==` raises.
 
         Reading it is the proof, and serves for all events with values of the same types. Of those
-        only what depends on the values is checked, and whatever has other values inside it.
+        are checked only the fields that depend on the value or have other values inside.
         """
         shape = tuple(map(type, values))
         checks = self._proved.get(shape)
@@ -172,7 +175,7 @@ class Wire:
             elif given is not back and not is_same(given, back):
                 return False
         return all(
-            is_same(getattr(event, name, _MISSING), getattr(again, name, _MISSING))
+            is_same(getattr(event, name, MISSING), getattr(again, name, MISSING))
             for name in self.made
         )
 
@@ -233,10 +236,6 @@ def _kinds(name: str, hint: Any) -> frozenset[Any] | None:
     return found if all(type_ in LEAVES or _is_closed(type_) for type_ in found) else None
 
 
-def _may_be_number(kinds: frozenset[Any] | None) -> bool:
-    return kinds is None or not kinds.isdisjoint(_NUMBERS)
-
-
 def _is_closed(type_: Any) -> bool:
     """Tell whether it is an enum of which each member comes back."""
     if not isinstance(type_, type) or not issubclass(type_, enum.Enum):
@@ -252,7 +251,7 @@ def _is_closed(type_: Any) -> bool:
 
 
 def _is_made_plainly(cls: type[DomainEvent]) -> bool:
-    """Tell whether making an event does nothing but set its fields to what is given."""
+    """Tell whether making an event does nothing but set its fields to the arguments."""
     code = getattr(cls.__init__, "__code__", None)
     return (
         code is not None

@@ -1,15 +1,22 @@
-"""Watching the attempts of handlers, which is where both the recording and the promises look."""
+"""Watching the attempts of handlers, where the recording and the promises look."""
 
 from abc import ABC, abstractmethod
 
 import attrs
 
 from triobus._events import DomainEvent
+from triobus._events.causes import calling_delivery
+from triobus._groups.delivery import InFlight
 from triobus._groups.handlers import Invoke
 from triobus._groups.subscriptions import Group, Subscription
 
 Key = tuple[str, str]
 """The names of a group and a subscription of it."""
+
+
+def key_of(subscription: Subscription) -> Key:
+    """Return the names that a subscription goes by."""
+    return subscription.group, subscription.name
 
 
 @attrs.define(eq=False)
@@ -25,16 +32,24 @@ class AttemptInstrument(ABC):
         for subscription in group.subscriptions:
             if subscription not in self._attended:
                 self._attended.add(subscription)
-                subscription._invoke = self._watched(subscription, subscription._invoke)
+                subscription._invoke = self._watched(subscription._invoke)
+
+    def _watched(self, invoke: Invoke) -> Invoke:
+        async def watched(event: DomainEvent) -> object:
+            delivery = calling_delivery()
+            assert delivery is not None
+            return await self._attempt(delivery, event, invoke)
+
+        return watched
 
     @abstractmethod
-    def _watched(self, subscription: Subscription, invoke: Invoke) -> Invoke:
-        """Return what is called in place of a subscription's handler, and calls it."""
+    async def _attempt(self, delivery: InFlight, event: DomainEvent, invoke: Invoke) -> object:
+        """Make an attempt by `invoke(event)`, and see how it ends."""
 
     def _wanted_by(self, event: DomainEvent) -> set[Key]:
-        """Return whom an event is for, as it is accepted."""
+        """Return the subscriptions that an event is for, as it is accepted."""
         return {
-            (subscription.group, subscription.name)
+            key_of(subscription)
             for group in self._groups.values()
             for subscription in group._plan_for(type(event))
         }

@@ -1,4 +1,4 @@
-"""`hold_clock`: an autojump clock stands still while a user's own thread or I/O is at work."""
+"""`hold_clock`: an autojump clock stands still while a thread or I/O is at work."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,11 +14,8 @@ async def hold_clock() -> AsyncIterator[None]:
 
     Such a clock jumps when every task is blocked, and does not see that one of them waits for a
     thread, a socket or a process (python-trio/trio issue 456). Inside the block it stands still,
-    however many tasks hold it and however often; `triobus` itself holds it for its own threads. On
-    a real clock the block does nothing. `trio.testing.wait_all_tasks_blocked` works as ever, and so
-    does guest mode.
-
-    A checkpoint at its beginning; cancelled there, the block is not entered.
+    however many tasks hold it; `triobus` holds it for its own threads. On a real clock the block
+    does nothing. It begins with a checkpoint; cancelled there, it is not entered.
     """
     await trio.lowlevel.checkpoint()
     with clock_held():

@@ -45,26 +45,17 @@ class _Calls:
 
     async def _recorded(self, handler: Invoke, event: DomainEvent) -> Any:
         delivery = calling_delivery()
-        attempt = None if delivery is None else delivery.attempt
-        started = trio.current_time()
-        result, error = None, None
+        attempt, started = delivery and delivery.attempt, trio.current_time()
+        end: dict[str, Any] = {}
         try:
-            result = await handler(event)
-            return result
-        except BaseException as raised:
-            error = raised
+            end["result"] = await handler(event)
+            return end["result"]
+        except BaseException as error:
+            end["error"] = error
             raise
         finally:
-            self.calls.append(
-                Call(
-                    event=event,
-                    attempt=attempt,
-                    started=started,
-                    ended=trio.current_time(),
-                    result=result if error is None else None,
-                    error=error,
-                )
-            )
+            now = trio.current_time()
+            self.calls.append(Call(event=event, attempt=attempt, started=started, ended=now, **end))
 
 
 async def _handled(then: Handler | None, event: DomainEvent) -> Any:
@@ -103,17 +94,14 @@ class FlakyHandler(_Calls):
 
     async def _fail_or_handle(self, event: DomainEvent) -> Any:
         await trio.lowlevel.checkpoint()
-        if self._failed < self.failures:
-            self._failed += 1
-            raise self._made_error()
-        return await _handled(self.then, event)
-
-    def _made_error(self) -> Exception:
+        if self._failed >= self.failures:
+            return await _handled(self.then, event)
+        self._failed += 1
         if self.error is None:
-            return ConnectionError(f"planned failure {self._failed} of {self.failures:g}")
+            raise ConnectionError(f"planned failure {self._failed} of {self.failures:g}")
         if isinstance(self.error, Exception):
-            return self.error.with_traceback(None)
-        return self.error()
+            raise self.error.with_traceback(None)
+        raise self.error()
 
 
 @attrs.define(eq=False)

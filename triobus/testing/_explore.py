@@ -1,6 +1,7 @@
 """`explore` and `cancel_at_every_step`: a scenario under many chances, and cancelled anywhere."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,14 +10,7 @@ import trio
 
 from triobus import _checks
 from triobus._errors import InvalidOption
-from triobus.testing._world import (
-    Broken,
-    Faults,
-    Scenario,
-    World,
-    run_in_world,
-    told,
-)
+from triobus.testing._world import Broken, Faults, Scenario, World, run_in_world, told
 
 _MOST_STEPS = 100_000
 
@@ -37,19 +31,19 @@ class StepFailed(AssertionError):
 
 @attrs.frozen(kw_only=True)
 class Exploration:
-    """What `explore` has seen."""
+    """What `explore` has seen, in all worlds."""
 
-    seeds: int
+    seeds: int = 0
     """How many worlds."""
-    steps: int
+    steps: int = 0
     """How many steps Trio's scheduler took in them."""
-    crashes: int
+    crashes: int = 0
     """How often a program was killed."""
-    published: int
+    published: int = 0
     """Events that were accepted."""
-    attempts: int
+    attempts: int = 0
     """Calls of handlers, those that were to fail included."""
-    timeline: str = attrs.field(repr=False)
+    timeline: str = attrs.field(default="", repr=False)
     """What happened in the last world."""
 
 
@@ -65,9 +59,9 @@ def explore(
     A seed decides the order in which Trio takes runnable tasks, how long each call of a store or of
     a plain `def` handler takes (they are made without threads, in virtual time), which attempts of
     handlers fail, and when the program is killed and started again; see `Faults`. The scenario says
-    with `assert` what it expects. Besides, of each bus that is started in it: nothing accepted is
-    lost, aggregates keep their order, offsets never go back and say the truth, statistics add up,
-    and nothing waits for ever; and no handler changes what an event holds (`EventChanged`).
+    with `assert` what it expects. Besides, each bus that is started in it is checked: nothing that
+    it accepted is lost, aggregates keep their order, offsets never go back and tell the truth,
+    statistics add up, nothing waits for ever, and no handler changes an event (`EventChanged`).
 
     Time is virtual, and waits for no thread of the scenario's own: `trio.to_thread` belongs into
     `async with hold_clock()`, though what a thread does when is then left to chance.
@@ -81,62 +75,50 @@ def explore(
     inside `trio.run`.
     """
     __tracebackhide__ = True  # for pytest: what failed is in the scenario
-    return explored(scenario, seeds, faults, seed, lambda seed: f"explore(..., seed={seed})")
+    return explored(
+        scenario, seeds, faults, seed, repeated_with=lambda seed: f"explore(..., seed={seed})"
+    )
 
 
 def explored(
     scenario: Scenario,
-    seeds: int | Iterable[int],
-    faults: Faults | None,
-    seed: int | None,
+    seeds: int | Iterable[int] = 200,
+    faults: Faults | None = None,
+    seed: int | None = None,
+    *,
     repeated_with: Callable[[int], str],
 ) -> Exploration:
-    """Do what `explore` does, for a caller who knows with what a seed is repeated."""
+    """Do what `explore` does; `repeated_with` says how to repeat a seed."""
     __tracebackhide__ = True
     _check_scenario(scenario)
-    chosen: Iterable[int]
     if seed is not None:
-        chosen = [_checks.whole_number("seed", seed, least=0)]
+        seeds = [_checks.whole_number("seed", seed, least=0)]
     elif isinstance(seeds, int):
-        chosen = range(_checks.whole_number("seeds", seeds, least=1))
-    else:
-        chosen = seeds
-    count = steps = crashes = published = attempts = 0
+        seeds = range(_checks.whole_number("seeds", seeds, least=1))
     world: World | None = None
-    for chance in chosen:
+    counted: Counter[str] = Counter()
+    for chance in seeds:
         try:
             world = run_in_world(
                 chance, faults or Faults(), lambda world: world.live(scenario), World.step
             )
         except Broken as broken:
-            failure = ExplorationFailed(
-                f"seed {chance}: {told(broken.error)}\n\n{broken.world.hint()}Repeat it with "
-                f"{repeated_with(chance)}\n\nWhat happened, to step {broken.world.steps}:\n"
-                f"{broken.world.timeline()}"
-            )
+            report = broken.world.report(repeated_with(chance))
+            failure = ExplorationFailed(f"seed {chance}: {told(broken.error)}{report}")
             failure.seed = chance
             raise failure from broken.error
-        count += 1
-        steps += world.steps
-        crashes += world.crashes
-        published += len(world.recording.published)
-        attempts += len(world.recording.attempts)
-    return Exploration(
-        seeds=count,
-        steps=steps,
-        crashes=crashes,
-        published=published,
-        attempts=attempts,
-        timeline="" if world is None else world.timeline(),
-    )
+        counted.update(
+            seeds=1,
+            steps=world.steps,
+            crashes=world.crashes,
+            published=len(world.recording.published),
+            attempts=len(world.recording.attempts),
+        )
+    return Exploration(**counted, timeline="" if world is None else world.timeline())
 
 
 def cancel_at_every_step(
-    scenario: Scenario,
-    check: Callable[..., Any],
-    *,
-    step: int | None = None,
-    seed: int = 0,
+    scenario: Scenario, check: Callable[..., Any], *, step: int | None = None, seed: int = 0
 ) -> int:
     """Run an async scenario once for every step of Trio's scheduler, and cancel it at that step.
 
@@ -171,11 +153,8 @@ def cancel_at_every_step(
         try:
             world = run_in_world(seed, faults, main, on_step)
         except Broken as broken:
-            failure = StepFailed(
-                f"cancelled at step {number}: {told(broken.error)}\n\n{broken.world.hint()}Repeat "
-                f"it with cancel_at_every_step(..., step={number})\n\nWhat happened:\n"
-                f"{broken.world.timeline()}"
-            )
+            report = broken.world.report(f"cancel_at_every_step(..., step={number})")
+            failure = StepFailed(f"cancelled at step {number}: {told(broken.error)}{report}")
             failure.step = number
             raise failure from broken.error
         if not world.scope.cancel_called:
@@ -184,7 +163,7 @@ def cancel_at_every_step(
 
 
 def _check_scenario(scenario: Scenario) -> None:
-    if not callable(scenario) or inspect.iscoroutine(scenario):
+    if not callable(scenario):
         raise InvalidOption(f"{scenario!r}: give an async function, without calling it")
     if trio.lowlevel.in_trio_run():
         raise InvalidOption(

@@ -1,7 +1,7 @@
-"""Calls that overlap as chance has it: which, by whom, in which moment, and cancelled when.
+"""Calls that overlap as chance has it: which, in which task, when, and cancelled when.
 
-Who writes a scenario overlaps what comes to mind. Here every public call of a bus and of its store
-meets every other.
+The author of a scenario overlaps only the calls that come to mind. Here every public call of a bus
+and of its store meets every other.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +22,7 @@ from triobus._errors import (
 from triobus._events import DomainEvent
 from triobus._groups.retry import Retry
 from triobus._groups.subscriptions import Group, Subscription
+from triobus.stores import EventStore
 
 Operation = Callable[[], Awaitable[object]]
 
@@ -57,9 +58,9 @@ async def mix(
         for step in range(1, steps + 1):
             await _pause(random)
             name = random.choice(names)
-            who = f"task {number}, call {step}: {name}"
-            note(f"{who} begins")
-            note(f"{who} {await _end_of(operations[name], random)}")
+            call = f"task {number}, call {step}: {name}"
+            note(f"{call} begins")
+            note(f"{call} {await _end_of(operations[name], random)}")
 
     async with trio.open_nursery() as nursery:
         for number in range(1, tasks + 1):
@@ -67,8 +68,7 @@ async def mix(
 
 
 async def _pause(random: Random) -> None:
-    for _ in range(random.randrange(4)):
-        await trio.lowlevel.checkpoint()
+    await _checkpoints(random.randrange(4))
     if random.random() < 0.2:
         await trio.sleep(random.random())
 
@@ -90,10 +90,14 @@ async def _end_of(operation: Operation, random: Random) -> str:
     return end
 
 
-async def _cancel_after(checkpoints: int, scope: trio.CancelScope) -> None:
-    for _ in range(checkpoints):
-        await trio.lowlevel.checkpoint()
+async def _cancel_after(count: int, scope: trio.CancelScope) -> None:
+    await _checkpoints(count)
     scope.cancel()
+
+
+async def _checkpoints(count: int) -> None:
+    for _ in range(count):
+        await trio.lowlevel.checkpoint()
 
 
 def calls_of(
@@ -101,7 +105,7 @@ def calls_of(
 ) -> dict[str, Operation]:
     """Return every public call of a bus, and of its store if it has one, under its name.
 
-    `stop` is not among them: it would end what is to be mixed.
+    `stop` is not among them: it would end the mixing.
     """
     calls = _Calls(bus, make_event, random)
     found: dict[str, Operation] = {
@@ -115,7 +119,7 @@ def calls_of(
         "subscribe": calls.subscribe,
         "unsubscribe": calls.unsubscribe,
         "group": calls.group,
-        "dead_letters.list": calls.list_letters,
+        "dead_letters.list": bus.dead_letters.list,
         "dead_letters.replay": calls.replay,
         "dead_letters.discard": calls.discard,
         "statistics": calls.look,
@@ -137,19 +141,23 @@ class _Calls:
     _bus: EventBus
     _make_event: Callable[[int], DomainEvent]
     _random: Random
-    _number: int = 0
     _events: list[DomainEvent] = attrs.field(factory=list)
     _groups: list[Group] = attrs.field(factory=list)
     _subscriptions: list[Subscription] = attrs.field(factory=list)
     _names: int = 0
 
+    @property
+    def _store(self) -> EventStore:
+        assert self._bus.store is not None
+        return self._bus.store
+
     def _event(self) -> DomainEvent:
-        self._number += 1
-        event = self._make_event(self._number)
+        event = self._make_event(len(self._events) + 1)
         self._events.append(event)
         return event
 
-    # Publishing
+    def _several(self, most: int) -> list[DomainEvent]:
+        return [self._event() for _ in range(self._random.randint(1, most))]
 
     async def publish(self) -> None:
         await self._publish(self._event())
@@ -162,7 +170,7 @@ class _Calls:
         await self._check_position(event, published.position)
 
     async def publish_many(self) -> None:
-        events = [self._event() for _ in range(self._random.randrange(1, 5))]
+        events = self._several(4)
         for event, published in zip(events, await self._bus.publish_many(events), strict=True):
             await self._check_position(event, published.position)
 
@@ -172,16 +180,14 @@ class _Calls:
         await self._check_position(event, outcome.position)
 
     async def _check_position(self, event: DomainEvent, position: int | None) -> None:
-        """Whoever is told a position is told that of the log."""
+        """Assert that a position that was told is that of the log."""
         if self._bus.store is None:
             return
-        stored = await self._bus.store.get(event.event_id)
+        stored = await self._store.get(event.event_id)
         found = None if stored is None else stored.position
         assert found == position, (
             f"{event.event_id} was said to be at {position}, and is at {found}"
         )
-
-    # Listening and looking
 
     async def listen(self) -> None:
         buffer = self._random.choice([1, 100])
@@ -201,21 +207,19 @@ class _Calls:
         assert min(counters) >= 0, f"a counter is negative: {found}"
         self._bus.health()
 
-    # Groups and subscriptions
-
     async def group(self) -> None:
         await trio.lowlevel.checkpoint()
         if len(self._groups) < _MOST_GROUPS:
-            is_durable, name = self._bus.store is not None, f"mixed {len(self._groups) + 1}"
+            is_durable = self._bus.store is not None
             group = self._bus.group(
-                name,
+                f"mixed {len(self._groups) + 1}",
                 workers=self._random.choice([1, 2]),
                 buffer=3,
                 ordering="none" if self._random.random() < 0.3 else "aggregate",
                 start="beginning" if is_durable and self._random.random() < 0.5 else "now",
             )
             self._groups.append(group)
-            self._subscribe(self._groups[-1])
+            self._subscribe(group)
 
     async def subscribe(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -242,11 +246,6 @@ class _Calls:
             chosen = self._random.randrange(len(self._subscriptions))
             self._subscriptions.pop(chosen).unsubscribe()
 
-    # Dead letters
-
-    async def list_letters(self) -> None:
-        await self._bus.dead_letters.list()
-
     async def replay(self) -> None:
         letters = await self._bus.dead_letters.list()
         chosen = [letter.id for letter in letters if self._random.random() < 0.5]
@@ -257,22 +256,16 @@ class _Calls:
         if letters:
             await self._bus.dead_letters.discard(self._random.choice(letters).id)
 
-    # The store beside the bus
-
     async def append(self) -> None:
-        assert self._bus.store is not None
-        events = [self._event() for _ in range(self._random.randrange(1, 3))]
-        for stored in await self._bus.store.append(events):
+        for stored in await self._store.append(self._several(2)):
             await self._check_position(stored.event, stored.position)
 
     async def read(self) -> None:
-        assert self._bus.store is not None
         before = 0
-        async for stored in self._bus.store.read():
+        async for stored in self._store.read():
             assert stored.position > before, f"position {stored.position} came after {before}"
             before = stored.position
 
     async def get(self) -> None:
-        assert self._bus.store is not None
         if self._events:
-            await self._bus.store.get(self._random.choice(self._events).event_id)
+            await self._store.get(self._random.choice(self._events).event_id)

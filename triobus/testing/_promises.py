@@ -5,12 +5,14 @@
 2. Order: of an aggregate a group handles one event at a time, in the order of publication, and none
    goes past one that waits for a retry.
 3. Progress: a group's offset never goes back, and nothing is recorded as finished that is not.
-4. Statistics add up: they agree with what was seen.
+4. Statistics add up: they agree with the calls that were seen.
 
-Beside what a bus promises it watches what handlers promise: that they leave an event as it is.
+Besides, handlers promise that they leave an event as it is.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 from uuid import UUID
 
@@ -26,8 +28,8 @@ from triobus._groups.failures import as_failure
 from triobus._groups.handlers import Invoke
 from triobus._groups.instruments import Range
 from triobus._groups.subscriptions import Group, Subscription
-from triobus.testing._attempts import AttemptInstrument, Key
-from triobus.testing._snapshots import EventChanged, Snapshots
+from triobus.testing._attempts import AttemptInstrument, Key, key_of
+from triobus.testing._snapshots import EventChanged
 
 
 class PromiseBroken(AssertionError):
@@ -36,10 +38,10 @@ class PromiseBroken(AssertionError):
 
 @attrs.define(eq=False)
 class _Log:
-    """What is known of one store, or of a bus without one, over all lives."""
+    """The facts about one store, or of a bus without one, over all lives."""
 
     open: dict[UUID, set[Key]] = attrs.field(factory=dict)
-    """Whom an accepted event was for that have not settled it."""
+    """The subscriptions that an accepted event was for and that have not settled it."""
     ids: dict[int, UUID] = attrs.field(factory=dict)
     """Of the events, by position."""
     offsets: dict[str, int] = attrs.field(factory=dict)
@@ -56,20 +58,15 @@ class Promises:
 
     def of(self, bus: EventBus, plan_failure: Callable[[], Exception | None]) -> "Watch":
         """Return an instrument for a bus that starts."""
-        store = bus.store
-        key = bus if store is None else getattr(store, "path", store)
+        key = bus if bus.store is None else getattr(bus.store, "path", bus.store)
         log = self._logs.setdefault(key, _Log())
-        return Watch(bus, log, self.breach, plan_failure, Snapshots(self.changed))
-
-    def breach(self, message: str) -> None:
-        """Note that a promise was broken, and end the program."""
-        self._end_with(PromiseBroken(message))
+        return Watch(bus, log, lambda message: self._end(PromiseBroken(message)), plan_failure)
 
     def changed(self, message: str) -> None:
         """Note that an event is no more what it was when it was published, and end the program."""
-        self._end_with(EventChanged(message))
+        self._end(EventChanged(message))
 
-    def _end_with(self, error: AssertionError) -> None:
+    def _end(self, error: AssertionError) -> None:
         if self.first is None:
             self.first = error
             self._on_breach()
@@ -82,7 +79,7 @@ class Promises:
 
 @attrs.define(eq=False)
 class _Lane:
-    """What is going on with one aggregate in one group."""
+    """The attempts for one aggregate in one group."""
 
     last: int = 0
     """The number of the event whose attempt began last."""
@@ -101,20 +98,19 @@ class Watch(AttemptInstrument):
     _log: _Log
     _breach: Callable[[str], None]
     _plan_failure: Callable[[], Exception | None]
-    _snapshots: Snapshots
     _lanes: dict[tuple[str, str], _Lane] = attrs.field(factory=dict, init=False)
-    _accepted: int = attrs.field(default=0, init=False)
-    _failed: dict[str, int] = attrs.field(factory=dict, init=False)
-    _letters: dict[str, int] = attrs.field(factory=dict, init=False)
-    _running: dict[str, int] = attrs.field(factory=dict, init=False)
+    # Counted for each group:
+    _failed: Counter[str] = attrs.field(factory=Counter, init=False)
+    _letters: Counter[str] = attrs.field(factory=Counter, init=False)
+    _running: Counter[str] = attrs.field(factory=Counter, init=False)
     _members: dict[Key, Subscription] = attrs.field(factory=dict, init=False)
-    """Who had a name last."""
+    """The subscription that had a name last."""
 
     def attend(self, group: Group) -> None:
-        """Watch a group. One who joins others may come too late for what was published before."""
+        """Watch a group. A subscription that joins others may miss what was published before."""
         is_late = any(key[0] == group.name for key in self._members)
         for subscription in group.subscriptions:
-            key = subscription.group, subscription.name
+            key = key_of(subscription)
             is_new = self._members.get(key) is not subscription
             self._members[key] = subscription
             if is_new and is_late:
@@ -122,41 +118,30 @@ class Watch(AttemptInstrument):
                     owed.discard(key)
         super().attend(group)
 
-    def _watched(self, subscription: Subscription, invoke: Invoke) -> Invoke:
-        who = f"{subscription.group}/{subscription.name}"
-
-        async def watched(event: DomainEvent) -> object:
-            delivery = calling_delivery()
-            assert delivery is not None
-            self._snapshots.compare(event, f"before attempt {delivery.attempt} of {who}")
-            lane = self._began(delivery, subscription)
-            try:
-                planned = self._plan_failure()
-                if planned is not None and self._is_repeated(delivery, planned):
+    async def _attempt(self, delivery: InFlight, event: DomainEvent, invoke: Invoke) -> object:
+        subscription = delivery.subscription
+        lane = self._began(delivery, subscription.group)
+        try:
+            planned = self._plan_failure()
+            if planned is not None:
+                retry = subscription.retry
+                if retry.delay_after(delivery.attempt, planned, event.event_id) is not None:
                     raise planned
-                result = await invoke(event)
-            except BaseException as error:
-                if as_failure(error) is not None:
-                    self._failed[subscription.group] = self._failed.get(subscription.group, 0) + 1
-                raise
-            else:
-                self._settled(event.event_id, subscription)
-                return result
-            finally:
-                lane.running -= 1
-                self._running[subscription.group] -= 1
-                self._snapshots.compare(event, f"while {who} had it")
-
-        return watched
-
-    def _is_repeated(self, delivery: InFlight, error: Exception) -> bool:
-        retry = delivery.subscription.retry
-        return retry.delay_after(delivery.attempt, error, delivery.event.event_id) is not None
+            result = await invoke(event)
+        except BaseException as error:
+            if as_failure(error) is not None:
+                self._failed[subscription.group] += 1
+            raise
+        finally:
+            lane.running -= 1
+            self._running[subscription.group] -= 1
+        self._settled(event.event_id, subscription)
+        return result
 
     @enable_ki_protection  # an interrupted count would be wrong for ever
-    def _began(self, delivery: InFlight, subscription: Subscription) -> _Lane:
-        group, aggregate_id = subscription.group, delivery.event.aggregate_id
-        self._running[group] = self._running.get(group, 0) + 1
+    def _began(self, delivery: InFlight, group: str) -> _Lane:
+        aggregate_id = delivery.event.aggregate_id
+        self._running[group] += 1
         shell = self._bus._life.shells[group]
         statistics = shell.statistics()
         # A worker that was cancelled or interrupted is gone, and what it had is still in flight.
@@ -165,18 +150,15 @@ class Watch(AttemptInstrument):
                 f"group {group!r} runs {self._running[group]} handlers, and its statistics say "
                 f"in_flight={statistics.in_flight}, with {shell.worker_limit} workers"
             )
-        is_alone = aggregate_id is None or delivery.letter_id is not None
-        if is_alone or not shell.lanes.is_ordered:
-            lane = _Lane()
-        else:
-            assert aggregate_id is not None
-            lane = self._lanes.setdefault((group, aggregate_id), _Lane())
+        lane = _Lane()
+        if aggregate_id is not None and delivery.letter_id is None and shell.lanes.is_ordered:
+            lane = self._lanes.setdefault((group, aggregate_id), lane)
             self._check_turn(lane, delivery, f"aggregate {aggregate_id!r} in group {group!r}")
         lane.running += 1
         return lane
 
     def _check_turn(self, lane: _Lane, delivery: InFlight, where: str) -> None:
-        number = delivery.number if delivery.position is None else delivery.position
+        number = _number(delivery)
         if lane.running:
             self._breach(f"two handlers work on {where} at the same time")
         if number < lane.last:
@@ -188,22 +170,17 @@ class Watch(AttemptInstrument):
         lane.last = number
 
     def _settled(self, event_id: UUID, subscription: Subscription) -> None:
-        self._log.open.get(event_id, set()).discard((subscription.group, subscription.name))
+        self._log.open.get(event_id, set()).discard(key_of(subscription))
 
     def accepted(self, event: DomainEvent, position: int | None) -> None:
-        """An event is owed to its handlers."""
-        self._snapshots.take(event)
-        self._accepted += 1
         if position is not None:
             self._log.ids[position] = event.event_id
         self._log.open[event.event_id] = self._wanted_by(event)
 
-    def retry_planned(self, delivery: InFlight, due: float) -> None:  # noqa: ARG002  # the core's affair
-        """An aggregate waits."""
+    def retry_planned(self, delivery: InFlight, due: float) -> None:  # noqa: ARG002  # the bus decides that
         key = delivery.subscription.group, delivery.event.aggregate_id or ""
         if key in self._lanes and delivery.letter_id is None:
-            number = delivery.number if delivery.position is None else delivery.position
-            self._lanes[key].waiting = number
+            self._lanes[key].waiting = _number(delivery)
             self._lanes[key].waits_for = delivery.subscription
 
     def given_up(
@@ -211,25 +188,23 @@ class Watch(AttemptInstrument):
         event: DomainEvent,
         subscription: Subscription,
         attempts: int,
-        error: Exception,  # noqa: ARG002  # whatever it was
+        error: Exception,  # noqa: ARG002  # any will do
     ) -> None:
-        """A dead letter is what it has come to, or has remained."""
         group, delivery = subscription.group, calling_delivery()
         if delivery is None or delivery.letter_id is None:
-            self._letters[group] = self._letters.get(group, 0) + 1
+            self._letters[group] += 1
         if isinstance(event, Unreadable) and attempts:  # no handler was called that is watched
-            self._failed[group] = self._failed.get(group, 0) + 1
+            self._failed[group] += 1
         self._settled(event.event_id, subscription)
 
     def recorded(self, group: str, offset: int, ranges: Sequence[Range]) -> None:
-        """A store says what is finished."""
         before = self._log.offsets.get(group, 0)
         if offset < before:
             self._breach(f"the offset of {group!r} went back from {before} to {offset}")
         self._log.offsets[group] = offset
         finished = [range(before + 1, offset + 1)]
         finished += [range(first, last + 1) for first, last in ranges if last is not None]
-        for position in (position for positions in finished for position in positions):
+        for position in chain.from_iterable(finished):
             event_id = self._log.ids.get(position)
             open_ = self._open(event_id, group)
             if open_:
@@ -237,22 +212,19 @@ class Watch(AttemptInstrument):
                     f"position {position} is recorded as finished in group {group!r}, and is not "
                     f"by {open_[0]!r}"
                 )
-            if event_id is not None:  # whoever has gone gets it no more, should it come back
-                owed = self._log.open.get(event_id, set())
+            if event_id in self._log.open:  # a subscription that has gone never gets it any more
+                owed = self._log.open[event_id]
                 owed.difference_update([key for key in owed if key[0] == group])
 
     def _open(self, event_id: UUID | None, group: str) -> list[str]:
-        """Return the subscriptions that are there and owed an event."""
-        if event_id is None or group not in self._groups:
+        """Return the subscriptions that are there and that an event is owed to."""
+        if event_id not in self._log.open or group not in self._groups:
             return []
-        return sorted(
-            name
-            for owner, name in self._log.open.get(event_id, ())
-            if owner == group and self._groups[group]._get(name) is not None
-        )
+        keys = self._log.open[event_id]
+        get = self._groups[group]._get
+        return sorted(name for owner, name in keys if owner == group and get(name) is not None)
 
     def drained(self) -> None:
-        """All must be done."""
         for event_id in self._log.open:
             for group in self._groups:
                 open_ = self._open(event_id, group)
@@ -264,13 +236,10 @@ class Watch(AttemptInstrument):
         statistics = self._bus.statistics()
         for name, found in statistics.groups.items():
             counted = {
-                "queued": 0,
-                "in_flight": 0,
-                "waiting_for_retry": 0,
-                "lag": 0,
+                **dict.fromkeys(("queued", "in_flight", "waiting_for_retry", "lag"), 0),
                 "published": found.handled,
-                "dead_lettered": self._letters.get(name, 0),
-                "failed_attempts": self._failed.get(name, 0),
+                "dead_lettered": self._letters[name],
+                "failed_attempts": self._failed[name],
             }
             wrong = {key: getattr(found, key) for key in counted}
             if wrong != counted:
@@ -278,3 +247,8 @@ class Watch(AttemptInstrument):
                     f"the statistics of group {name!r} say {wrong} when the bus has drained; what "
                     f"was seen is {counted}"
                 )
+
+
+def _number(delivery: InFlight) -> int:
+    """Return the place of a delivery's event among those of its group."""
+    return delivery.number if delivery.position is None else delivery.position

@@ -1,7 +1,7 @@
 """`record`: what a bus did, and when, as values, as assertions and as a timeline to read."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 import attrs
@@ -11,27 +11,25 @@ from triobus._bus import EventBus
 from triobus._environment import environment
 from triobus._errors import InvalidOption
 from triobus._events import DomainEvent
-from triobus._events.causes import calling_delivery
 from triobus._groups.delivery import InFlight
 from triobus._groups.handlers import NOT_MATCHED, Invoke
 from triobus._groups.instruments import Range
 from triobus._groups.subscribing import event_types
 from triobus._groups.subscriptions import Subscription
+from triobus._text import said, shown
 from triobus._threads import is_virtual
-from triobus.testing._attempts import AttemptInstrument, Key
+from triobus.testing._attempts import AttemptInstrument, Key, key_of
 from triobus.testing._snapshots import EventChanged, Snapshots
 
 _BASE_FIELDS = frozenset(field.name for field in attrs.fields(DomainEvent))
-_LONGEST = 200
 
 
 @attrs.frozen(kw_only=True)
 class RecordedEvent:
-    """An event that was accepted."""
+    """An event that was accepted. Times are seconds on Trio's clock, here and below."""
 
     event: DomainEvent
     time: float
-    """When, in seconds on Trio's clock."""
     position: int | None
     """Its place in the store's log; None without a store."""
 
@@ -46,7 +44,7 @@ class RecordedAttempt:
     attempt: int
     """Which attempt it was, from 1."""
     time: float
-    """When it began, in seconds on Trio's clock."""
+    """When it began."""
     ended: float | None = None
     """When it ended; None while it runs."""
     result: Any = None
@@ -75,9 +73,8 @@ class RecordedRetry:
     attempt: int
     """Which attempt had failed, from 1."""
     time: float
-    """When it had failed, in seconds on Trio's clock."""
+    """When it had failed."""
     due: float
-    """When the next attempt is due."""
 
 
 @attrs.frozen(kw_only=True)
@@ -91,7 +88,6 @@ class RecordedDeadLetter:
     """How many attempts it had had; 0 if it was held back."""
     error: Exception
     time: float
-    """When, in seconds on Trio's clock."""
 
 
 @attrs.frozen(kw_only=True)
@@ -112,7 +108,8 @@ class _Note:
     text: str
 
 
-_Entry = RecordedEvent | RecordedAttempt | RecordedRetry | RecordedDeadLetter | _Note
+_Recorded = RecordedEvent | RecordedAttempt | RecordedRetry | RecordedDeadLetter
+_AnEntry = TypeVar("_AnEntry", RecordedEvent, RecordedAttempt, RecordedRetry, RecordedDeadLetter)
 
 
 def record(bus: EventBus) -> "Recording":
@@ -133,42 +130,50 @@ def record(bus: EventBus) -> "Recording":
 class Recording(AttemptInstrument):
     """What a bus did, in order. Made by `record`; times are seconds on Trio's clock."""
 
-    is_shared: bool = False
-    """Whether it is about several buses."""
-    _entries: list[_Entry] = attrs.field(factory=list, init=False)
+    _on_change: Callable[[str], None] | None = None
+    """Called for an event that was changed, where a world watches several buses."""
+    _entries: list[_Recorded | _Note] = attrs.field(factory=list, init=False)
     _numbers: dict[UUID, int] = attrs.field(factory=dict, init=False)
     _wanted: dict[UUID, set[Key]] = attrs.field(factory=dict, init=False)
-    """For each event that was published the groups and subscriptions that it was for."""
-    _snapshots: Snapshots = attrs.field(init=False)
+    """The subscriptions that each published event was for."""
     _changes: list[str] = attrs.field(factory=list, init=False)
-    """What was changed in events, by whom."""
+    """What was changed in events, and when."""
+    _snapshots: Snapshots = attrs.field(init=False)
     _origin: float | None = attrs.field(default=None, init=False)
     """The time that the timeline has as 0.000."""
 
     def __attrs_post_init__(self) -> None:
-        self._snapshots = Snapshots(self._changes.append)
+        self._snapshots = Snapshots(self._on_change or self._changes.append)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is about several buses."""
+        return self._on_change is not None
 
     # What was recorded
+
+    def _all(self, kind: type[_AnEntry]) -> list[_AnEntry]:
+        return [entry for entry in self._entries if isinstance(entry, kind)]
 
     @property
     def published(self) -> list[RecordedEvent]:
         """The events that were accepted, in that order."""
-        return [entry for entry in self._entries if isinstance(entry, RecordedEvent)]
+        return self._all(RecordedEvent)
 
     @property
     def attempts(self) -> list[RecordedAttempt]:
         """The calls of handlers, in the order in which they began."""
-        return [entry for entry in self._entries if isinstance(entry, RecordedAttempt)]
+        return self._all(RecordedAttempt)
 
     @property
     def retries(self) -> list[RecordedRetry]:
         """The further attempts that were planned."""
-        return [entry for entry in self._entries if isinstance(entry, RecordedRetry)]
+        return self._all(RecordedRetry)
 
     @property
     def dead_letters(self) -> list[RecordedDeadLetter]:
         """The events that handlers failed for good; those that a replay failed are there again."""
-        return [entry for entry in self._entries if isinstance(entry, RecordedDeadLetter)]
+        return self._all(RecordedDeadLetter)
 
     @property
     def deliveries(self) -> list[RecordedDelivery]:
@@ -185,14 +190,14 @@ class Recording(AttemptInstrument):
 
     def assert_published(self, type_: type[DomainEvent], /, **fields: Any) -> DomainEvent:
         """Assert that an event of the type with these fields was published; return the first."""
-        found = self._matching(type_, fields)
+        found = _matching(self.published, type_, fields)
         if not found:
             self._fail(f"no {_wish(type_, fields)} was published")
-        return found[0]
+        return found[0].event
 
     def assert_not_published(self, type_: type[DomainEvent], /, **fields: Any) -> None:
         """Assert that no event of the type with these fields was published."""
-        found = self._matching(type_, fields)
+        found = _matching(self.published, type_, fields)
         if found:
             times = "once" if len(found) == 1 else f"{len(found)} times"
             self._fail(f"a {_wish(type_, fields)} was published, {times}")
@@ -203,21 +208,20 @@ class Recording(AttemptInstrument):
         That is asserted of every handler that they were for, or of those of one group. An event
         that has become a dead letter was not handled.
         """
-        events = [
-            entry.event for entry in self.published if entry.event.aggregate_id == aggregate_id
-        ]
-        handled: dict[tuple[str, str], dict[UUID, None]] = {}
+        events = [entry.event for entry in self.published]
+        ids = [event.event_id for event in events if event.aggregate_id == aggregate_id]
+        handled: dict[Key, dict[UUID, None]] = {}
         for attempt in self.attempts:
-            if attempt.event.aggregate_id == aggregate_id and attempt.has_succeeded:
+            if attempt.has_succeeded:
                 of_handler = handled.setdefault((attempt.group, attempt.subscription), {})
                 of_handler.setdefault(attempt.event.event_id)
-        keys = sorted({key for event in events for key in self._wanted[event.event_id]})
+        keys = sorted({key for event_id in ids for key in self._wanted[event_id]})
         keys = [key for key in keys if group in (None, key[0])]
         if not keys:
             where = "" if group is None else f" in group {group!r}"
             self._fail(f"no event of aggregate {aggregate_id!r} was for any handler{where}")
         for key in keys:
-            wanted = [event.event_id for event in events if key in self._wanted[event.event_id]]
+            wanted = [event_id for event_id in ids if key in self._wanted[event_id]]
             found = [event_id for event_id in handled.get(key, {}) if event_id in set(wanted)]
             if found != wanted:
                 self._fail(
@@ -229,8 +233,7 @@ class Recording(AttemptInstrument):
         self, type_: type[DomainEvent], /, **fields: Any
     ) -> RecordedDeadLetter:
         """Assert that an event of the type with these fields became a dead letter; return it."""
-        self._check_fields(type_, fields)
-        found = [letter for letter in self.dead_letters if _is_like(letter.event, type_, fields)]
+        found = _matching(self.dead_letters, type_, fields)
         if not found:
             self._fail(f"no {_wish(type_, fields)} became a dead letter")
         return found[0]
@@ -250,19 +253,6 @@ class Recording(AttemptInstrument):
         """
         if self._changes:
             raise EventChanged(self._with_timeline(self._changes[0]))
-
-    def _matching(self, type_: type[DomainEvent], fields: Mapping[str, Any]) -> list[DomainEvent]:
-        self._check_fields(type_, fields)
-        return [entry.event for entry in self.published if _is_like(entry.event, type_, fields)]
-
-    def _check_fields(self, type_: type[DomainEvent], fields: Iterable[str]) -> None:
-        (type_,) = event_types(type_)
-        known = [field.name for field in attrs.fields(type_)]
-        for name in fields:
-            if name not in known and not hasattr(type_, name):
-                raise InvalidOption(
-                    f"{type_.__qualname__} has no field {name!r}: it has {', '.join(known)}"
-                )
 
     def _fail(self, message: str) -> NoReturn:
         raise AssertionError(self._with_timeline(message))
@@ -294,25 +284,23 @@ class Recording(AttemptInstrument):
                 continue
             event_id = entry.event.event_id
             if event_id not in depths:
-                # An event that cannot be read has none.
+                # An event that cannot be read has no cause.
                 cause = getattr(entry.event, "causation_id", None)
                 depths[event_id] = 0 if cause is None else depths.get(cause, -2) + 2
-            depth = depths[event_id] + (not isinstance(entry, RecordedEvent))
-            lines.append(f"{entry.time - origin:10.3f}  {'  ' * depth}{self._line(entry)}")
-        return "\n".join(lines) or "nothing"
+            indent = "  " * (depths[event_id] + (not isinstance(entry, RecordedEvent)))
+            lines.append(f"{entry.time - origin:10.3f}  {indent}{self._line(entry, origin)}")
+        return "\n".join(lines).encode("ascii", "backslashreplace").decode() or "nothing"
 
-    def _line(
-        self, entry: RecordedEvent | RecordedAttempt | RecordedRetry | RecordedDeadLetter
-    ) -> str:
+    def _line(self, entry: _Recorded, origin: float) -> str:
         number = f"#{self._numbers[entry.event.event_id]}"
         if isinstance(entry, RecordedEvent):
             place = "" if entry.position is None else f" at position {entry.position}"
             return f"{number} {_shown(entry.event)} published{place}"
         handler = f"{number} {entry.group}/{entry.subscription}"
         if isinstance(entry, RecordedRetry):
-            return f"{handler} again at {entry.due - (self._origin or 0.0):.3f}"
+            return f"{handler} again at {entry.due - origin:.3f}"
         if isinstance(entry, RecordedDeadLetter):
-            return f"{handler} dead letter after attempt {entry.attempts}: {_told(entry.error)}"
+            return f"{handler} dead letter after attempt {entry.attempts}: {said(entry.error)}"
         attempt = f"{handler} attempt {entry.attempt}"
         if entry.ended is None:
             return f"{attempt} running"
@@ -320,107 +308,89 @@ class Recording(AttemptInstrument):
         if entry.error is None:
             return f"{attempt} handled{after}"
         if isinstance(entry.error, Exception):
-            return f"{attempt} failed{after}: {_told(entry.error)}"
+            return f"{attempt} failed{after}: {said(entry.error)}"
         return f"{attempt} cancelled{after}"
 
     def note(self, text: str) -> None:
         """Put a line of your own into the timeline."""
         self._add(_Note(trio.current_time(), text))
 
-    def _add(self, entry: _Entry) -> None:
+    def _add(self, entry: _Recorded | _Note) -> None:
         if self._origin is None:
             self._origin = 0.0 if is_virtual(trio.lowlevel.current_clock()) else entry.time
+        if not isinstance(entry, _Note):
+            self._numbers.setdefault(entry.event.event_id, len(self._numbers) + 1)
         self._entries.append(entry)
 
     # What the bus tells
 
-    def _watched(self, subscription: Subscription, invoke: Invoke) -> Invoke:
-        async def watched(event: DomainEvent) -> object:
-            delivery = calling_delivery()
-            assert delivery is not None
-            self._number(event)
-            attempt = RecordedAttempt(
-                event=event,
-                group=subscription.group,
-                subscription=subscription.name,
-                attempt=delivery.attempt,
-                time=trio.current_time(),
-            )
-            who = f"{subscription.group}/{subscription.name}"
-            self._add(attempt)
-            self._snapshots.compare(event, f"before attempt {delivery.attempt} of {who}")
-            try:
-                result = await invoke(event)
-            except BaseException as error:
-                attempt.error = error
-                raise
-            else:
-                if result is NOT_MATCHED:
-                    self._entries.remove(attempt)
-                    wanted = self._wanted.get(event.event_id, set())
-                    wanted.discard((subscription.group, subscription.name))
-                attempt.result = result
-                return result
-            finally:
-                attempt.ended = trio.current_time()
-                self._snapshots.compare(event, f"while {who} had it")
-
-        return watched
-
-    def _number(self, event: DomainEvent) -> None:
-        self._numbers.setdefault(event.event_id, len(self._numbers) + 1)
+    async def _attempt(self, delivery: InFlight, event: DomainEvent, invoke: Invoke) -> object:
+        key = key_of(delivery.subscription)
+        about = _about(event, delivery.subscription)
+        attempt = RecordedAttempt(**about, attempt=delivery.attempt)
+        self._add(attempt)
+        self._snapshots.compare(event, f"before attempt {delivery.attempt} of {'/'.join(key)}")
+        try:
+            attempt.result = await invoke(event)
+        except BaseException as error:
+            attempt.error = error
+            raise
+        finally:
+            attempt.ended = trio.current_time()
+            self._snapshots.compare(event, f"while {'/'.join(key)} had it")
+        if attempt.result is NOT_MATCHED:
+            self._entries.remove(attempt)
+            self._wanted.get(event.event_id, set()).discard(key)
+        return attempt.result
 
     def accepted(self, event: DomainEvent, position: int | None) -> None:
-        """An event was accepted."""
-        self._number(event)
         self._wanted[event.event_id] = self._wanted_by(event)
         self._snapshots.take(event)
         self._add(RecordedEvent(event=event, time=trio.current_time(), position=position))
 
     def retry_planned(self, delivery: InFlight, due: float) -> None:
-        """An attempt has failed, and another one will be made."""
-        self._add(
-            RecordedRetry(
-                event=delivery.event,
-                group=delivery.subscription.group,
-                subscription=delivery.subscription.name,
-                attempt=delivery.attempt,
-                time=trio.current_time(),
-                due=due,
-            )
-        )
+        about = _about(delivery.event, delivery.subscription)
+        self._add(RecordedRetry(**about, attempt=delivery.attempt, due=due))
 
     def given_up(
         self, event: DomainEvent, subscription: Subscription, attempts: int, error: Exception
     ) -> None:
-        """An event has become a dead letter."""
-        self._number(event)
-        self._add(
-            RecordedDeadLetter(
-                event=event,
-                group=subscription.group,
-                subscription=subscription.name,
-                attempts=attempts,
-                error=error,
-                time=trio.current_time(),
-            )
-        )
+        about = _about(event, subscription)
+        self._add(RecordedDeadLetter(**about, attempts=attempts, error=error))
 
     def recorded(self, group: str, offset: int, ranges: Sequence[Range]) -> None:
-        """Progress is stored: nothing to be seen from outside."""
+        """Do nothing: progress cannot be seen from outside."""
 
     def drained(self) -> None:
-        """The bus has stopped."""
+        """Do nothing: the attempts have told all."""
 
 
-def _is_like(event: DomainEvent, type_: type[DomainEvent], fields: Mapping[str, Any]) -> bool:
-    return isinstance(event, type_) and all(
-        getattr(event, name) == value for name, value in fields.items()
-    )
+def _about(event: DomainEvent, subscription: Subscription) -> dict[str, Any]:
+    group, name = key_of(subscription)
+    return {"event": event, "group": group, "subscription": name, "time": trio.current_time()}
+
+
+def _matching(
+    entries: list[_AnEntry], type_: type[DomainEvent], fields: Mapping[str, Any]
+) -> list[_AnEntry]:
+    """Return the entries about events of a type with these fields. Raises `InvalidOption`."""
+    (type_,) = event_types(type_)
+    known = [field.name for field in attrs.fields(type_)]
+    for name in fields:
+        if name not in known and not hasattr(type_, name):
+            raise InvalidOption(
+                f"{type_.__qualname__} has no field {name!r}: it has {', '.join(known)}"
+            )
+    return [
+        entry
+        for entry in entries
+        if isinstance(entry.event, type_)
+        and all(getattr(entry.event, name) == value for name, value in fields.items())
+    ]
 
 
 def _wish(type_: type[DomainEvent], fields: Mapping[str, Any]) -> str:
-    given = ", ".join(f"{name}={_safe(value)}" for name, value in fields.items())
+    given = ", ".join(f"{name}={shown(value)}" for name, value in fields.items())
     return f"{type_.__qualname__}({given})" if given else type_.__qualname__
 
 
@@ -428,22 +398,3 @@ def _shown(event: DomainEvent) -> str:
     """Return an event with the fields of its own, for the others are different in every run."""
     fields = [field.name for field in attrs.fields(type(event)) if field.name not in _BASE_FIELDS]
     return _wish(type(event), {name: getattr(event, name) for name in fields})
-
-
-def _told(error: Exception) -> str:
-    try:
-        text = str(error)
-    except Exception as second:  # noqa: BLE001  # an error's str may raise anything
-        text = f"its str raised {type(second).__name__}"
-    return f"{type(error).__name__}: {_cut(text.encode('unicode_escape').decode('ascii'))}"
-
-
-def _safe(value: object) -> str:
-    try:
-        return _cut(ascii(value))
-    except Exception as error:  # noqa: BLE001  # a repr may raise anything
-        return f"<its repr raised {type(error).__name__}>"
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

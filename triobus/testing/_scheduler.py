@@ -12,11 +12,10 @@ import trio
 def scheduled_by(seed: int) -> Iterator[None]:
     """Let a seed decide the order in which Trio takes runnable tasks, in the runs inside the block.
 
-    Trio has no public way to do so. These two privates of its scheduler are what pytest-trio sets
-    for Hypothesis (python-trio/pytest-trio, `_tests/helpers`): with the flag Trio sorts the tasks
-    of a batch by age and lets its random source shuffle them. Raises `RuntimeError` if a version of
-    Trio does not have them any more.
+    Raises `RuntimeError` if a version of Trio lacks the two privates that this needs.
     """
+    # There is no public way. With the flag, which pytest-trio sets for Hypothesis too, Trio sorts
+    # the tasks of a batch by age and lets its random source shuffle them.
     scheduler: Any = getattr(trio._core, "_run", None)
     source = getattr(scheduler, "_r", None)
     if not (isinstance(source, random.Random) and hasattr(scheduler, _FLAG)):

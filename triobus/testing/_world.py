@@ -1,8 +1,7 @@
 """A world of one seed, in which a program runs, is killed and is started again.
 
-In it nothing is left to chance: the scheduler, the ids and times of new events and the duration of
-every call that would go to a thread come from the seed, and time is virtual. What ends a run is its
-program, a crash, a broken promise, or the end of patience, when nothing is left that could wake it.
+The seed decides the order of tasks, the ids and times of new events, and how long each call takes
+that would go to a thread; time is virtual.
 """
 
 import inspect
@@ -29,6 +28,7 @@ from triobus._environment import replaced
 from triobus._errors import StoreError
 from triobus._events import DomainEvent
 from triobus._groups.instruments import Instrument
+from triobus._text import leaves
 from triobus._threads import is_clock_held
 from triobus.stores.sqlite import SqliteEventStore
 from triobus.testing._mix import Operation, calls_of, mix
@@ -60,13 +60,13 @@ class Faults:
     """What goes wrong in a world."""
 
     handler_failures: float = 0.1
-    """Which part of the attempts fail before the handler is called; never one that its `Retry`
-    would not repeat, so that they make no dead letters."""
+    """The part of the attempts that fail before the handler is called; never the last one that its
+    `Retry` grants, so that they make no dead letters."""
     latency: float = 0.02
     """How many virtual seconds a call of a store or of a plain `def` handler takes, at most."""
     crashes: int = 2
-    """How often a program is killed and started again, at most. Only a scenario that takes the
-    world is, for only that can have a store to come back to."""
+    """How often a program is killed and started again, at most. A scenario that does not take the
+    world never is, for it has no store to come back to."""
 
     def __attrs_post_init__(self) -> None:
         _checks.number("handler_failures", self.handler_failures, least=0, most=1)
@@ -75,11 +75,14 @@ class Faults:
 
 
 class PlannedFailure(Exception):
-    """What an attempt fails with because a world had it so."""
+    """An attempt that was to fail has failed."""
 
 
 class ProgramHangs(Exception):
     """Every task waits, and nothing is left that could wake one."""
+
+    def __str__(self) -> str:
+        return "every task of the program waits, and nothing is left that could wake one"
 
 
 @attrs.define(eq=False)
@@ -96,10 +99,10 @@ class World:
     random: Random = attrs.field(init=False)
     """For the scenario's own choices."""
     outside: dict[str, Any] = attrs.field(factory=dict, init=False)
-    """For what outlives a crash besides files: whatever the world outside remembers."""
+    """For what outlives a crash besides files: what the world outside remembers."""
     crashes: int = attrs.field(default=0, init=False)
     """How often it was killed."""
-    recording: Recording = attrs.field(factory=lambda: Recording(is_shared=True), init=False)
+    recording: Recording = attrs.field(init=False)
     steps: int = attrs.field(default=0, init=False)
     """How many steps Trio's scheduler has taken."""
     buses: list[EventBus] = attrs.field(factory=list, init=False)
@@ -119,6 +122,7 @@ class World:
         self.random = Random(f"{self.seed} scenario")
         self._chance = Random(f"{self.seed} faults")
         self.promises = Promises(lambda: self.scope.cancel())
+        self.recording = Recording(self.promises.changed)
 
     def store(self, name: str = "events.db", **options: Any) -> SqliteEventStore:
         """Return a new `SqliteEventStore` on a file of the world; the options are its own."""
@@ -134,9 +138,9 @@ class World:
         """Return the public calls of a bus that runs and of its store, by their names, for `mix`.
 
         They publish what `make_event(1)`, `make_event(2)`, ... return, make groups and
-        subscriptions of their own, listen, look, replay and discard, and check what they are told
-        of positions. `stop` is not among them. What a scenario does not bear is taken out with
-        `del calls["dead_letters.discard"]`, and its own calls are put in.
+        subscriptions of their own, and check the positions that they are told. `stop` is not among
+        them. Take out what a scenario does not bear by `del calls["dead_letters.discard"]`, and put
+        in calls of its own.
         """
         return calls_of(bus, make_event, self.random)
 
@@ -145,10 +149,9 @@ class World:
     ) -> None:
         """Let several tasks make calls, each chosen by chance: `mix(world.calls(bus, Order))`.
 
-        Each of `tasks` makes `steps` calls, one after the other; a quarter of them is cancelled in
+        Each of `tasks` makes `steps` calls, one after the other; a quarter of them is cancelled at
         some moment. Refusals of a bus or store that has closed are no failure, anything else that
-        a call raises is. The timeline shows which call began and ended when, so that of a program
-        that hangs it shows where.
+        a call raises is. The timeline shows when each call began and ended.
         """
         await mix(
             operations, tasks=tasks, steps=steps, random=self.random, note=self.recording.note
@@ -158,9 +161,11 @@ class World:
         """Return what happened so far, in all lives; see `Recording.timeline`."""
         return self.recording.timeline().replace(str(self.directory), "...")
 
-    def hint(self) -> str:
-        """Return what may explain a failure and is not seen in the timeline, or nothing."""
-        return f"{_THREADS}\n\n" if self.has_left_a_thread_behind else ""
+    def report(self, repeat: str) -> str:
+        """Return what happened, and how to repeat it, as the end of a failure's message."""
+        hint = f"{_THREADS}\n\n" if self.has_left_a_thread_behind else ""
+        happened = f"What happened, to step {self.steps}:\n{self.timeline()}"
+        return f"\n\n{hint}Repeat it with {repeat}\n\n{happened}"
 
     # Living
 
@@ -173,7 +178,6 @@ class World:
             self.buses.clear()
             if self.life > 1:
                 self.recording.note(f"--- life {self.life} begins ---")
-            self._crash_at = math.inf
             if self.crashes < most:
                 self._crash_at = self.steps + int(math.exp(self._chance.uniform(2, 7)))
             crashes = self.crashes
@@ -183,8 +187,12 @@ class World:
                 except BaseException as error:
                     if self.crashes == crashes:
                         raise
-                    # Whatever a killed program still says, nobody hears.
-                    _raise_unless_error(error)
+                    # An error of a killed program reaches no one.
+                    rest: BaseException | None = error
+                    if isinstance(error, BaseExceptionGroup):
+                        rest = error.split(Exception)[1]
+                    if not isinstance(rest, Exception | None):
+                        raise rest from None
             self._crash_at = math.inf
             if self.crashes == crashes:
                 return
@@ -212,9 +220,8 @@ class World:
         return self.recording  # the last, and so around the others: it sees planned failures
 
     def _plan_failure(self) -> Exception | None:
-        if self._chance.random() < self.faults.handler_failures:
-            return PlannedFailure("planned by the exploration")
-        return None
+        is_planned = self._chance.random() < self.faults.handler_failures
+        return PlannedFailure("planned by the exploration") if is_planned else None
 
     async def call(self, function: Callable[..., Any], *args: Any) -> Any:
         """Make a call that would go to a thread: here, and in virtual time."""
@@ -232,46 +239,46 @@ class World:
 
 @attrs.define(eq=False)
 class _Steps(trio.abc.Instrument):
-    """Tells somebody of each step of the scheduler."""
+    """Follows the steps of the scheduler, and ends a program that hangs."""
 
-    _tell: Callable[[], None]
-    _on_thread: Callable[[], None]
+    _world: World
+    _on_step: Callable[[World], None]
     main: trio.lowlevel.Task | None = None
     _threads: frozenset[threading.Thread] = attrs.field(
         factory=lambda: frozenset(threading.enumerate())
     )
-    """Those that were there before, and are nobody's affair."""
+    """The threads that were there before, which the program has not started."""
     _idle: int = 0
 
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002  # time is virtual
         """Give up when there was nothing to do again and again, although patience has ended.
 
-        What is shielded from its end is told with force; otherwise the run would go on for ever. A
-        task that waits for a thread of Trio's must be woken by that alone, so it is given real time
-        to end: a busy machine may not have let it run yet.
+        A task that is shielded from that is woken with an error; otherwise the run would go on for
+        ever. A task that waits for a thread of Trio's must be woken by that alone, so the thread is
+        given real time to end: a busy machine may not have let it run yet.
         """
         self._idle += 1
         if threading.active_count() > 1 and not is_clock_held() and self._is_a_thread_at_work():
-            self._on_thread()
+            self._world.has_left_a_thread_behind = True
         if self._idle > _MOST_IDLE and self.main is not None:
             if _threads_of_trio() and self._idle < _MOST_IDLE + _MOST_WAITS:
                 time.sleep(_WAIT)
                 return
-            for task in _leaves(self.main):
-                trio.lowlevel.reschedule(task, outcome.Error(_hangs()))
+            for task in _tasks_without_children(self.main):
+                trio.lowlevel.reschedule(task, outcome.Error(ProgramHangs()))
 
     def _is_a_thread_at_work(self) -> bool:
         """Whether every task waits, and a thread that the program has started does not."""
         if trio.lowlevel.current_statistics().tasks_runnable:
             return False
-        if _threads_of_trio():
-            return True
         others = set(threading.enumerate()) - self._threads
-        return any(not thread.name.startswith("Trio thread") for thread in others)
+        return _threads_of_trio() > 0 or any(
+            not thread.name.startswith("Trio thread") for thread in others
+        )
 
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # which does not matter
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:  # noqa: ARG002  # any task
         self._idle = 0
-        self._tell()
+        self._on_step(self._world)
 
 
 def _threads_of_trio() -> int:
@@ -279,26 +286,9 @@ def _threads_of_trio() -> int:
     return trio.to_thread.current_default_thread_limiter().borrowed_tokens
 
 
-def _leaves(task: trio.lowlevel.Task) -> list[trio.lowlevel.Task]:
+def _tasks_without_children(task: trio.lowlevel.Task) -> list[trio.lowlevel.Task]:
     children = [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-    return [leaf for child in children for leaf in _leaves(child)] if children else [task]
-
-
-def _hangs() -> ProgramHangs:
-    return ProgramHangs("every task of the program waits, and nothing is left that could wake one")
-
-
-@attrs.define(eq=False)
-class _VirtualTime:
-    """Tells the time of new events by Trio's clock."""
-
-    _clock: MockClock
-
-    def now(self) -> datetime:
-        return _BEGINNING + timedelta(seconds=self._clock.current_time())
-
-    def time_ns(self) -> int:
-        return int(self.now().timestamp() * 1e9)
+    return [leaf for child in children for leaf in _tasks_without_children(child)] or [task]
 
 
 def run_in_world(
@@ -308,32 +298,30 @@ def run_in_world(
     on_step: Callable[[World], None],
     scheduled: AbstractContextManager[None] | None = None,
 ) -> World:
-    """Run `main(world)` in a new world, and return that; what it raises has the world with it.
+    """Run `main(world)` in a new world, and return that. Raises `Broken`, which has it too.
 
-    The order of tasks comes from the seed too, unless `scheduled` decides it.
+    The order of tasks comes from the seed, unless `scheduled` decides it.
     """
     scheduled = scheduled or scheduled_by(seed)
     clock = MockClock(autojump_threshold=0)
     with tempfile.TemporaryDirectory(prefix="triobus-") as directory:
         world = World(seed, Path(directory), faults)
-
-        def on_thread() -> None:
-            world.has_left_a_thread_behind = True
-
-        steps = _Steps(lambda: on_step(world), on_thread)
+        steps = _Steps(world, on_step)
 
         async def run() -> None:
             steps.main = trio.lowlevel.current_task()
             with trio.move_on_after(_PATIENCE) as patience:
                 await main(world)
             if patience.cancelled_caught:
-                raise _hangs()
+                raise ProgramHangs()
 
-        time = _VirtualTime(clock)
+        def now() -> datetime:
+            return _BEGINNING + timedelta(seconds=clock.current_time())
+
         around = replaced(
             random_bytes=Random(f"{seed} ids").randbytes,
-            time_ns=time.time_ns,
-            now=time.now,
+            time_ns=lambda: int(now().timestamp() * 1e9),
+            now=now,
             instead_of_thread=world.call,
             instrument_of=world.watch,
         )
@@ -346,13 +334,12 @@ def run_in_world(
     return world
 
 
+@attrs.define(eq=False)
 class Broken(Exception):
     """A run in a world has failed; it never leaves the kit."""
 
-    def __init__(self, world: World, error: BaseException) -> None:
-        super().__init__(world, error)
-        self.world = world
-        self.error = error
+    world: World
+    error: BaseException
 
 
 def takes_argument(function: Callable[..., object]) -> bool:
@@ -365,15 +352,6 @@ def takes_argument(function: Callable[..., object]) -> bool:
 
 
 def told(error: BaseException) -> str:
-    """Return what an error says, those in its group included."""
-    if isinstance(error, BaseExceptionGroup):
-        return "; ".join(dict.fromkeys(told(inner) for inner in error.exceptions))
-    return f"{type(error).__name__}: {error}"
-
-
-def _raise_unless_error(error: BaseException) -> None:
-    rest: BaseException | None = None if isinstance(error, Exception) else error
-    if isinstance(error, BaseExceptionGroup):
-        rest = error.split(Exception)[1]
-    if rest is not None:
-        raise rest
+    """Return what an error says; of a group, what the errors in it say."""
+    texts = (f"{type(leaf).__name__}: {leaf}" for leaf in leaves(error))
+    return "; ".join(dict.fromkeys(texts))

@@ -1,11 +1,7 @@
-"""The pytest plugin: the marker `explore`, the option `--triobus-seed`, and fixtures.
-
-It works beside pytest-trio. A test that is marked is no test of pytest-trio's: it has runs of Trio
-of its own.
-"""
+"""The pytest plugin, beside pytest-trio: the marker `explore`, its option, and fixtures."""
 
 import shlex
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import Any
@@ -16,7 +12,7 @@ import trio
 from triobus._bus import EventBus
 from triobus.testing._explore import explored
 from triobus.testing._record import Recording, record
-from triobus.testing._world import Faults, World
+from triobus.testing._world import World
 
 _recordings = pytest.StashKey[list[Recording]]()
 
@@ -67,24 +63,10 @@ def _explored(item: pytest.Item, test: Callable[..., Any], marker: pytest.Mark) 
             await test(**arguments)
 
         scenario = in_world if "world" in arguments else alone
-        explored(
-            scenario, repeated_with=repeated_with, **_options(item, *marker.args, **marker.kwargs)
-        )
+        options = {"seed": item.config.getoption("--triobus-seed"), **marker.kwargs}
+        explored(scenario, *marker.args, repeated_with=repeated_with, **options)
 
     return run
-
-
-def _options(
-    item: pytest.Item,
-    *,
-    seeds: int | Iterable[int] = 200,
-    faults: Faults | None = None,
-    seed: int | None = None,
-) -> dict[str, Any]:
-    """Return what the marker says, and the command line."""
-    if seed is None:
-        seed = item.config.getoption("--triobus-seed")
-    return {"seeds": seeds, "faults": faults, "seed": seed}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -115,7 +97,7 @@ def _check_clock(item: pytest.Function) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Show what was recorded in a test that failed."""
+    """Show the timelines of a test that failed."""
     report = yield
     if report.when == "call" and report.failed:
         for recording in item.stash.get(_recordings, []):

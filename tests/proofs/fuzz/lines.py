@@ -9,6 +9,7 @@ import io
 import json
 from decimal import Decimal
 
+import trio
 from hypothesis import strategies as st
 
 from tests.cli import shop
@@ -16,7 +17,7 @@ from tests.proofs.fuzz.hunting import Quarry
 from tests.proofs.fuzz.mutations import Mutation, mutated, mutations
 from tests.sqlite.hostile.probing import check_printable, quick
 from triobus._cli._input import BytesSource
-from triobus._cli._run import run
+from triobus._cli._run import Run
 from triobus._cli._summary import as_json, as_text
 
 _BEFORE = b'{"type": "hostile.ordered", "data": {"order": "first"}}\n'
@@ -53,12 +54,13 @@ def check(example: list[tuple[bytes, list[Mutation]]]) -> None:
     shop.begin()
     err = io.StringIO()
     with contextlib.redirect_stderr(err), quick("a run"):
-        result = run(
-            shop.bus,
-            BytesSource(_BEFORE + text + _AFTER, "lines"),
+        result = Run(
+            found=shop.bus,
+            source=BytesSource(_BEFORE + text + _AFTER, "lines"),
             skip_bad=True,
             stop_timeout=10,
         )
+        trio.run(result.carry_out)
         rows = shop.triobus_report()
         shown = as_text(result, rows) + as_json(result, rows)
     check_printable(err.getvalue() + shown)

@@ -110,6 +110,7 @@ class Life:
             log=group_log,
             buffer=group_log.buffer,
             worker_limit=options.workers,
+            batch=options.batch,
             on_failure=self._on_failure,
             log_errors=self._log_errors,
             letters=self.letters,

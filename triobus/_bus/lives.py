@@ -14,7 +14,7 @@ from triobus._errors import BusAlreadyStarted, DuplicateName, InvalidOption
 from triobus._events import DomainEvent
 from triobus._groups.failures import LogErrors, OnFailure
 from triobus._groups.instruments import Instrument
-from triobus._groups.subscriptions import Group, GroupOptions, Start
+from triobus._groups.subscriptions import BatchGroup, Group, GroupOptions, Start
 from triobus.stores import EventStore
 
 
@@ -55,21 +55,34 @@ class Lives:
         self.life = self._new_life()
 
     def add_group(
-        self, name: str, *, workers: int, buffer: float, is_ordered: bool, start: Start
+        self,
+        name: str,
+        *,
+        workers: int,
+        buffer: float,
+        is_ordered: bool,
+        batch: int | None,
+        start: Start,
     ) -> Group:
         """Make a group; while the bus runs, its workers come at once."""
         if name in self.options:
             raise DuplicateName(f"the bus already has a group {name!r}: choose another name")
         limiter = trio.CapacityLimiter(workers)
-        group = Group(
+        group = (Group if batch is None else BatchGroup)(
             name,
             limiter,
+            batch,
             self._check_types,
             partial(self._resubscribed, name),
             self._check_transactional,
         )
         options = self.options[name] = GroupOptions(
-            group=group, workers=workers, buffer=buffer, is_ordered=is_ordered, start=start
+            group=group,
+            workers=workers,
+            buffer=buffer,
+            is_ordered=is_ordered,
+            batch=batch,
+            start=start,
         )
         self.life.add(options)
         self._attend(group)

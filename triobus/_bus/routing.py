@@ -17,7 +17,7 @@ from triobus._bus.states import LifeCycle
 from triobus._errors import BusClosed, WouldDeadlock
 from triobus._events import DomainEvent, key_of, with_cause
 from triobus._events.batch import Batch, runs
-from triobus._events.causes import calling_deliveries, calling_delivery, handling
+from triobus._events.causes import calling_cause, calling_deliveries, calling_delivery, handling
 from triobus._groups.delivery import InFlight, Lanes
 from triobus._groups.instruments import Instrument
 from triobus._groups.listeners import Inbox, Waiter
@@ -110,12 +110,12 @@ class Routing:
 
         Return whether it comes from a handler of this bus, directly or by way of other buses.
         """
-        cause = calling_delivery()
-        batch.is_inside = cause is not None and any(map(self.is_own, calling_deliveries()))
+        cause = calling_cause()
+        batch.is_inside = any(map(self.is_own, calling_deliveries()))
         call = "publish inside a handler" if batch.is_inside else "publish"
         self._cycle.check(call, "publish()")
         if cause is not None:
-            batch.events = [with_cause(event, cause.event) for event in batch.events]
+            batch.events = [with_cause(event, cause) for event in batch.events]
         return batch.is_inside
 
     def is_own(self, delivery: InFlight) -> bool:

@@ -32,7 +32,7 @@ from triobus._durability.suspects import Suspects
 from triobus._errors import StoreError, StoreIOError
 from triobus._events import DomainEvent
 from triobus._events.batch import Batch, runs
-from triobus._events.causes import calling_delivery, snapshot_of
+from triobus._events.causes import calling_bundle, calling_cause, snapshot_of
 from triobus._groups.delivery import Completion, InFlight, Replayed
 from triobus._groups.retry import RetryAfter
 from triobus._groups.subscriptions import Group, GroupOptions
@@ -183,7 +183,7 @@ class CatchUp:
 
         A store that cannot commit now is no failure of the handler, which is tried again.
         """
-        delivery: InFlight = calling_delivery()
+        bundle: Sequence[InFlight] = calling_bundle()
         known = self.acknowledgements
         submission = Submission(
             Batch([]),
@@ -191,10 +191,10 @@ class CatchUp:
                 function,
                 codec=self._store._codec,
                 rows_of=self._store._rows_of,
-                deliveries=[snapshot_of(delivery)],
-                cause=delivery.event,
-                settled=[known.settled_with(delivery)],
-                on_stored=lambda: self._on_settled_with(delivery),
+                deliveries=[snapshot_of(delivery) for delivery in bundle],
+                cause=calling_cause(),
+                settled=[known.settled_with(delivery) for delivery in bundle],
+                on_stored=lambda: self._on_settled_with(bundle),
                 now=self._store._commits.now(),
                 timeout=timeout,
                 is_inside=True,
@@ -235,8 +235,9 @@ class CatchUp:
         self.shell.admits_at = -1
         self._alarm.ring()
 
-    def _on_settled_with(self, delivery: InFlight) -> None:
-        self.acknowledgements.on_settled_with(delivery)
+    def _on_settled_with(self, bundle: Sequence[InFlight]) -> None:
+        for delivery in bundle:
+            self.acknowledgements.on_settled_with(delivery)
         self._on_own_change()
 
     def on_recorded(self) -> None:

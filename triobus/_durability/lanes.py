@@ -13,7 +13,7 @@ from typing import NamedTuple
 import attrs
 
 from triobus._events import DomainEvent
-from triobus._groups.delivery import NO_POSITIONS, Completion, InFlight, Lanes, Queued
+from triobus._groups.delivery import NO_POSITIONS, Bundle, Completion, InFlight, Lanes, Queued
 from triobus._groups.subscriptions import Subscription
 
 KEPT_AWAKE = 256
@@ -78,7 +78,7 @@ class StoredLanes(Lanes):
     @property
     def waiting(self) -> int:
         """How many deliveries wait for a retry."""
-        return len(self._waiting) + len(self._asleep) + self._waited
+        return sum(entry[2].size for entry in self._waiting) + len(self._asleep) + self._waited
 
     def forget(self) -> None:
         """Keep the counters and nothing else: the bus has ended, and the store has the rest."""
@@ -97,10 +97,10 @@ class StoredLanes(Lanes):
             for entries in (self._queue, self._beyond, *filter(None, self._lanes.values()))
             for entry in entries
         ]
-        in_flight = [entry[2] for entry in self._waiting]
+        in_flight = [part for entry in self._waiting for part in entry[2].deliveries]
         for resumed in self._resumed:
             if len(resumed) == 2:
-                in_flight.append(resumed[1])
+                in_flight += resumed[1].deliveries
             else:
                 found.append((resumed[6], resumed[5], resumed[4]))
         found += [(each.position, each.letter_id, each.completion) for each in in_flight]
@@ -287,7 +287,10 @@ class StoredLanes(Lanes):
         heapify(kept)
         self._asleep = kept
 
-    def _put_aside(self, delivery: InFlight, due: float) -> None:
+    def _put_aside(self, delivery: InFlight | Bundle, due: float) -> None:
+        if isinstance(delivery, Bundle):  # it stays together, and takes room
+            super()._put_aside(delivery, due)
+            return
         self.outside += 1
         self._lifted += 1
         if delivery.letter_id is not None or len(self._waiting) < KEPT_AWAKE:
@@ -307,11 +310,15 @@ class StoredLanes(Lanes):
         )
         heappush(self._asleep, asleep)
 
-    def _bring_back(self, delivery: InFlight) -> None:
-        self.outside -= 1
-        self._lifted -= 1
-        self.held += 1
+    def _bring_back(self, delivery: InFlight | Bundle) -> None:
+        if not isinstance(delivery, Bundle):
+            self.outside -= 1
+            self._lifted -= 1
+            self.held += 1
         super()._bring_back(delivery)
+
+    def _goes_along(self, queued: Queued, first: InFlight) -> bool:
+        return super()._goes_along(queued, first) and queued[6] not in self._restored
 
     # Room
 

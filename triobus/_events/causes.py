@@ -1,6 +1,6 @@
 """The event whose handler is calling: it is the cause of the events that it publishes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -45,7 +45,9 @@ class Handling:
     outer: "Handling | None"
     """The worker of another bus inside whose handler the bus of this one runs, if it does so."""
     delivery: Any = None
-    """The delivery in flight whose handler runs, if one does."""
+    """The delivery in flight whose handler runs, if one does; of several the first."""
+    deliveries: Sequence[Any] = ()
+    """All of them, if it is a handler of several events at once."""
 
 
 handling: ContextVar[Handling | None] = ContextVar("triobus worker", default=None)
@@ -59,6 +61,31 @@ def calling_delivery() -> Any:
     of the delivery. None outside a handler.
     """
     return next(calling_deliveries(), None)
+
+
+def calling_bundle() -> Sequence[Any]:
+    """Return the deliveries whose handler is calling; none outside a handler."""
+    own = _innermost()
+    if own is None:
+        return ()
+    return own.deliveries or (own.delivery,)
+
+
+def calling_cause() -> DomainEvent | None:
+    """Return the event that causes what is published now.
+
+    None outside a handler, and in one of several events at once: no one of them is the cause.
+    """
+    bundle = calling_bundle()
+    event: DomainEvent | None = bundle[0].event if len(bundle) == 1 else None
+    return event
+
+
+def _innermost() -> Handling | None:
+    own = handling.get()
+    while own is not None and (own.delivery is None or not _is_within(own.worker)):
+        own = own.outer
+    return own
 
 
 def calling_deliveries() -> Iterator[Any]:

@@ -88,10 +88,71 @@ class InFlight:
     is_settled: bool = False
     """Whether the store has been told, with the effects of a handler, that it is finished."""
 
+    is_followed: bool = False
+    """Whether the next one of its aggregate is in the same bundle."""
+
     @property
     def subscription(self) -> Subscription:
         """The subscription whose turn it is."""
         return self.plan[self.index]
+
+    @property
+    def size(self) -> int:
+        """How many deliveries it counts for."""
+        return 1
+
+    @property
+    def parts(self) -> "list[InFlight]":
+        """What it consists of."""
+        return [self]
+
+    deliveries = parts
+
+
+@attrs.define(eq=False)
+class Bundle:
+    """Deliveries of one plan that are handled in one call, in their order."""
+
+    deliveries: list[InFlight]
+    attempt: int = 0
+    """How many attempts the subscription has had whose turn it is."""
+    letter_id: None = attrs.field(default=None, init=False)
+    position: None = attrs.field(default=None, init=False)
+
+    @property
+    def parts(self) -> list[InFlight]:
+        """The deliveries whose turn it is; others are past that subscription."""
+        index = min(each.index for each in self.deliveries)
+        return [each for each in self.deliveries if each.index == index]
+
+    def drop_finished(self) -> None:
+        """Leave the deliveries out that are finished."""
+        self.deliveries = [each for each in self.deliveries if each.index < len(each.plan)]
+
+    @property
+    def index(self) -> int:
+        """Which subscription of the plan is next."""
+        return self.parts[0].index
+
+    @property
+    def number(self) -> int:
+        """The place in the order, which is that of the first delivery."""
+        return self.deliveries[0].number
+
+    @property
+    def event(self) -> DomainEvent:
+        """The first event."""
+        return self.deliveries[0].event
+
+    @property
+    def subscription(self) -> Subscription:
+        """The subscription whose turn it is."""
+        return self.parts[0].subscription
+
+    @property
+    def size(self) -> int:
+        """How many deliveries it counts for."""
+        return len(self.deliveries)
 
 
 @attrs.define(eq=False)
@@ -111,8 +172,8 @@ class Lanes:
     _numbered: int = 0
     """How many deliveries were put into the queue or a line."""
     _queue: deque[Queued] = attrs.field(factory=deque)
-    _resumed: list[Queued | tuple[int, InFlight]] = attrs.field(factory=list)
-    _waiting: list[tuple[float, int, InFlight]] = attrs.field(factory=list)
+    _resumed: list[Queued | tuple[int, InFlight | Bundle]] = attrs.field(factory=list)
+    _waiting: list[tuple[float, int, InFlight | Bundle]] = attrs.field(factory=list)
     _lanes: dict[str, deque[Queued] | None] = attrs.field(factory=dict)
     """What has lined up, for each aggregate with a delivery that is busy, waiting or resumed."""
 
@@ -139,7 +200,7 @@ class Lanes:
     @property
     def waiting(self) -> int:
         """How many deliveries wait for a retry."""
-        return len(self._waiting)
+        return sum(entry[2].size for entry in self._waiting)
 
     @property
     def ready(self) -> int:
@@ -186,7 +247,8 @@ class Lanes:
     def take(self, recycled: InFlight | None = None) -> InFlight | None:
         """Return the oldest delivery that is ready, now in flight, or None.
 
-        It may come in `recycled`, which has been finished.
+        It may come in `recycled`, which has been finished. In a group with batches it may be a
+        `Bundle` whose retry is due.
         """
         queued: Any
         if self._is_frozen:
@@ -199,7 +261,7 @@ class Lanes:
                     return None
                 queued = heappop(resumed)
                 if len(queued) == 2:
-                    self.held -= 1
+                    self.held -= queued[1].size
                     return queued[1]  # type: ignore[no-any-return]  # it is the delivery of a retry
                 break
             if not queue:
@@ -239,7 +301,7 @@ class Lanes:
             return False
         self.finished += 1
         key = delivery.key
-        if key is not None:
+        if key is not None and not delivery.is_followed:
             line = self._lanes[key]
             if line:
                 heappush(self._resumed, line.popleft())
@@ -247,7 +309,63 @@ class Lanes:
                 del self._lanes[key]
         return True
 
-    def fail(self, delivery: InFlight, error: Exception, now: float) -> float | None:
+    def take_along(self, first: InFlight, limit: int) -> Bundle:
+        """Return a delivery that was taken, with up to `limit` in all that can be handled with it.
+
+        These are the oldest ones of the same plan, in their order: they are ready, or line up
+        behind others of the bundle. A replay goes alone, and so does what had attempts before.
+        """
+        bundle = Bundle([first])
+        if first.letter_id is not None or first.is_recorded:
+            return bundle
+        last = {first.key: first}
+        line = None if first.key is None else self._lanes[first.key]
+        while line and bundle.size < limit and self._goes_along(line[0], first):
+            self._join(bundle, last, line.popleft())
+        if line:
+            del last[first.key]  # what comes behind these lines up
+        queue, passed_over = self._queue, deque[Queued]()
+        passed_keys = set()
+        while queue and bundle.size < limit and len(passed_over) < limit:
+            if queue[0][0] >= self._barrier:
+                break
+            queued = queue.popleft()
+            key = queued[2]
+            goes_along = self._goes_along(queued, first) and (key is None or key not in passed_keys)
+            if goes_along and (key is None or key in last or key not in self._lanes):
+                if key is not None:
+                    self._lanes.setdefault(key, None)
+                self._join(bundle, last, queued)
+            elif key is not None and key in self._lanes:
+                last.pop(key, None)
+                self._line_up(key, queued)
+            else:
+                passed_over.append(queued)
+                passed_keys.add(key)
+        queue.extendleft(reversed(passed_over))
+        return bundle
+
+    def _goes_along(self, queued: Queued, first: InFlight) -> bool:
+        return queued[3] == first.plan and queued[5] is None
+
+    def _join(self, bundle: Bundle, last: dict[str | None, InFlight], queued: Queued) -> None:
+        """Take a queued delivery into a bundle, behind the last one of its aggregate there."""
+        self.held -= 1
+        delivery = InFlight(*queued)
+        if delivery.key is not None:
+            if delivery.key in last:
+                last[delivery.key].is_followed = True
+            last[delivery.key] = delivery
+        bundle.deliveries.append(delivery)
+
+    def _line_up(self, key: str, queued: Queued) -> None:
+        line = self._lanes[key]
+        if line is None:
+            self._lanes[key] = deque((queued,))
+        else:
+            line.append(queued)
+
+    def fail(self, delivery: InFlight | Bundle, error: Exception, now: float) -> float | None:
         """Return when the failed attempt is to be repeated, after which the delivery waits for it.
 
         None means never: the attempt was the last, and the delivery is still in flight.
@@ -291,9 +409,9 @@ class Lanes:
                 self._waiting.append(entry)
         heapify(self._waiting)
 
-    def _put_aside(self, delivery: InFlight, due: float) -> None:
-        self.held += 1
+    def _put_aside(self, delivery: InFlight | Bundle, due: float) -> None:
+        self.held += delivery.size
         heappush(self._waiting, (due, delivery.number, delivery))
 
-    def _bring_back(self, delivery: InFlight) -> None:
+    def _bring_back(self, delivery: InFlight | Bundle) -> None:
         heappush(self._resumed, (delivery.number, delivery))

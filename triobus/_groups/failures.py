@@ -13,7 +13,7 @@ from trio.lowlevel import enable_ki_protection
 from triobus._errors import StrayCancelled
 from triobus._events import key_of
 from triobus._groups.dead_letters import DeadLetterKeeper
-from triobus._groups.delivery import InFlight, Lanes
+from triobus._groups.delivery import Bundle, InFlight, Lanes
 from triobus._groups.instruments import Instrument
 from triobus._groups.retry import wish_in
 from triobus._groups.subscriptions import Subscription
@@ -55,20 +55,46 @@ class Failures:
         self, delivery: InFlight, subscription: Subscription, error: BaseException
     ) -> bool:
         """Retry, keep a dead letter, or raise; return whether the delivery stops for now."""
+        failure = self.put_off(delivery, subscription, error)
+        if failure is None:
+            return True
+        self.end(delivery, subscription, failure, delivery.attempt)
+        return False
+
+    @enable_ki_protection
+    def put_off(
+        self, delivery: InFlight | Bundle, subscription: Subscription, error: BaseException
+    ) -> Exception | None:
+        """Let a delivery wait for its next attempt, or return why it has none.
+
+        None too if it was cancelled, which the next checkpoint raises.
+        """
+        failure = self.counted(subscription, error)
+        if failure is None:
+            return None
+        is_wanted = subscription.is_active and self._has_letter(delivery)
+        if is_wanted and self._is_retried(delivery, subscription, failure):
+            return None
+        return failure
+
+    def counted(self, subscription: Subscription, error: BaseException) -> Exception | None:
+        """Count a failed attempt and return its failure; None if the worker was cancelled."""
         if _is_cancelled():
             self._raise_cancelled(subscription, error)
-            return True
+            return None
         failure = as_failure(error)
         if failure is None:
             raise error
         self.attempts += 1
-        is_wanted = subscription.is_active and self._has_letter(delivery)
-        if is_wanted and self._is_retried(delivery, subscription, failure):
-            return True
+        return failure
+
+    def end(
+        self, delivery: InFlight, subscription: Subscription, failure: Exception, attempts: int
+    ) -> None:
+        """Do what is to be done after the last attempt."""
         if self.on_failure == "raise":
             raise failure
-        self.give_up(delivery, subscription, failure, delivery.attempt)
-        return False
+        self.give_up(delivery, subscription, failure, attempts)
 
     def _raise_cancelled(self, subscription: Subscription, error: BaseException) -> None:
         """Raise what leaves a worker whose handler was cancelled, if anything does.
@@ -86,11 +112,13 @@ class Failures:
             raise error
         self._log_cancelled(subscription, error)
 
-    def _has_letter(self, delivery: InFlight) -> bool:
+    def _has_letter(self, delivery: InFlight | Bundle) -> bool:
         """Whether the dead letter that is replayed, if it is one, has not been discarded."""
         return delivery.letter_id is None or delivery.letter_id in self.letters
 
-    def _is_retried(self, delivery: InFlight, subscription: Subscription, error: Exception) -> bool:
+    def _is_retried(
+        self, delivery: InFlight | Bundle, subscription: Subscription, error: Exception
+    ) -> bool:
         """Let the delivery wait for its next attempt, if its policy grants one."""
         now, attempt, wish = trio.current_time(), delivery.attempt, wish_in(error)
         counted = attempt if wish is None or wish.counts else attempt - 1
@@ -99,11 +127,12 @@ class Failures:
         delivery.attempt = attempt
         if due is None:
             return False
-        if delivery.letter_id is None:
-            self._record_attempts(delivery, delivery.index, counted, due - now)
+        for each in delivery.parts:
+            if each.letter_id is None:
+                self._record_attempts(each, each.index, counted, due - now)
+            for instrument in self._instruments:
+                instrument.retry_planned(each, due)
         self._expect(due)
-        for instrument in self._instruments:
-            instrument.retry_planned(delivery, due)
         if logger.isEnabledFor(logging.INFO):
             logger.info(
                 "%r in group %r failed at attempt %d: %s",

@@ -20,6 +20,7 @@ from triobus._groups.handlers import (
 )
 from triobus._groups.retry import Retry
 from triobus._groups.subscribing import Wanted, subscribe
+from triobus._groups.subscribing_batches import subscribe_batch
 
 Start = Literal["now", "beginning"]
 
@@ -116,6 +117,8 @@ class Group:
     name: str
     """Its name, unique in the bus."""
     _limiter: trio.CapacityLimiter
+    _batch: int | None
+    """How many events its handlers take at once; None for one, which is no tuple."""
     _check_types: Callable[[tuple[type[DomainEvent], ...]], None]
     """Raises for classes whose events the bus could not keep."""
     _on_change: Callable[[], None]
@@ -138,7 +141,7 @@ class Group:
         subscription = Subscription(
             invoke=invocation(
                 handler,
-                wanted.where,
+                None if self._batch else wanted.where,
                 wanted.timeout,
                 self._limiter,
                 self._in_transaction if wanted.transactional else None,
@@ -244,6 +247,12 @@ class Group:
         self._running.let_go(subscription)
 
 
+class BatchGroup(Group):
+    """A group whose handlers take a tuple of events. Made by `EventBus.group` with `batch`."""
+
+    subscribe = subscribe_batch  # type: ignore[assignment]  # its handlers take tuples
+
+
 @attrs.frozen(kw_only=True)
 class GroupOptions:
     """What a program has said of a group."""
@@ -252,4 +261,5 @@ class GroupOptions:
     workers: int
     buffer: float
     is_ordered: bool
+    batch: int | None
     start: Start

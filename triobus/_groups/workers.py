@@ -21,6 +21,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, disable_ki_protection, ena
 from triobus._checks import truth
 from triobus._errors import HeldBack, WouldDeadlock
 from triobus._events.causes import Handling, calling_deliveries, handling
+from triobus._groups.bundles import BundleWorker
 from triobus._groups.contexts import CleanContext
 from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper
 from triobus._groups.delivery import InFlight, Lanes, Replayed
@@ -100,6 +101,8 @@ class GroupShell:
     buffer: float
     worker_limit: int
     """How many workers the group has when it runs."""
+    _batch: int | None
+    """How many events are handled in one call, if the group does that."""
     _on_failure: OnFailure
     _log_errors: LogErrors
     letters: DeadLetterKeeper
@@ -125,8 +128,8 @@ class GroupShell:
     """Attempts that were made again."""
     durations: deque[float] = attrs.field(factory=lambda: deque(maxlen=_DURATIONS_KEPT), init=False)
     """Seconds that the last deliveries took."""
-    _send: trio.MemorySendChannel[InFlight] = attrs.field(init=False)
-    receive: trio.MemoryReceiveChannel[InFlight] = attrs.field(init=False)
+    _send: trio.MemorySendChannel[Any] = attrs.field(init=False)
+    receive: trio.MemoryReceiveChannel[Any] = attrs.field(init=False)
     """The channel at which free workers wait. No more is ever sent than workers are free."""
     _is_frozen: bool = attrs.field(default=False, init=False)
     _scopes: list[trio.CancelScope] = attrs.field(factory=list, init=False)
@@ -134,7 +137,7 @@ class GroupShell:
     _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self._send, self.receive = trio.open_memory_channel[InFlight](math.inf)
+        self._send, self.receive = trio.open_memory_channel[Any](math.inf)
         self.lanes = self.log.lanes
         self.failures = Failures(
             group=self.group.name,
@@ -161,7 +164,7 @@ class GroupShell:
             delivery = lanes.take()
             if delivery is None:
                 return
-            lanes.held += 1
+            lanes.held += delivery.size
             self.sent += 1
             self.free -= 1
             self._send.send_nowait(delivery)
@@ -327,7 +330,10 @@ class GroupShell:
         try:
             task_status.started()
             await trio.lowlevel.checkpoint_if_cancelled()  # it begins nothing any more
-            await _work(self, own)
+            if self._batch is None:
+                await _work(self, own)
+            else:
+                await BundleWorker(self, own, self._batch).work()
         finally:
             self.worker_count -= 1
             del self._handlings[own]
@@ -405,7 +411,8 @@ class GroupShell:
         """Return the counters as they are now."""
         lanes, failures = self.lanes, self.failures
         # A delivery whose worker was cancelled is in flight no more: it is left.
-        in_flight = min(lanes.in_flight, self.worker_count)
+        busy = min(sum(own.delivery is not None for own in self._handlings), self.worker_count)
+        in_flight = busy if self._batch is None else lanes.in_flight * bool(self.worker_count)
         return GroupStatistics(
             published=lanes.added,
             handled=lanes.finished,
@@ -416,7 +423,7 @@ class GroupShell:
             in_flight=in_flight,
             waiting_for_retry=lanes.waiting,
             worker_count=self.worker_count,
-            busy_workers=in_flight,
+            busy_workers=busy,
             subscription_count=len(self.group.subscriptions),
             lag=self.log.lag,
             p50=percentile(self.durations, 0.5),

@@ -36,7 +36,7 @@ from triobus._events import (
     with_cause,
 )
 from triobus._events.batch import Batch
-from triobus._events.causes import calling_delivery
+from triobus._events.causes import calling_cause, calling_delivery
 from triobus.stores._commits import CommitQueue, Submission
 from triobus.stores._duplicates import Differs, conflict_of
 from triobus.stores._duplicates import is_same as is_same_event
@@ -253,10 +253,10 @@ class EventStore(ABC):
         `InvalidEvent`, `EventNotEncodable`, `SequenceConflict` and `StoreError`.
         """
         batch = Batch(list(events))
-        cause = calling_delivery()
+        cause = calling_cause()
         if cause is not None:
-            batch.events = [with_cause(event, cause.event) for event in batch.events]
-            batch.is_inside = True
+            batch.events = [with_cause(event, cause) for event in batch.events]
+        batch.is_inside = calling_delivery() is not None
         await checkpoint_if_cancelled()
         if not self._is_writer:
             await self._claim()
@@ -318,14 +318,13 @@ class EventStore(ABC):
 
     def _call(self, function: Callable[[Transaction], Any]) -> Call:
         """Return a call of the program's own, which is no handler's."""
-        cause = calling_delivery()
         return Call(
             function,
             codec=self._codec,
             rows_of=self._rows_of,
-            cause=None if cause is None else cause.event,
+            cause=calling_cause(),
             now=self._commits.now(),
-            is_inside=cause is not None,
+            is_inside=calling_delivery() is not None,
         )
 
     async def _schedule(self, batch: Batch, due_at: float) -> Waiting:

@@ -19,9 +19,9 @@ needs_compiler = pytest.mark.skipif(
 @needs_compiler
 def test_with_full_no_acknowledged_event_is_lost_wherever_the_power_is_cut():
     said = []
-    power.run(600, 2026, said.append)
+    power.run(300, 2026, said.append)
     (line,) = said
-    assert "600 states" in line
+    assert "300 states" in line
     assert ", 0 lost" in line
 
 

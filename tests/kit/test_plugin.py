@@ -12,9 +12,6 @@ class Placed(DomainEvent):
     number: int
 """
 
-ALONE = [f"-pno:{plugin}" for plugin in ("cacheprovider", "xdist", "anyio", "hypothesispytest")]
-"""Without the plugins that have no part in it, and take longer to import than a test to run."""
-
 
 @pytest.fixture(params=["trio_mode = true", ""])
 def project(request, pytester, monkeypatch):
@@ -24,7 +21,7 @@ def project(request, pytester, monkeypatch):
 
     def run(source, *arguments):
         pytester.makepyfile(EVENTS + source)
-        return pytester.runpytest_subprocess(*ALONE, *arguments, timeout=60)
+        return pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
 
     return run
 

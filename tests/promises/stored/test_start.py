@@ -35,7 +35,7 @@ async def test_what_is_appended_while_a_bus_starts_is_handled_once_at_its_own_po
         bus.group("all", start="beginning").subscribe(Noted, handler)
 
         async def append():
-            for number in range(60):
+            for number in range(30):
                 (stored,) = await store.append([Noted(number, "a")])
                 appended.append((number, stored.position))
 
@@ -44,7 +44,7 @@ async def test_what_is_appended_while_a_bus_starts_is_handled_once_at_its_own_po
             for _ in range(turns):
                 await trio.lowlevel.checkpoint()
             async with bus:
-                while len(appended) < 60:
+                while len(appended) < 30:
                     await trio.lowlevel.checkpoint()
         assert [(s.event.number, s.position) async for s in store.read()] == appended
     assert told == appended

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import trio
+
 from tests.events import Noted
 from triobus import DeadLetter, DomainEvent, EventBus, Group, Retry
 
@@ -9,9 +11,13 @@ ONCE = Retry(attempts=1)
 
 
 class Patient:
-    """A handler that fails until it is cured, and notes what it was called with."""
+    """A handler that fails until it is cured, and notes what it was called with.
 
-    def __init__(self) -> None:
+    When it is well, it takes so many seconds.
+    """
+
+    def __init__(self, seconds: float = 0) -> None:
+        self.seconds = seconds
         self.is_ill = True
         self.calls: list[int] = []
 
@@ -19,10 +25,14 @@ class Patient:
         self.calls.append(event.number)
         if self.is_ill:
             raise ValueError(f"number {event.number}")
+        if self.seconds:
+            await trio.sleep(self.seconds)
 
 
-def patient_in(place: EventBus | Group, name: str = "patient", **options: Any) -> Patient:
-    patient = Patient()
+def patient_in(
+    place: EventBus | Group, name: str = "patient", *, seconds: float = 0, **options: Any
+) -> Patient:
+    patient = Patient(seconds)
     options.setdefault("retry", ONCE)
     place.subscribe(Noted, patient, name=name, **options)
     return patient

@@ -140,20 +140,11 @@ async def test_several_replays_at_once_keep_the_order_of_an_aggregate_and_leave_
     autojump_clock,
 ) -> None:
     bus = new_bus(buffer=10_000)
-    calls: list[int] = []
-    ill = True
-
-    @bus.subscribe(Noted, hold=True, retry=ONCE)
-    async def handle(event: Noted) -> None:
-        calls.append(event.number)
-        if ill:
-            raise ValueError
-        await trio.sleep(1)
-
+    patient = patient_in(bus, hold=True, seconds=1)
     async with bus:
         await publish(bus, *[Noted(n, "a") for n in range(250)])
-        calls.clear()
-        ill = False
+        patient.calls.clear()
+        patient.is_ill = False
         counts: dict[str, int] = {}
 
         async def replay(name: str, chosen: range) -> None:
@@ -168,7 +159,7 @@ async def test_several_replays_at_once_keep_the_order_of_an_aggregate_and_leave_
             nursery.start_soon(replay, "later", range(151, 251))
         assert await bus.dead_letters.list() == []
     assert counts == {"first": 150, "later": 101}
-    assert calls == list(range(251))
+    assert patient.calls == list(range(251))
 
 
 async def test_a_replay_does_not_wait_for_another_one_of_other_aggregates(
@@ -197,20 +188,11 @@ async def test_a_replay_that_is_cancelled_makes_way_for_a_later_one(
     autojump_clock,
 ) -> None:
     bus = new_bus(buffer=10_000)
-    calls: list[int] = []
-    ill = True
-
-    @bus.subscribe(Noted, hold=True, retry=ONCE)
-    async def handle(event: Noted) -> None:
-        calls.append(event.number)
-        if ill:
-            raise ValueError
-        await trio.sleep(1)
-
+    patient = patient_in(bus, hold=True, seconds=1)
     async with bus:
         await publish(bus, *[Noted(n, "a") for n in range(150)])
-        calls.clear()
-        ill = False
+        patient.calls.clear()
+        patient.is_ill = False
         counts = []
 
         async def replay_later() -> None:
@@ -225,7 +207,7 @@ async def test_a_replay_that_is_cancelled_makes_way_for_a_later_one(
         await bus.wait_idle()
         assert counts == [0]  # for what the cancelled one had not begun comes before
         assert await bus.dead_letters.replay() == 50
-    assert calls == list(range(150))
+    assert patient.calls == list(range(150))
 
 
 async def test_a_subscription_that_goes_during_a_long_replay_leaves_what_it_held_back(

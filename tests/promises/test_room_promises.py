@@ -6,21 +6,12 @@ import trio
 import trio.testing
 
 from tests.events import Noted, Other
+from tests.promises.stored.buses import in_three_turns
 from triobus import EventBus, Retry, StoreIOError
 from triobus._durability.lanes import KEPT_AWAKE
 from triobus._environment import replace
 
 LATER = Retry(attempts=3, delay=3600, max_delay=3600, jitter=0)
-
-
-async def in_three_turns(function, *args):
-    """Make a call that would go to a thread, so that others come meanwhile, at known moments."""
-    await trio.lowlevel.cancel_shielded_checkpoint()
-    try:
-        return function(*args)
-    finally:
-        await trio.lowlevel.cancel_shielded_checkpoint()
-        await trio.lowlevel.cancel_shielded_checkpoint()
 
 
 @pytest.fixture(autouse=True)

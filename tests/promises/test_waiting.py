@@ -12,25 +12,23 @@ from tests.settled import settled
 from triobus import BusClosed, EventBus, MemoryEventStore, NotInTrio, Retry
 
 
+async def raises_bus_closed(reason, call, *args):
+    with pytest.raises(BusClosed, match=reason):
+        await call(*args)
+
+
 async def test_publish_and_wait_raises_bus_closed_when_the_bus_ends_before_the_handlers(
     new_bus, autojump_clock
 ):
     gate = Gate()
     bus = new_bus()
     bus.subscribe(Noted, gate)
-    caught = []
-
-    async def wait():
-        with pytest.raises(BusClosed, match="was accepted, and the bus stopped before") as error:
-            await bus.publish_and_wait(Noted(1))
-        caught.append(error)
-
+    reason = "was accepted, and the bus stopped before"
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run)
-        nursery.start_soon(wait)
+        nursery.start_soon(raises_bus_closed, reason, bus.publish_and_wait, Noted(1))
         await settled()
         await bus.stop(drain=False)
-    assert len(caught) == 1
 
 
 async def test_publish_and_wait_gets_its_outcome_when_the_bus_drains(new_bus, autojump_clock):
@@ -58,20 +56,12 @@ async def test_wait_idle_raises_bus_closed_when_the_bus_stops_and_leaves_somethi
     gate = Gate()
     bus = new_bus()
     bus.subscribe(Noted, gate)
-    caught = []
-
-    async def wait():
-        with pytest.raises(BusClosed, match="1 deliveries left") as error:
-            await bus.wait_idle()
-        caught.append(error)
-
     async with trio.open_nursery() as nursery:
         await nursery.start(bus.run)
         await bus.publish(Noted(1))
-        nursery.start_soon(wait)
+        nursery.start_soon(raises_bus_closed, "1 deliveries left", bus.wait_idle)
         await settled()
         await bus.stop(drain=False)
-    assert len(caught) == 1
 
 
 async def test_wait_idle_returns_when_nothing_is_queued_running_or_waiting(new_bus, autojump_clock):

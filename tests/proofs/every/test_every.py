@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import trio
 
+from tests.planting import instead_of
 from tests.proofs.__main__ import main
 from tests.proofs.every.calls import CALLS
 from tests.proofs.every.cancellations import cancel_call, cancel_scenario
@@ -139,13 +140,11 @@ def test_control_c_at_some_bytecodes_of_a_scenario_breaks_no_promise(scenario):
 @pytest.fixture
 def _lost_wake_up(monkeypatch):
     """No worker is woken for what is published while a worker that was woken has not run yet."""
-    wake = GroupShell.wake
 
-    def wake_unless_one_is_called(self):
+    @instead_of(monkeypatch, GroupShell, "wake")
+    def wake_unless_one_is_called(wake, self):
         if not self.sent:
             wake(self)
-
-    monkeypatch.setattr(GroupShell, "wake", wake_unless_one_is_called)
 
 
 @pytest.mark.usefixtures("_lost_wake_up")
@@ -160,14 +159,12 @@ def test_a_lost_wake_up_is_found_by_the_schedule_in_which_it_shows():
 
 
 def test_a_publish_that_raises_for_what_it_has_accepted_is_found_by_cancelling(monkeypatch):
-    publish = EventBus.publish
-
-    async def publish_and_look_round(self, event, **options):
+    @instead_of(monkeypatch, EventBus, "publish")
+    async def publish_and_look_round(publish, self, event, **options):
         published = await publish(self, event, **options)
         await trio.lowlevel.checkpoint()
         return published
 
-    monkeypatch.setattr(EventBus, "publish", publish_and_look_round)
     with pytest.raises(StepFailed, match="2 accepted, 0 unsure, 3 counted as published"):
         cancel_call(CALLS[0], "none", is_alone=True)
 

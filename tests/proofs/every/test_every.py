@@ -108,7 +108,8 @@ def test_no_schedule_that_is_drawn_breaks_a_promise(scenario):
 
 @every_scenario
 def test_no_step_at_which_a_scenario_is_cancelled_breaks_a_promise(scenario):
-    assert cancel_scenario(scenario, seed=1) > 20
+    # With a store there are more, of which this tries every third.
+    assert cancel_scenario(scenario, seed=1, stride=1 if scenario.kind == "none" else 3) > 10
 
 
 @pytest.mark.parametrize("call", [c for c in CALLS if "none" in c.kinds], ids=lambda c: c.name)

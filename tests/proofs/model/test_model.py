@@ -24,7 +24,7 @@ from triobus._groups.workers import GroupShell
 from triobus.stores import _values
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("none", 20), ("memory", 30), ("sqlite", 10)])
+@pytest.mark.parametrize(("kind", "examples"), [("none", 20), ("memory", 15), ("sqlite", 10)])
 def test_programs_of_all_kinds_keep_the_promises(kind, examples):
     """They are the same ones every time; `python -m tests.proofs model` draws others."""
     tally = Tally()
@@ -35,7 +35,7 @@ def test_programs_of_all_kinds_keep_the_promises(kind, examples):
     assert tally.crashes > 0
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("none", 15), ("memory", 20), ("sqlite", 8)])
+@pytest.mark.parametrize(("kind", "examples"), [("none", 10), ("memory", 10), ("sqlite", 8)])
 def test_programs_that_use_the_store_beside_the_bus_keep_the_promises(kind, examples):
     """They append, read, listen slowly, publish again, and publish other content of the same id."""
     tally = Tally()

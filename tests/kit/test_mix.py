@@ -38,7 +38,7 @@ def test_calls_that_overlap_by_chance_break_no_promise(kind):
         async with new_bus(store_of(kind, world), workers=2, buffer=3) as bus:
             await world.mix(world.calls(bus, order))
 
-    assert explore(scenario, seeds=40, faults=CALM).published > 300
+    assert explore(scenario, seeds=15, faults=CALM).published > 100
 
 
 def test_calls_that_overlap_by_chance_and_crashes_break_no_promise():
@@ -46,7 +46,7 @@ def test_calls_that_overlap_by_chance_and_crashes_break_no_promise():
         async with new_bus(world.store(), workers=2) as bus:
             await world.mix(world.calls(bus, lambda number: order(number + 100 * world.life)))
 
-    assert explore(scenario, seeds=40).crashes > 0
+    assert explore(scenario, seeds=15).crashes > 0
 
 
 def test_a_scenario_mixes_calls_of_its_own():

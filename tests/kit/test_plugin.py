@@ -21,7 +21,7 @@ def project(request, pytester, monkeypatch):
 
     def run(source, *arguments):
         pytester.makepyfile(EVENTS + source)
-        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *arguments, timeout=60)
+        return pytester.runpytest_inprocess("-p", "no:cacheprovider", *arguments)
 
     return run
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.promises.kinds import KINDS, NEW, Reopened, reopened
-from triobus import EventBus
+from triobus import EventBus, EventStore
 
 
 @pytest.fixture(params=NEW)
@@ -24,3 +24,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 def new_store(kind: str, tmp_path) -> Reopened:
     """Opens the same store again and again, as a program does that starts again."""
     return reopened(kind, tmp_path)
+
+
+@pytest.fixture(params=[*KINDS, "none"])
+def any_store(request: pytest.FixtureRequest, tmp_path) -> Callable[[], EventStore | None]:
+    """Opens a store of every kind again and again, and then none."""
+    return (lambda: None) if request.param == "none" else reopened(request.param, tmp_path)

@@ -80,9 +80,9 @@ def check(record):
     assert begun <= set(record.accepted)
 
 
-def interrupt_everywhere(make, scenario, check=check):
-    """Run a scenario once for every moment; return how many there were."""
-    for at in itertools.count(1):
+def interrupt_everywhere(make, scenario, check=check, stride=1):
+    """Run a scenario once for every moment, or so manyeth; return how many there were."""
+    for at in itertools.count(1, stride):
         interrupter, record = Interrupter(at), make()
         with contextlib.suppress(KeyboardInterrupt):
             try:
@@ -95,7 +95,7 @@ def interrupt_everywhere(make, scenario, check=check):
                 interrupter.stop()
         check(record)
         if interrupter.seen < at:
-            return at - 1
+            return at - stride
     raise AssertionError("itertools.count never ends")
 
 
@@ -212,8 +212,14 @@ def test_control_c_anywhere_in_a_retry_loses_nothing():
     assert interrupt_everywhere(make, scenario, check_attempts) > 20
 
 
-@pytest.mark.parametrize("new_store", [lambda: None, MemoryEventStore], ids=["plain", "store"])
-def test_control_c_anywhere_in_the_block_of_a_bus_leaves_it_stopped_and_trio_whole(new_store):
+@pytest.mark.parametrize(
+    ("new_store", "stride"),
+    [(lambda: None, 1), (MemoryEventStore, 7)],  # of ten times as many moments every seventh
+    ids=["plain", "store"],
+)
+def test_control_c_anywhere_in_the_block_of_a_bus_leaves_it_stopped_and_trio_whole(
+    new_store, stride
+):
     def make():
         record = Record(EventBus(new_store(), workers=1))
         record.bus.subscribe(Noted, record.handle)
@@ -225,7 +231,7 @@ def test_control_c_anywhere_in_the_block_of_a_bus_leaves_it_stopped_and_trio_who
             await wait_all_tasks_blocked()
         interrupter.stop()
 
-    assert interrupt_everywhere(make, scenario) > 100
+    assert interrupt_everywhere(make, scenario, stride=stride) > 100
 
 
 def test_control_c_anywhere_in_run_and_stop_leaves_the_bus_stopped_and_trio_whole():

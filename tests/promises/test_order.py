@@ -285,7 +285,7 @@ async def test_groups_do_not_wait_for_each_other(new_bus, autojump_clock) -> Non
     assert calls == [(0, 0), (1, 1), (2, 2)]
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(4))
 async def test_every_aggregate_stays_in_order_whatever_fails(
     new_bus, autojump_clock, seed: int
 ) -> None:

@@ -320,4 +320,4 @@ def test_a_call_that_is_cancelled_at_any_step_leaves_a_bus_that_starts_again(
             assert place.bus.statistics().queued == 0
         assert place.bus.statistics().worker_count == 0
 
-    assert at_every_step(lambda: Place(is_stored=is_stored), scenario, lambda place: None) > 10
+    at_every_step(lambda: Place(is_stored=is_stored), scenario, lambda place: None)

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 
 from tests.proofs.every.checks import Violation
 from tests.proofs.every.program import Kind, Program
@@ -14,19 +15,28 @@ from triobus.testing import World, cancel_at_every_step
 
 
 def cancel_scenario(
-    scenario: Scenario, *, kind: Kind | None = None, seed: int = 0, step: int | None = None
+    scenario: Scenario, *, kind: Kind | None = None, seed: int = 0, stride: int = 1
 ) -> int:
-    """Cancel a scenario at every step; return how many there are. Raises `StepFailed`."""
+    """Cancel a scenario at every step, or so manyeth; return how many. Raises `StepFailed`."""
+    is_over = False
 
     async def begin(world: World) -> None:
         program = world.outside["program"] = Program(kind or scenario.kind)
         await live(world, scenario, program)
 
     async def check(world: World) -> None:
+        nonlocal is_over
+        is_over = not world.scope.cancel_called  # it has ended before its step came
         await settle(scenario, world.outside["program"])
 
     with _files_in_memory():
-        return cancel_at_every_step(begin, check, seed=seed, step=step)
+        if stride == 1:
+            return cancel_at_every_step(begin, check, seed=seed)
+        for done, step in enumerate(count(1, stride)):
+            cancel_at_every_step(begin, check, seed=seed, step=step)
+            if is_over:
+                return done
+    raise AssertionError("count never ends")
 
 
 def cancel_call(

@@ -61,11 +61,11 @@ def pairs() -> Iterator[tuple[Kind, str, str]]:
                 yield kind, first, second
 
 
-TURNS = 16
+TURNS = 64
 
 
 def turn_of(turn: int) -> Iterator[tuple[Kind, str, str]]:
-    """Yield a sixteenth of all pairs; in `TURNS` of them each comes once on every kind of bus."""
+    """Yield a 64th of all pairs; in `TURNS` of them each comes once on every kind of bus."""
     numbers = {name: number for number, name in enumerate(CALLS)}
     for kind, first, second in pairs():
         share = 3 * numbers[first] + numbers[second] + 5 * ALL.index(kind)

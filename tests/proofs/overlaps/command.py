@@ -29,7 +29,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("second", nargs="?", metavar="B", help="the same, beginning during A")
     parser.add_argument("--all", action="store_true", help="every step")
     parser.add_argument("--count", type=int, default=2, help="how many cases of each pair (2)")
-    parser.add_argument("--turn", type=int, choices=range(TURNS), help="a sixteenth of all pairs")
+    parser.add_argument("--turn", type=int, choices=range(TURNS), help="a 64th of all pairs")
     parser.add_argument("--kind", choices=ALL, help="one kind of bus")
     parser.add_argument("--situation", choices=SITUATIONS, help="what is there before")
     parser.add_argument("--step", type=int, help="the step of A before which B begins")

@@ -1,4 +1,4 @@
-"""A sample of what `python -m tests.proofs overlaps --all` tries: a step of a 16th of all pairs."""
+"""A sample of what `python -m tests.proofs overlaps --all` tries: a step of a 64th of all pairs."""
 
 import pytest
 import trio

@@ -7,9 +7,9 @@ from tests.proofs.torture.violation import Violation
 from triobus._cli._verify import examined
 
 
-def test_500_flips_and_what_goes_with_them_leave_nothing_unnoticed():
+def test_250_flips_and_what_goes_with_them_leave_nothing_unnoticed():
     said = []
-    flips.run(500, 2026, said.append)
+    flips.run(250, 2026, said.append)
     assert len(said) == 4
     assert all("0 unnoticed" in line for line in said)
     assert all(int(line.split(" times: ")[1].split(" ")[0]) > 0 for line in said)

@@ -19,16 +19,16 @@ needs_compiler = pytest.mark.skipif(
 @needs_compiler
 def test_with_full_no_acknowledged_event_is_lost_wherever_the_power_is_cut():
     said = []
-    power.run(600, 2026, said.append)
+    power.run(200, 2026, said.append)
     (line,) = said
-    assert "600 states" in line
+    assert "200 states" in line
     assert ", 0 lost" in line
 
 
 @needs_compiler
 def test_with_normal_the_last_moments_are_lost_and_nothing_is_corrupt():
-    found = power.lost(200, 2026, "normal")
-    assert found.states == 200
+    found = power.lost(100, 2026, "normal")
+    assert found.states == 100
     assert found.losing > 0
     assert found.lost > 0
     assert found.forgotten > 0

@@ -55,10 +55,12 @@ def made(tmp_path):
 def test_every_crash_point_of_a_small_run_keeps_the_promises(servers, made):
     said = []
     run = points.Run(points.FEW, files={points.STORE: made})
-    tally = points.torture(servers, run, 1, said.append, hows=points.DEATHS)
+    # Behind an operation the files are as before the next one, which the long proof visits too.
+    hows = [How.DIE_HALF_WAY, How.DIE_AFTER]
+    tally = points.torture(servers, run, 1, said.append, hows=hows)
     assert tally.violations == []
-    assert len(tally.visited) == tally.points > 100
-    assert {point.how for point, _ in tally.visited} == {*points.DEATHS}
+    assert len(tally.visited) == tally.points > 60
+    assert {point.how for point, _ in tally.visited} == {*hows}
     assert tally.repeated > 0
     assert "all visited" in said[-1]
 

@@ -37,12 +37,11 @@ NUMBERS = {
     "attempts": "position attempts due_at delay",
     "dead_letters": "position attempts",
 }
-NO_TEXTS = ["NULL", "7", "0.5", "x'ff1b5b'"]
-NO_NUMBERS = ["NULL", "0.5", "9e999", "'\x1b[31m'", "x'ff1b5b'", "-7", str(HUGE), str(-HUGE - 1)]
+NO_TEXTS = ["NULL", "7", "x'ff1b5b'"]
+NO_NUMBERS = ["NULL", "0.5", "9e999", "'\x1b[31m'", "x'ff1b5b'", str(HUGE), str(-HUGE - 1)]
 MEANT = {
     "NULL": None,
     "7": 7,
-    "-7": -7,
     "0.5": 0.5,
     "9e999": math.inf,
     str(HUGE): HUGE,
@@ -62,20 +61,15 @@ HARMLESS = {
     # What an error said may be anything, and so may the number of an older or newer version: it is
     # a dead letter. Rows of groups that are not there are nobody's.
     ("events", "data", "x'ff1b5b'"),
-    ("events", "schema_version", "-7"),
     ("events", "schema_version", str(HUGE)),
     ("events", "schema_version", str(-HUGE - 1)),
     ("progress", "name", "7"),
-    ("progress", "name", "0.5"),
     ("finished", "group_name", "x'ff1b5b'"),
     ("attempts", "group_name", "7"),
-    ("attempts", "group_name", "0.5"),
     ("attempts", "group_name", "x'ff1b5b'"),
     ("attempts", "due_at", "0.5"),
-    ("attempts", "due_at", "-7"),
     ("attempts", "due_at", str(-HUGE - 1)),
     ("attempts", "delay", "0.5"),
-    ("attempts", "delay", "-7"),
     ("attempts", "delay", str(-HUGE - 1)),
     ("dead_letters", "aggregate_id", "NULL"),
     ("dead_letters", "error_type", "x'ff1b5b'"),
@@ -84,11 +78,9 @@ HARMLESS = {
 }
 # Of these `verify` alone tells; the rest may be what a triobus has written.
 TOLD = HARMLESS - {
-    ("events", "schema_version", "-7"),
     ("events", "schema_version", str(HUGE)),
     ("events", "schema_version", str(-HUGE - 1)),
     ("attempts", "due_at", "0.5"),
-    ("attempts", "due_at", "-7"),
     ("attempts", "due_at", str(-HUGE - 1)),
     ("attempts", "delay", "0.5"),
 }

@@ -23,6 +23,7 @@ DOCUMENTS = {
         "benchmarks/README.md",
         "tests/README.md",
         "triobus/testing/README.md",
+        "triobus/_cli/README.md",
     )
 }
 ROOMS = sorted(path.parent.name for path in (ROOT / "tests").glob("*/__init__.py"))
@@ -44,7 +45,8 @@ VALUES = {
     "letter": triobus.DeadLetter,
     "store": triobus.SqliteEventStore,
     "path": Path,
-    "triobus_restore": triobus.demo.triobus_restore,
+    "triobus_restore": print,
+    "triobus_report": triobus.demo.triobus_report,
     "outcome": triobus.Outcome,
     "nursery": trio.Nursery,
     "trio": trio,

@@ -87,7 +87,7 @@ def test_every_python_block_is_run_by_one_of_these_tests():
     assert sorted(SCRIPTS + [(source, None) for source in TESTS + MODULES], key=str) == sorted(
         PYTHON, key=str
     )
-    assert (len(SCRIPTS), len(TESTS), len(MODULES)) == (3, 1, 2)
+    assert (len(SCRIPTS), len(TESTS), len(MODULES)) == (4, 1, 2)
     assert [output for _, output in SCRIPTS if not output] == []
 
 

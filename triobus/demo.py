@@ -3,9 +3,10 @@
 Closing prices come in, money and shares come out:
 
     price.closed -> signal.raised -> order.placed -> order.filled
+                                                 `-> order.timed-out -> order.cancelled
 
 Every arrow is a handler that takes one event and publishes the next one. Try it, and then kill the
-second one in the middle and start it again:
+second one in the middle and start it again: the positions come out the same.
 
     triobus demo
     triobus demo --store demo.db
@@ -17,19 +18,27 @@ with lines such as
 """
 
 import zlib
-from collections import defaultdict
 from datetime import date
 from decimal import Decimal
 from typing import ClassVar
-from uuid import NAMESPACE_URL, UUID, uuid5
+from uuid import NAMESPACE_URL, uuid5
 
 import attrs
 
-from triobus import DomainEvent, EventBus, EventStore, Retry, current_delivery
+from triobus import (
+    DomainEvent,
+    EventBus,
+    EventStore,
+    Retry,
+    SqliteEventStore,
+    Transaction,
+    current_delivery,
+)
 
 DAYS = 5  # in the moving average
 SHARES = 10  # in an order
 LIMIT = Decimal(5000)  # the largest order, in money
+PATIENCE = 3600  # seconds until an order is cancelled that the broker has not filled
 
 
 # 1. Events are facts, named in the past tense. The aggregate is what an event is about: events of
@@ -84,6 +93,22 @@ class OrderPlaced(DomainEvent):
 
 
 @attrs.frozen
+class OrderTimedOut(DomainEvent):
+    """The time is over in which the order should have been filled."""
+
+    event_type: ClassVar[str] = "order.timed-out"
+    order_id: str
+
+
+@attrs.frozen
+class OrderCancelled(DomainEvent):
+    """We want the order no more."""
+
+    event_type: ClassVar[str] = "order.cancelled"
+    order_id: str
+
+
+@attrs.frozen
 class OrderFilled(DomainEvent):
     """The broker carried an order out."""
 
@@ -99,75 +124,110 @@ class OrderFilled(DomainEvent):
         return self.symbol
 
 
-# 2. The bus, with two groups: "default" decides and keeps the books, "broker" talks to the outside.
-# A slow broker holds up only itself.
+# 2. The bus, with a store and two groups: "default" decides and keeps the books, "broker" talks to
+# the outside. A slow broker holds up only itself. `triobus demo --store FILE` keeps all in a file.
 
-bus = EventBus()
+bus = EventBus(SqliteEventStore(":memory:"))
 broker = bus.group("broker", workers=8)
 
 
-# 3. Handlers. What they know is kept by what it is about, so that an event which is handled twice,
-# because the program was killed, changes nothing. For the same reason the events that they publish
-# have ids made of what they are about: publishing one again is accepted once.
+# 3. Handlers that decide. What they know is in tables of their own, beside the log: a transactional
+# handler writes to them, and publishes, in the commit that settles its event. So each event has its
+# effect exactly once, whatever kills the program.
 
-_closes: defaultdict[str, dict[date, Decimal]] = defaultdict(dict)
-_approved: dict[UUID, int] = {}
-_fills: dict[str, OrderFilled] = {}
-
-
-def named(what: str) -> UUID:
-    """Return the id of the event that says this."""
-    return uuid5(NAMESPACE_URL, what)
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS closes (symbol, day, close, PRIMARY KEY (symbol, day))",
+    "CREATE TABLE IF NOT EXISTS approved (signal PRIMARY KEY, quantity INTEGER)",
+    "CREATE TABLE IF NOT EXISTS orders (id PRIMARY KEY, state)",
+    "CREATE TABLE IF NOT EXISTS positions (symbol PRIMARY KEY, shares INTEGER, cents INTEGER)",
+)
 
 
-def _is_above(symbol: str, days: list[date]) -> bool:
-    """Whether the last of the days closed above the average of the last few."""
-    closes = [_closes[symbol][day] for day in days[-DAYS:]]
-    return closes[-1] > sum(closes) / DAYS
+def made(transaction: Transaction) -> Transaction:
+    """Return the transaction when the tables are there."""
+    for statement in TABLES:
+        transaction.execute(statement)
+    return transaction
 
 
-@bus.subscribe(PriceClosed)
-async def watch_average(price: PriceClosed) -> None:
+@bus.subscribe(PriceClosed, transactional=True)
+def watch_average(price: PriceClosed, transaction: Transaction) -> None:
     """Raise a signal when the price crosses its moving average."""
-    symbol, today = price.symbol, price.day
-    _closes[symbol][today] = price.close
-    days = sorted(day for day in _closes[symbol] if day <= today)
-    if len(days) <= DAYS:
+    symbol, today = price.symbol, price.day.isoformat()
+    made(transaction).execute(
+        "INSERT OR REPLACE INTO closes VALUES (?, ?, ?)", (symbol, today, str(price.close))
+    )
+    rows = transaction.execute(
+        "SELECT close FROM closes WHERE symbol = ? AND day <= ? ORDER BY day DESC LIMIT ?",
+        (symbol, today, DAYS + 1),
+    )
+    closes = [Decimal(close) for (close,) in rows]
+    if len(closes) <= DAYS:
         return
-    is_above = _is_above(symbol, days)
-    if is_above != _is_above(symbol, days[:-1]):
-        event_id = named(f"{symbol} crosses its average on {today}")
-        await bus.publish(
-            SignalRaised(symbol, today, price.close, is_buy=is_above, event_id=event_id)
-        )
+    is_above, was_above = _is_above(closes[:-1]), _is_above(closes[1:])
+    if is_above != was_above:
+        transaction.publish(SignalRaised(symbol, price.day, price.close, is_buy=is_above))
+
+
+def _is_above(closes: list[Decimal]) -> bool:
+    """Whether the last close, which comes first, is above the average of all."""
+    return closes[0] > sum(closes) / len(closes)
 
 
 # Two handlers for one event: the higher priority goes first. Were the check to fail, nothing would
 # be approved and no order placed.
 
 
-@bus.subscribe(SignalRaised, priority=10)
-async def check_risk(signal: SignalRaised) -> None:
+@bus.subscribe(SignalRaised, priority=10, transactional=True)
+def check_risk(signal: SignalRaised, transaction: Transaction) -> None:
     """Approve a quantity: none when the order would be worth more than the limit."""
     if SHARES * signal.close <= LIMIT:
-        _approved[signal.event_id] = SHARES if signal.is_buy else -SHARES
-
-
-@bus.subscribe(SignalRaised)
-async def place_order(signal: SignalRaised) -> None:
-    """Order what the risk check approved."""
-    quantity = _approved.get(signal.event_id)
-    if quantity is not None:
-        order_id = f"{signal.symbol}-{signal.day}"
-        event_id = named(f"order {order_id} is placed")
-        await bus.publish(
-            OrderPlaced(order_id, signal.symbol, quantity, signal.close, event_id=event_id)
+        quantity = SHARES if signal.is_buy else -SHARES
+        made(transaction).execute(
+            "INSERT INTO approved VALUES (?, ?)", (str(signal.event_id), quantity)
         )
 
 
-# 4. Failure. One order in four needs a second attempt, and a few fail every time and become dead
-# letters: `bus.dead_letters` keeps them with their errors, to be replayed or discarded. The chance
-# is taken from the order's name, so that every run is the same.
+@bus.subscribe(SignalRaised, transactional=True)
+def place_order(signal: SignalRaised, transaction: Transaction) -> None:
+    """Order what the risk check approved, and be told when it should have been filled."""
+    approved = made(transaction).execute(
+        "SELECT quantity FROM approved WHERE signal = ?", (str(signal.event_id),)
+    )
+    for (quantity,) in approved.fetchall():
+        order_id = f"{signal.symbol}-{signal.day}"
+        transaction.execute("INSERT INTO orders VALUES (?, 'open')", (order_id,))
+        transaction.publish(OrderPlaced(order_id, signal.symbol, quantity, signal.close))
+        transaction.publish(OrderTimedOut(order_id), delay=PATIENCE)
+
+
+@bus.subscribe(OrderFilled, transactional=True)
+def keep_books(fill: OrderFilled, transaction: Transaction) -> None:
+    """Change the position. It is a sum, which does not mind in which order the broker was done."""
+    transaction.execute("UPDATE orders SET state = 'filled' WHERE id = ?", (fill.order_id,))
+    transaction.execute(
+        "INSERT INTO positions VALUES (?, ?, ?) ON CONFLICT DO UPDATE "
+        "SET shares = shares + excluded.shares, cents = cents + excluded.cents",
+        (fill.symbol, fill.quantity, int(-fill.quantity * fill.price * 100)),
+    )
+
+
+@bus.subscribe(OrderTimedOut, transactional=True)
+def give_up(timeout: OrderTimedOut, transaction: Transaction) -> None:
+    """Cancel an order that is still open."""
+    found = transaction.execute(
+        "UPDATE orders SET state = 'cancelled' WHERE id = ? AND state = 'open'",
+        (timeout.order_id,),
+    )
+    if found.rowcount:
+        transaction.publish(OrderCancelled(timeout.order_id))
+
+
+# 4. Handlers that talk to the outside, which takes part in no transaction: they may be called twice
+# for an event. So the event that one publishes has an id made of what it is about: publishing it
+# again is accepted once. One order in four needs a second attempt, and a few fail every time and
+# become dead letters: `bus.dead_letters` keeps them with their errors, to be replayed or discarded.
+# The chance is taken from the order's name, so that every run is the same.
 
 
 class BrokerError(Exception):
@@ -180,47 +240,34 @@ async def send_to_broker(order: OrderPlaced) -> None:
     luck = zlib.crc32(order.order_id.encode()) % 100
     if luck < 2 or (luck < 25 and current_delivery().attempt == 1):
         raise BrokerError(f"no answer for {order.order_id}")
-    event_id = named(f"order {order.order_id} is filled")
+    event_id = uuid5(NAMESPACE_URL, f"order {order.order_id} is filled")
     await bus.publish(
         OrderFilled(order.order_id, order.symbol, order.quantity, order.price, event_id=event_id)
     )
 
 
-@bus.subscribe(OrderFilled)
-async def keep_books(fill: OrderFilled) -> None:
-    """Note a fill. Positions are sums, which do not mind in which order the broker was done."""
-    _fills[fill.order_id] = fill
+@broker.subscribe(OrderCancelled)
+async def cancel_with_broker(cancelled: OrderCancelled) -> None:
+    """Tell the broker, who has nothing to cancel: the order never arrived."""
 
 
-# 5. `triobus run --store` calls a function of this name, when the module has one, before the bus
-# starts: what the handlers knew is in the log.
-
-
-async def triobus_restore(store: EventStore) -> None:
-    """Know again what was known when the program ended."""
-    async for stored in store.read():
-        match stored.event:
-            case PriceClosed() as price:
-                _closes[price.symbol][price.day] = price.close
-            case SignalRaised() as signal:
-                await check_risk(signal)
-            case OrderFilled() as fill:
-                await keep_books(fill)
-
-
-# 6. `triobus run` calls a function of this name, when the module has one, after the bus has
+# 5. `triobus run` calls a function of this name, when the module has one, after the bus has
 # stopped, and prints the rows that it returns below its own summary.
 
 
-def triobus_report() -> list[dict[str, object]]:
+async def triobus_report(store: EventStore) -> list[dict[str, object]]:
     """Return the final positions, below zero where shares are owed. Dead letters are missing."""
+
+    def ask(transaction: Transaction) -> list[tuple[str, int, int]]:
+        found: list[tuple[str, int, int]] = transaction.execute(
+            "SELECT symbol, coalesce(shares, 0), coalesce(cents, 0) "
+            "FROM (SELECT DISTINCT symbol FROM closes) LEFT JOIN positions USING (symbol) "
+            "ORDER BY symbol"
+        ).fetchall()
+        return found
+
+    await store.transact(made)
     return [
-        {
-            "symbol": symbol,
-            "shares": sum(f.quantity for f in _fills.values() if f.symbol == symbol),
-            "money": -sum(
-                (f.quantity * f.price for f in _fills.values() if f.symbol == symbol), Decimal()
-            ),
-        }
-        for symbol in sorted(_closes)
+        {"symbol": symbol, "shares": shares, "money": Decimal(cents).scaleb(-2)}
+        for symbol, shares, cents in await store.transact(ask, read_only=True)
     ]

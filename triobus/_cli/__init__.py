@@ -19,7 +19,7 @@ from triobus._cli._load import load
 from triobus._cli._messages import CommandError, LogToStderr, say
 from triobus._cli._run import Run
 from triobus._cli._streams import ReaderGone, drop_output, readers_watched
-from triobus._cli._summary import as_json, as_text, report_rows
+from triobus._cli._summary import as_json, as_text, report_of_store, report_rows
 from triobus._cli._verify import verify
 from triobus._errors import InvalidStorePath
 from triobus._text import escaped
@@ -41,13 +41,14 @@ has loaded, "data" its fields; "aggregate" (checked, if given) and "metadata" ar
   {"type": "order.placed", "data": {"order_id": "order-17", "quantity": "2.5"}}
 
 If the module has a function triobus_report(), it is called after the bus has stopped, and the
-rows that it returns, a list of dicts, are printed below the summary.
+rows that it returns, a list of dicts, are printed below the summary. An async function
+triobus_report(store) can ask the store of the bus.
 
 With --store the bus is durable: its events are kept in a file, and a run that was interrupted or
 killed is finished by the next one with the rest of the input. Lines whose "data" has an "event_id"
 may be given again: an event that is stored is not stored twice. If the module has an async function
 triobus_restore(store), it is called before the bus starts, to take up from the log what the module
-knew; an event may be handled twice if the program was killed, so handlers should not mind."""
+knew. An event may be handled twice if the program was killed, but for transactional handlers."""
 
 _RUN_EPILOG = """\
 examples:
@@ -146,12 +147,13 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         stop_timeout=options.stop_timeout,
         store=None if options.store is None else SqliteEventStore(options.store),
         restore=getattr(module, RESTORE, None),
+        report=report_of_store(module),
     )
     with _log_on_stderr():
         trio.run(run.carry_out)
     code, rows = run.exit_code(are_dead_letters_expected=options.target == DEMO), None
     try:
-        rows = report_rows(module)
+        rows = report_rows(module, run)
     except CommandError as error:
         # The summary is worth having without it.
         say(escaped(f"triobus: {error}"))

@@ -28,6 +28,7 @@ from triobus._text import escaped, leaves
 from triobus.stores import EventStore, SqliteEventStore
 
 Restore = Callable[[EventStore], Awaitable[None]]
+Report = Callable[[EventStore], Awaitable[object]]
 
 _BATCH = 100
 """How many events are published at a time: few, so that a small buffer is kept to."""
@@ -55,6 +56,10 @@ class Run:
     store: SqliteEventStore | None = None
     restore: Restore | None = None
     """Called with the store before the bus starts, so that the module can take up what it knew."""
+    report: Report | None = None
+    """Called with the store when the bus has stopped, for the rows below the summary."""
+    reported: object = attrs.field(default=None, init=False)
+    """What that has returned, or the error that it raised."""
     left_before: int = attrs.field(default=0, init=False)
     """Deliveries that an earlier run had left."""
     read: int = attrs.field(default=0, init=False)
@@ -140,21 +145,31 @@ class Run:
             self._bus = await made(self.found) if callable(self.found) else self.found
         if self.stopped_by is not None:
             raise _Interrupted  # before there was anything to sum up
-        if self.store is None:
+        if self.store is not None:
+            self._ready_bus.store = self.store
+        store = self._ready_bus.store
+        if store is None:
             await self._carry()
             return
-        self._ready_bus.store = self.store
-        async with self.store:
-            last = await self.store._last_position()
-            for group in await self.store._groups():
+        async with store:
+            last = await store._last_position()
+            for group in await store._groups():
                 finished = sum(end - first + 1 for first, end in group.ranges)
                 self.left_before += last - group.offset - finished
             if self.restore is not None:
                 with self._until_signal():
-                    await self.restore(self.store)
+                    await self.restore(store)
                 if self.stopped_by is not None:
                     raise _Interrupted  # the module has not taken up all of it
             await self._carry()
+            if self.report is not None:
+                await self._ask_for_report(self.report, store)
+
+    async def _ask_for_report(self, report: Report, store: EventStore) -> None:
+        try:
+            self.reported = await report(store)
+        except Exception as error:  # noqa: BLE001  # it is the user's function; the caller tells it
+            self.reported = error
 
     async def _carry(self) -> None:
         bus = self._ready_bus

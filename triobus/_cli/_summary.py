@@ -6,8 +6,9 @@ from typing import Any
 
 import msgspec
 
+from triobus._checks import is_async
 from triobus._cli._messages import CommandError
-from triobus._cli._run import Run
+from triobus._cli._run import Report, Run
 from triobus._text import escaped
 
 REPORT = "triobus_report"
@@ -16,13 +17,21 @@ REPORT = "triobus_report"
 Rows = list[dict[str, Any]]
 
 
-def report_rows(module: ModuleType) -> Rows | None:
-    """Call the module's `triobus_report`, if it has one; raises `CommandError`."""
+def report_of_store(module: ModuleType) -> Report | None:
+    """Return the module's `triobus_report` if it is async, and so wants the store."""
+    report: Report | None = getattr(module, REPORT, None)
+    return report if is_async(report) else None
+
+
+def report_rows(module: ModuleType, run: Run) -> Rows | None:
+    """Return the rows of the module's `triobus_report`, if it has one; raises `CommandError`."""
     report = getattr(module, REPORT, None)
     if report is None:
         return None
     try:
-        rows = msgspec.to_builtins(report())
+        rows = msgspec.to_builtins(run.reported if is_async(report) else report())
+        if isinstance(run.reported, Exception):
+            raise run.reported
     except Exception as error:
         # It is the user's function, which may raise anything.
         raise CommandError(
@@ -54,6 +63,7 @@ def _summary(run: Run) -> dict[str, Any]:
         "bad_lines": run.bad_lines,
         "stopped_by": run.stopped_by,
         "published": statistics.published,
+        "scheduled": statistics.scheduled,
         "seconds": seconds,
         "groups": {
             name: {
@@ -84,6 +94,8 @@ def as_text(run: Run, rows: Rows | None) -> str:
         f"events read: {run.read:,}, published by handlers: {published:,}, "
         f"seconds: {summary['seconds']:.2f}"
     ]
+    if summary["scheduled"]:
+        lines.append(f"scheduled for later: {summary['scheduled']:,}")
     if run.bad_lines:
         what = "the rest is unread" if run.is_input_bad else "skipped"
         lines.append(f"bad lines: {run.bad_lines:,}, {what}")

@@ -274,10 +274,13 @@ async def test_its_position_is_the_one_that_it_gets_when_it_is_due(new_store, au
 async def test_thousands_are_due_at_once_in_their_order(new_store, autojump_clock):
     bus = EventBus(new_store(), workers=1)
     seen = listening(bus, autojump_clock)
+
+    def plan(transaction):
+        for number in range(1200):
+            transaction.publish(Noted(number), delay=7)
+
     async with bus:
-        async with trio.open_nursery() as nursery:
-            for number in range(1200):
-                nursery.start_soon(lambda n=number: bus.publish(Noted(n), delay=7 + n // 100 / 10))
+        await bus.store.transact(plan)
         await trio.sleep(8)
         await bus.wait_idle()
     assert [number for number, _ in seen] == [*range(1200)]

@@ -76,6 +76,8 @@ class Life:
     _mode: Drain = attrs.field(default=False, init=False)
     """What the stop waits for."""
     _draining: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    _has_schedule: bool = attrs.field(default=False, init=False)
+    """Whether a task waits until scheduled events are due."""
     _scheduling: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _was_drained: bool = attrs.field(default=False, init=False)
     _is_crashed: bool = attrs.field(default=False, init=False)
@@ -88,7 +90,9 @@ class Life:
 
     def __attrs_post_init__(self) -> None:
         self.routing = Routing(self.cycle, self.instruments)
-        self.log = log_of(self.store, self.routing, self.idle.notice)
+        self.log = log_of(self.store, self.routing)
+        self.log.schedule.on_released = self.idle.notice
+        self.log.schedule.on_first = self._start_schedule
 
     # What belongs to it
 
@@ -172,9 +176,10 @@ class Life:
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
         self._is_starting = True
+        if self.log.schedule.count:
+            self._start_schedule()
         self._nursery.start_soon(self._conduct)
         self._nursery.start_soon(self.log.run)
-        self._nursery.start_soon(self._keep_schedule)
         try:
             await self._start_groups()
         except BaseException as error:
@@ -182,6 +187,15 @@ class Life:
             await self.leave(error)
             raise
         self.cycle.become("running")
+
+    def _start_schedule(self) -> None:
+        """Start the task that waits until something is due, with the first event that is scheduled.
+
+        It comes with the bus if its store has some.
+        """
+        if not self._has_schedule and self.cycle.state in ("starting", "running"):
+            self._has_schedule = True
+            self._context.run(self._nursery.start_soon, self._keep_schedule)
 
     async def _keep_schedule(self) -> None:
         """Accept what is due, until the bus accepts nothing more from outside."""

@@ -162,14 +162,13 @@ class MemoryLog:
     """Gives events straight to groups and listeners; publishers wait until these have room."""
 
     _routing: Routing
-    _on_released: Callable[[], None]
     schedule: MemorySchedule = attrs.field(init=False)
     where: str = attrs.field(default="in memory", init=False)
     letters: DeadLetterKeeper = attrs.field(factory=MemoryDeadLetters, init=False)
     is_pending: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.schedule = MemorySchedule(self._accept, self._on_released)
+        self.schedule = MemorySchedule(self._accept)
 
     async def open(self) -> None:
         """Nothing is to be opened."""
@@ -443,11 +442,8 @@ def _no_sequences(expected_sequence: int) -> InvalidOption:
     )
 
 
-def log_of(store: EventStore | None, routing: Routing, on_released: Callable[[], None]) -> Log:
-    """Return the log of a bus that has this store, or none.
-
-    `on_released` is called when events that were scheduled have been accepted.
-    """
+def log_of(store: EventStore | None, routing: Routing) -> Log:
+    """Return the log of a bus that has this store, or none."""
     if store is None:
-        return MemoryLog(routing, on_released)
-    return StoredLog(routing, Recorder(store, routing.tell, routing.instruments, on_released))
+        return MemoryLog(routing)
+    return StoredLog(routing, Recorder(store, routing.tell, routing.instruments))

@@ -19,7 +19,10 @@ class MemorySchedule:
 
     _accept: Callable[[Batch], Awaitable[None]]
     """Accepts an event that is due as soon as there is room for it. Raises `BusClosed`."""
-    _on_released: Callable[[], None]
+    on_first: Callable[[], None] = attrs.field(init=False)
+    """Called when something is scheduled, so that a task runs that waits for it."""
+    on_released: Callable[[], None] = attrs.field(init=False)
+    """Called when an event that was due is accepted."""
     _entries: dict[UUID, Batch] = attrs.field(factory=dict, init=False)
     _order: list[tuple[float, int, UUID]] = attrs.field(factory=list, init=False)
     """When each is due, and which was published before the other."""
@@ -54,6 +57,7 @@ class MemorySchedule:
         self._entries[event_id], self._numbers[event_id] = batch, self._last
         heappush(self._order, (due, self._last, event_id))
         self._deadline.expect(due)
+        self.on_first()
         return True
 
     def cancel(self, event_id: UUID) -> bool:
@@ -82,7 +86,7 @@ class MemorySchedule:
                     return
                 heappop(self._order)
                 del self._entries[event_id], self._numbers[event_id]
-                self._on_released()
+                self.on_released()
             if self._order:
                 self._deadline.expect(self._order[0][0])
             await self._deadline.sleep()

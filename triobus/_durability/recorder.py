@@ -40,8 +40,6 @@ class Recorder:
     _tell: Callable[[Sequence[DomainEvent], int, bool], None]
     """Called with new events for those who listen, and whether the groups get them in this life."""
     _instruments: Sequence[Instrument]
-    _on_released: Callable[[], None]
-    """Called when scheduled events are in the log."""
     letters: StoredDeadLetters = attrs.field(init=False)
     schedule: StoredSchedule = attrs.field(init=False)
     catch_ups: dict[str, CatchUp] = attrs.field(factory=dict, init=False)
@@ -72,7 +70,7 @@ class Recorder:
 
     def __attrs_post_init__(self) -> None:
         self.letters = StoredDeadLetters(self.store, self.on_change, self.flush_letters)
-        self.schedule = StoredSchedule(self.store, self._on_released)
+        self.schedule = StoredSchedule(self.store)
 
     @property
     def _commits(self) -> CommitQueue:

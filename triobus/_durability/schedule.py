@@ -33,7 +33,9 @@ class StoredSchedule:
     """The scheduled events of one store, while a bus uses it."""
 
     _store: EventStore
-    _on_released: Callable[[], None]
+    on_first: Callable[[], None] = attrs.field(init=False)
+    """Called when something is scheduled, so that a task runs that waits for it."""
+    on_released: Callable[[], None] = attrs.field(init=False)
     """Called when events that were due are in the log."""
     count: int = attrs.field(default=0, init=False)
     """How many events are not due yet."""
@@ -60,7 +62,9 @@ class StoredSchedule:
     def added(self, dues: Sequence[float]) -> None:
         """Events are stored that are due at these times."""
         self.count += len(dues)
-        self._expect(min(dues, default=None))
+        if dues:
+            self._expect(min(dues))
+            self.on_first()
 
     def released(self, found: Released) -> None:
         """Events that were due are in the log."""
@@ -99,7 +103,7 @@ class StoredSchedule:
                 pause = min(2 * pause, _LONGEST_PAUSE)
             finally:
                 self._is_releasing = False
-                self._on_released()
+                self.on_released()
 
     @enable_ki_protection
     async def _release(self) -> None:

@@ -14,7 +14,6 @@ import attrs
 import trio
 from trio.lowlevel import disable_ki_protection
 
-from triobus._checks import truth
 from triobus._events.causes import Handling, handling
 from triobus._groups.contexts import CleanContext
 from triobus._groups.delivery import Bundle, InFlight
@@ -125,16 +124,14 @@ class BundleWorker:
             else:
                 each.attempt = attempt
                 wanted.append(each)
-        left, where = wanted, subscription._where
-        if where is not None:
-            wanted = [each for each in wanted if truth("where", where(each.event))]
         if wanted:
             shell.retries += attempt > 1
-            self._own.delivery, self._own.deliveries = wanted[0], wanted
+            own = self._own
+            own.delivery, own.deliveries = wanted[0], wanted
             result = await subscription._invoke(tuple(each.event for each in wanted))
-            for each in wanted:
+            for each in own.deliveries:  # of which `where` may have left some out
                 shell.handled(each, subscription, result)
-        for each in left:
+        for each in wanted:
             self._advance(each)
 
     def _advance(self, delivery: InFlight) -> None:

@@ -11,6 +11,7 @@ from triobus import _threads
 from triobus._checks import is_async, is_generator, truth
 from triobus._errors import HandlerTimeout, InvalidHandler
 from triobus._events import DomainEvent
+from triobus._events.causes import handling
 
 Handler = Callable[..., Any]
 """A callable that takes one event, and if it is transactional the transaction too."""
@@ -39,12 +40,15 @@ def invocation(
     timeout: float | None,
     limiter: trio.CapacityLimiter,
     transact: Transact | None = None,
+    *,
+    is_batch: bool = False,
 ) -> Invoke:
     """Return an async function that calls `handler` with one event as its subscription asks.
 
     An `async def` handler without `where` and `timeout` is returned as it is, for speed. With
     `transact` it is called inside a commit, and with the transaction too. Raises `InvalidHandler`
-    for what cannot be called so.
+    for what cannot be called so. With `is_batch` it gets the events of all deliveries that the
+    worker handles at once.
     """
     _check(handler, is_transactional=transact is not None)
     if transact is not None:
@@ -54,7 +58,7 @@ def invocation(
         if timeout is not None:
             invoke = _within(invoke, timeout, qualified_name(handler))
     if where is not None:
-        invoke = _matching(invoke, where)
+        invoke = (_matching_some if is_batch else _matching)(invoke, where)
     return invoke
 
 
@@ -171,5 +175,18 @@ def _within(inner: Invoke, timeout: float, name: str) -> Invoke:
 def _matching(inner: Invoke, where: Predicate) -> Invoke:
     async def invoke(event: DomainEvent) -> object:
         return await inner(event) if truth("where", where(event)) else NOT_MATCHED
+
+    return invoke
+
+
+def _matching_some(inner: Invoke, where: Predicate) -> Invoke:
+    async def invoke(_: object) -> object:
+        own = handling.get()
+        assert own is not None  # a worker calls it
+        wanted = [each for each in own.deliveries if truth("where", where(each.event))]
+        if not wanted:
+            return NOT_MATCHED
+        own.delivery, own.deliveries = wanted[0], wanted
+        return await inner(tuple(each.event for each in wanted))
 
     return invoke

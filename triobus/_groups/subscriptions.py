@@ -141,10 +141,11 @@ class Group:
         subscription = Subscription(
             invoke=invocation(
                 handler,
-                None if self._batch else wanted.where,
+                wanted.where,
                 wanted.timeout,
                 self._limiter,
                 self._in_transaction if wanted.transactional else None,
+                is_batch=self._batch is not None,
             ),
             name=wanted.name or qualified_name(handler),
             group=self.name,

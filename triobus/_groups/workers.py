@@ -411,8 +411,11 @@ class GroupShell:
         """Return the counters as they are now."""
         lanes, failures = self.lanes, self.failures
         # A delivery whose worker was cancelled is in flight no more: it is left.
-        busy = min(sum(own.delivery is not None for own in self._handlings), self.worker_count)
-        in_flight = busy if self._batch is None else lanes.in_flight * bool(self.worker_count)
+        if self._batch is None:
+            in_flight = busy = min(lanes.in_flight, self.worker_count)
+        else:
+            in_flight = lanes.in_flight * bool(self.worker_count)
+            busy = sum(own.delivery is not None for own in self._handlings)
         return GroupStatistics(
             published=lanes.added,
             handled=lanes.finished,

@@ -1,11 +1,12 @@
 """Watching the attempts of handlers, where the recording and the promises look."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 
 from triobus._events import DomainEvent
-from triobus._events.causes import calling_delivery
+from triobus._events.causes import calling_bundle
 from triobus._groups.delivery import InFlight
 from triobus._groups.handlers import Invoke
 from triobus._groups.subscriptions import Group, Subscription
@@ -35,16 +36,23 @@ class AttemptInstrument(ABC):
                 subscription._invoke = self._watched(subscription._invoke)
 
     def _watched(self, invoke: Invoke) -> Invoke:
-        async def watched(event: DomainEvent) -> object:
-            delivery = calling_delivery()
-            assert delivery is not None
-            return await self._attempt(delivery, event, invoke)
+        async def watched(given: DomainEvent | tuple[DomainEvent, ...]) -> object:
+            async def call() -> object:
+                return await invoke(given)
+
+            events = given if isinstance(given, tuple) else (given,)
+            return await self._attempt(calling_bundle(), events, call)
 
         return watched
 
     @abstractmethod
-    async def _attempt(self, delivery: InFlight, event: DomainEvent, invoke: Invoke) -> object:
-        """Make an attempt by `invoke(event)`, and see how it ends."""
+    async def _attempt(
+        self,
+        deliveries: Sequence[InFlight],
+        events: Sequence[DomainEvent],
+        call: Callable[[], Awaitable[object]],
+    ) -> object:
+        """Make an attempt at some events, one but in a group with batches, and see how it ends."""
 
     def _wanted_by(self, event: DomainEvent) -> set[Key]:
         """Return the subscriptions that an event is for, as it is accepted."""

@@ -11,7 +11,7 @@ Besides, handlers promise that they leave an event as it is.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 from uuid import UUID
@@ -21,11 +21,11 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._bus import EventBus
 from triobus._durability.unreadable import Unreadable
+from triobus._errors import OutcomeUnknown
 from triobus._events import DomainEvent
 from triobus._events.causes import calling_delivery
 from triobus._groups.delivery import InFlight
 from triobus._groups.failures import as_failure
-from triobus._groups.handlers import Invoke
 from triobus._groups.instruments import Range
 from triobus._groups.subscriptions import Group, Subscription
 from triobus.testing._attempts import AttemptInstrument, Key, key_of
@@ -88,6 +88,8 @@ class _Lane:
     """The number of the event that waits for a retry."""
     waits_for: Subscription | None = None
     """Whose retry that is."""
+    batch: set[int] = attrs.field(factory=set)
+    """The numbers of events that a group with batches has begun with."""
 
 
 @attrs.define(eq=False)
@@ -118,56 +120,78 @@ class Watch(AttemptInstrument):
                     owed.discard(key)
         super().attend(group)
 
-    async def _attempt(self, delivery: InFlight, event: DomainEvent, invoke: Invoke) -> object:
-        subscription = delivery.subscription
-        lane = self._began(delivery, subscription.group)
+    async def _attempt(
+        self,
+        deliveries: Sequence[InFlight],
+        events: Sequence[DomainEvent],
+        call: Callable[[], Awaitable[object]],
+    ) -> object:
+        first, subscription = deliveries[0], deliveries[0].subscription
+        lanes = self._began(deliveries, subscription.group)
         try:
             planned = self._plan_failure()
             if planned is not None:
                 retry = subscription.retry
-                if retry.delay_after(delivery.attempt, planned, event.event_id) is not None:
+                if retry.delay_after(first.attempt, planned, events[0].event_id) is not None:
                     raise planned
-            result = await invoke(event)
+            result = await call()
         except BaseException as error:
             if as_failure(error) is not None:
                 self._failed[subscription.group] += 1
+            if isinstance(error, OutcomeUnknown):  # of a transactional handler: it may be settled
+                self._settle(events, subscription)
             raise
         finally:
-            lane.running -= 1
+            for lane in lanes:
+                lane.running -= 1
             self._running[subscription.group] -= 1
-        self._settled(event.event_id, subscription)
+        self._settle(events, subscription)
         return result
 
+    def _settle(self, events: Iterable[DomainEvent], subscription: Subscription) -> None:
+        for event in events:
+            self._settled(event.event_id, subscription)
+
     @enable_ki_protection  # an interrupted count would be wrong for ever
-    def _began(self, delivery: InFlight, group: str) -> _Lane:
-        aggregate_id = delivery.event.aggregate_id
+    def _began(self, deliveries: Sequence[InFlight], group: str) -> list[_Lane]:
+        """Check that the group may begin with these events now; return their lanes."""
         self._running[group] += 1
         shell = self._bus._life.shells[group]
-        statistics = shell.statistics()
+        busy = shell.statistics().busy_workers
         # A worker that was cancelled or interrupted is gone, and what it had is still in flight.
-        if not self._running[group] <= statistics.in_flight <= shell.worker_limit:
+        if not self._running[group] <= busy <= shell.worker_limit:
             self._breach(
                 f"group {group!r} runs {self._running[group]} handlers, and its statistics say "
-                f"in_flight={statistics.in_flight}, with {shell.worker_limit} workers"
+                f"busy_workers={busy}, with {shell.worker_limit} workers"
             )
-        lane = _Lane()
-        if aggregate_id is not None and delivery.letter_id is None and shell.lanes.is_ordered:
-            lane = self._lanes.setdefault((group, aggregate_id), lane)
-            self._check_turn(lane, delivery, f"aggregate {aggregate_id!r} in group {group!r}")
-        lane.running += 1
-        return lane
+        lanes: dict[str | None, _Lane] = {}
+        for delivery in deliveries:
+            aggregate_id = delivery.event.aggregate_id
+            if aggregate_id is None or delivery.letter_id is not None or not shell.lanes.is_ordered:
+                continue
+            where = f"aggregate {aggregate_id!r} in group {group!r}"
+            lane = self._lanes.setdefault((group, aggregate_id), _Lane())
+            if lane.running and aggregate_id not in lanes:
+                self._breach(f"two handlers work on {where} at the same time")
+            self._check_turn(lane, delivery, where, is_batch=shell._batch is not None)
+            if aggregate_id not in lanes:
+                lanes[aggregate_id] = lane
+                lane.running += 1
+        return [*lanes.values()]
 
-    def _check_turn(self, lane: _Lane, delivery: InFlight, where: str) -> None:
+    def _check_turn(self, lane: _Lane, delivery: InFlight, where: str, *, is_batch: bool) -> None:
         number = _number(delivery)
-        if lane.running:
-            self._breach(f"two handlers work on {where} at the same time")
-        if number < lane.last:
+        # A batch that fails for good is halved: an earlier event comes again alone.
+        if number < lane.last and not (is_batch and number in lane.batch):
             self._breach(f"an earlier event came after a later one of {where}")
         is_waited_for = lane.waits_for is not None and lane.waits_for.is_active
         if lane.waiting not in (None, number) and is_waited_for:
             self._breach(f"an event went past one that waits for a retry, of {where}")
         lane.waiting = None
-        lane.last = number
+        if number > lane.last:
+            lane.last = number
+        if is_batch:
+            lane.batch.add(number)
 
     def _settled(self, event_id: UUID, subscription: Subscription) -> None:
         self._log.open.get(event_id, set()).discard(key_of(subscription))
@@ -179,9 +203,10 @@ class Watch(AttemptInstrument):
 
     def retry_planned(self, delivery: InFlight, due: float) -> None:  # noqa: ARG002  # the bus decides that
         key = delivery.subscription.group, delivery.event.aggregate_id or ""
-        if key in self._lanes and delivery.letter_id is None:
-            self._lanes[key].waiting = _number(delivery)
-            self._lanes[key].waits_for = delivery.subscription
+        lane = self._lanes.get(key)
+        if lane is not None and lane.waiting is None and delivery.letter_id is None:
+            lane.waiting = _number(delivery)  # of a batch the first
+            lane.waits_for = delivery.subscription
 
     def given_up(
         self,

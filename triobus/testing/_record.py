@@ -1,6 +1,6 @@
 """`record`: what a bus did, and when, as values, as assertions and as a timeline to read."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from triobus._environment import environment
 from triobus._errors import InvalidOption
 from triobus._events import DomainEvent
 from triobus._groups.delivery import InFlight
-from triobus._groups.handlers import NOT_MATCHED, Invoke
+from triobus._groups.handlers import NOT_MATCHED
 from triobus._groups.instruments import Range
 from triobus._groups.subscribing import event_types
 from triobus._groups.subscriptions import Subscription
@@ -324,24 +324,36 @@ class Recording(AttemptInstrument):
 
     # What the bus tells
 
-    async def _attempt(self, delivery: InFlight, event: DomainEvent, invoke: Invoke) -> object:
-        key = key_of(delivery.subscription)
-        about = _about(event, delivery.subscription)
-        attempt = RecordedAttempt(**about, attempt=delivery.attempt)
-        self._add(attempt)
-        self._snapshots.compare(event, f"before attempt {delivery.attempt} of {'/'.join(key)}")
+    async def _attempt(
+        self,
+        deliveries: Sequence[InFlight],
+        events: Sequence[DomainEvent],
+        call: Callable[[], Awaitable[object]],
+    ) -> object:
+        subscription, number = deliveries[0].subscription, deliveries[0].attempt
+        name = "/".join(key_of(subscription))
+        attempts = [
+            RecordedAttempt(**_about(event, subscription), attempt=number) for event in events
+        ]
+        for attempt in attempts:
+            self._add(attempt)
+            self._snapshots.compare(attempt.event, f"before attempt {number} of {name}")
+        result, error = None, None
         try:
-            attempt.result = await invoke(event)
-        except BaseException as error:
-            attempt.error = error
+            result = await call()
+        except BaseException as raised:
+            error = raised
             raise
         finally:
-            attempt.ended = trio.current_time()
-            self._snapshots.compare(event, f"while {'/'.join(key)} had it")
-        if attempt.result is NOT_MATCHED:
-            self._entries.remove(attempt)
-            self._wanted.get(event.event_id, set()).discard(key)
-        return attempt.result
+            for attempt in attempts:
+                attempt.result, attempt.error = result, error
+                attempt.ended = trio.current_time()
+                self._snapshots.compare(attempt.event, f"while {name} had it")
+        if result is NOT_MATCHED:
+            for attempt in attempts:
+                self._entries.remove(attempt)
+                self._wanted.get(attempt.event.event_id, set()).discard(key_of(subscription))
+        return result
 
     def accepted(self, event: DomainEvent, position: int | None) -> None:
         self._wanted[event.event_id] = self._wanted_by(event)

@@ -31,7 +31,7 @@ from triobus._durability.plans import Plans
 from triobus._durability.suspects import Suspects
 from triobus._errors import StoreError, StoreIOError
 from triobus._events import DomainEvent
-from triobus._events.batch import Batch, runs
+from triobus._events.batch import runs
 from triobus._events.causes import calling_bundle, calling_cause, snapshot_of
 from triobus._groups.delivery import Completion, InFlight, Replayed
 from triobus._groups.retry import RetryAfter
@@ -186,7 +186,7 @@ class CatchUp:
         bundle: Sequence[InFlight] = calling_bundle()
         known = self.acknowledgements
         submission = Submission(
-            Batch([]),
+            None,
             Call(
                 function,
                 codec=self._store._codec,
@@ -216,7 +216,7 @@ class CatchUp:
         """Go on from another place in the log, when that is stored; None for its end."""
         self._check_attached()
         call = None if transaction is None else self._store._call(transaction)
-        submission = Submission(Batch([]), Reset(self.group.name, to, call))
+        submission = Submission(None, Reset(self.group.name, to, call))
         await self._store._commits.submit(submission)
 
     def begin_anew(self, offset: int) -> None:

@@ -303,11 +303,13 @@ class Recorder:
         keys: list[str | None] = []
         for submission in submissions:
             batch = submission.batch
+            if batch is None and not isinstance(submission.item, Release):
+                continue
             if self._is_cutting:
                 self._hand_over(events, keys)
                 events, keys = [], []
-                self._is_cut = self._is_cut or not batch.is_inside
-            if isinstance(submission.item, Release):
+                self._is_cut = self._is_cut or not (batch and batch.is_inside)
+            if batch is None:
                 self._hand_over(events, keys)
                 events, keys = [], []
                 self._hand_over_rows(submission.result.rows)

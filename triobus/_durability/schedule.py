@@ -14,7 +14,6 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._errors import BusClosed, StoreError
-from triobus._events.batch import Batch
 from triobus._groups.deadline import Deadline
 from triobus._threads import wall_time
 from triobus.stores import EventStore
@@ -78,7 +77,7 @@ class StoredSchedule:
     @enable_ki_protection
     async def cancel(self, event_id: UUID) -> bool:
         """Take an event back; return whether it was there and not due."""
-        submission = Submission(Batch([]), Unschedule(str(event_id)))
+        submission = Submission(None, Unschedule(str(event_id)))
         await self._store._commits.submit(submission)
         self.count -= submission.result
         return bool(submission.result)
@@ -109,4 +108,4 @@ class StoredSchedule:
     async def _release(self) -> None:
         now = math.nextafter(self.due_after(0), math.inf)  # sums of floats are not exact
         await trio.lowlevel.checkpoint_if_cancelled()
-        await self._store._commits.submit(Submission(Batch([]), Release(now, BATCH)))
+        await self._store._commits.submit(Submission(None, Release(now, BATCH)))

@@ -31,7 +31,8 @@ _NO_CHANGES = Changes()
 class Submission:
     """Events, or something else that is to be stored, on their way."""
 
-    batch: Batch
+    batch: Batch | None
+    """The events that go into the log; None for what publishes none."""
     item: Any
     """What is to be done in a commit: an `Append`, or one of the others; None for a submission that
     only waits until what the groups have finished is stored."""
@@ -124,7 +125,7 @@ class CommitQueue:
 
     async def flush(self) -> None:
         """Store what the groups have finished. Raises `StoreError`."""
-        await self.submit(Submission(Batch([]), None))
+        await self.submit(Submission(None, None))
 
     def signal(self) -> None:
         """Let the writer know that the groups have finished something."""
@@ -292,8 +293,6 @@ class CommitQueue:
 
 
 def _answer(submission: Submission, result: Any) -> None:
-    if isinstance(result, outcome.Value):
-        result = result.value
     if isinstance(result, outcome.Error):
         submission.error = result.error
     elif isinstance(result, Exception):

@@ -312,7 +312,7 @@ class EventStore(ABC):
             return cast("T", await self._ask(call))
         if not self._is_writer:
             await self._claim()
-        submission = Submission(Batch([]), call)
+        submission = Submission(None, call)
         await self._commits.submit(submission)
         return cast("T", submission.result)
 
@@ -332,7 +332,7 @@ class EventStore(ABC):
         (record,) = self._rows_of(batch)
         is_same = False
         while True:
-            submission = Submission(Batch([]), Schedule(record, due_at, is_same))
+            submission = Submission(None, Schedule(record, due_at, is_same))
             try:
                 await self._commits.submit(submission)
             except Differs as found:

@@ -62,7 +62,7 @@ class Call:
             transaction.check_whole()
         finally:
             transaction.end()
-        if inspect.isawaitable(result):
+        if result is not None and inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
             raise InvalidHandler(
@@ -81,8 +81,8 @@ class Returned:
     """What a call that succeeded has returned and published."""
 
     value: Any
-    batch: Batch
-    positions: Sequence[LogPosition]
+    batch: Batch | None = None
+    positions: Sequence[LogPosition] = ()
     dues: Sequence[float] = ()
     """When the events are due that were scheduled."""
 
@@ -98,7 +98,8 @@ class Transaction(ABC):
     def __init__(self, call: Call, *, is_read_only: bool = False) -> None:
         self._call = call
         self._is_read_only = is_read_only
-        self._batch = Batch([])
+        self._batch: Batch | None = None
+        """What is published, and goes into the log at once."""
         self._rows: list[NewRow] = []
         self._later: list[tuple[DomainEvent, Schedule]] = []
         self._is_over = False
@@ -146,7 +147,10 @@ class Transaction(ABC):
             self._later.append((checked, Schedule(row, self._call.now + seconds)))
         else:
             self._rows.append(row)
-            self._batch.add(batch.events[0], batch.keys[0])
+            if self._batch is None:
+                self._batch = batch
+            else:
+                self._batch.add(batch.events[0], batch.keys[0])
 
     def check_whole(self) -> None:  # noqa: B027  # most kinds of transaction cannot be lost
         """Raise if the transaction was ended by what was done in it, although nothing raised."""
@@ -162,12 +166,19 @@ class Transaction(ABC):
                 "had returned: do it inside"
             )
 
-    def _store_events(self, place: Place, schedule: Keep) -> Returned:
-        """Put what was published into the log, and return all but the value that is returned."""
-        self._batch.is_inside = self._call.is_inside
+    @property
+    def has_published(self) -> bool:
+        """Whether there are events to be stored."""
+        return self._batch is not None or bool(self._later)
+
+    def store_events(self, value: Any, place: Place, schedule: Keep) -> Returned:
+        """Store what was published, and return that with the value that is returned."""
         dues = [item.due_at for event, item in self._later if self._keep(schedule, event, item)]
+        if self._batch is None:
+            return Returned(value, dues=dues)
+        self._batch.is_inside = self._call.is_inside
         same: frozenset[int] = frozenset()
-        while self._rows:
+        while True:
             found = place(Append(self._rows, None, same))
             if isinstance(found, Differs):
                 event = self._batch.events[found.index]
@@ -177,8 +188,7 @@ class Transaction(ABC):
             elif isinstance(found, Exception):
                 raise found
             else:
-                return Returned(None, self._batch, found, dues)
-        return Returned(None, self._batch, (), dues)
+                return Returned(value, self._batch, found, dues)
 
     def _keep(self, schedule: Keep, event: DomainEvent, item: Schedule) -> bool:
         """Schedule an event, and return whether it was not there yet."""

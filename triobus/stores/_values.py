@@ -247,17 +247,22 @@ def with_settled(
 
     `offset_of` returns the offset of a group that has not changed otherwise.
     """
-    groups, letters = dict(changes.groups), dict(changes.letters)
-    for group, position, attempts, letter_id in settled:
-        if letter_id is not None:
-            letters[letter_id] = None
-            continue
-        change = groups.get(group) or GroupChange(ProgressChange(offset_of(group)))
-        progress = change.progress
-        if attempts is None:
-            progress = attrs.evolve(progress, ranges=(*progress.ranges, (position, position)))
-        groups[group] = GroupChange(progress, {**change.attempts, position: attempts})
-    return Changes(groups, letters)
+    if not settled:
+        return changes
+    letters = {each.letter_id: None for each in settled if each.letter_id is not None}
+    of_groups: dict[str, list[Settled]] = {}
+    for each in settled:
+        if each.letter_id is None:
+            of_groups.setdefault(each.group, []).append(each)
+    groups = dict(changes.groups)
+    for name, some in of_groups.items():
+        change = groups.get(name) or GroupChange(ProgressChange(offset_of(name)))
+        finished = [(each.position, each.position) for each in some if each.attempts is None]
+        groups[name] = GroupChange(
+            ProgressChange(change.progress.offset, (*change.progress.ranges, *finished)),
+            {**change.attempts, **{each.position: each.attempts for each in some}},
+        )
+    return Changes(groups, {**changes.letters, **letters})
 
 
 @attrs.frozen

@@ -11,7 +11,6 @@ from itertools import islice
 from typing import Any, NoReturn
 from uuid import UUID
 
-import attrs
 import outcome
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
@@ -156,7 +155,7 @@ class MemoryEventStore(EventStore):
             result: Any
             if isinstance(item, Call):
                 result = await self._called(item, now)
-                settled += item.settled if isinstance(result, outcome.Value) else ()
+                settled += item.settled if isinstance(result, Returned) else ()
             elif isinstance(item, Schedule):
                 result = self._schedule_event(item)
             elif isinstance(item, Unschedule):
@@ -175,9 +174,7 @@ class MemoryEventStore(EventStore):
                 del self._kept[id_]
         return results
 
-    async def _reset(
-        self, item: Reset, now: datetime
-    ) -> Reached | InvalidOption | outcome.Outcome[Returned]:
+    async def _reset(self, item: Reset, now: datetime) -> Reached | InvalidOption | outcome.Error:
         last = len(self._log)
         offset = last if item.to is None else item.to
         if isinstance(offset, datetime):
@@ -189,7 +186,7 @@ class MemoryEventStore(EventStore):
         if item.call is None:
             return Reached(offset)
         called = await self._called(item.call, now)
-        return Reached(offset, called.value) if isinstance(called, outcome.Value) else called
+        return Reached(offset, called) if isinstance(called, Returned) else called
 
     def _schedule_event(self, item: Schedule) -> Waiting | Exception:
         event_id = str(item.record.event_id)
@@ -217,17 +214,16 @@ class MemoryEventStore(EventStore):
     def _next_due(self) -> float | None:
         return min((item.due_at for item in self._scheduled.values()), default=None)
 
-    async def _called(self, call: Call, now: datetime) -> outcome.Outcome[Returned]:
+    async def _called(self, call: Call, now: datetime) -> Returned | outcome.Error:
         """Make a call; if it raises, nothing of what it published is in the log."""
         transaction = _MemoryTransaction(call)
         try:
             value = await _run(call, transaction)
-            returned = transaction._store_events(
-                partial(self._append, now=now), self._schedule_event
+            return transaction.store_events(
+                value, partial(self._append, now=now), self._schedule_event
             )
         except BaseException as error:  # noqa: BLE001  # the task that waits for the call gets it
             return outcome.Error(error)
-        return outcome.Value(attrs.evolve(returned, value=value))
 
     async def _ask(self, call: Call) -> Any:
         """Make a call that only reads."""

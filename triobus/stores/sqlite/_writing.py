@@ -193,7 +193,7 @@ class Writer:
                 result = outcome.Error(failed[item])
             elif isinstance(item, Call):
                 result = self._called(connection, written, item)
-                settled += item.settled if isinstance(result, outcome.Value) else ()
+                settled += item.settled if isinstance(result, Returned) else ()
             elif isinstance(item, Schedule):
                 result = self._schedule(item)
             elif isinstance(item, Unschedule):
@@ -216,15 +216,17 @@ class Writer:
 
     def _called(
         self, connection: sqlite3.Connection, written: Arrangement, call: Call
-    ) -> outcome.Outcome[Returned]:
+    ) -> Returned | outcome.Error:
         """Make a call in a savepoint; if it raises, nothing of it remains."""
         connection.execute("SAVEPOINT triobus")
-        part = written.part()
+        part = None
         transaction = SqliteTransaction(call, connection, self._db.access, self._db.faults)
         try:
-            value = transaction.run()
-            returned = transaction._store_events(part.place, self._schedule)
-            connection.executemany(_INSERT, part.rows)
+            returned = Returned(transaction.run())
+            if transaction.has_published:
+                part = written.part()
+                returned = transaction.store_events(returned.value, part.place, self._schedule)
+                connection.executemany(_INSERT, part.rows)
         except BaseException as error:  # the task that waits for the call gets it
             if not connection.in_transaction:
                 raise _RolledBack(call, error) from error
@@ -232,8 +234,9 @@ class Writer:
             connection.execute("RELEASE triobus")
             return outcome.Error(error)
         connection.execute("RELEASE triobus")
-        written.adopt(part)
-        return outcome.Value(attrs.evolve(returned, value=value))
+        if part is not None:
+            written.adopt(part)
+        return returned
 
     def _schedule(self, item: Schedule) -> Waiting | Exception:
         return self._scheduled.add(item, self._known(str(item.record.event_id)))
@@ -244,7 +247,7 @@ class Writer:
         written: Arrangement,
         item: Reset,
         failed: Mapping[Call, BaseException],
-    ) -> Reached | InvalidOption | outcome.Outcome[Returned]:
+    ) -> Reached | InvalidOption | outcome.Error:
         """Find out where a group is to go on, and make the call that goes with it."""
         last = written.position
         offset = last if item.to is None else item.to
@@ -260,7 +263,7 @@ class Writer:
         if item.call in failed:
             return outcome.Error(failed[item.call])
         called = self._called(connection, written, item.call)
-        return Reached(offset, called.value) if isinstance(called, outcome.Value) else called
+        return Reached(offset, called) if isinstance(called, Returned) else called
 
     def _released(
         self, connection: sqlite3.Connection, written: Arrangement, item: Release

@@ -146,7 +146,11 @@ class StoreReplaced(StoreError):
 
 
 class StatementRefused(StoreError):
-    """A statement of a transaction was not executed: it commits, or writes to triobus's tables."""
+    """A statement of a transaction was not executed, and the message says why.
+
+    It ends the transaction, changes SQLite's settings, writes to triobus's tables or although the
+    transaction is read-only, or comes after the function has returned.
+    """
 
 
 class StoreForked(StoreError):

@@ -426,3 +426,94 @@ async def test_without_a_store_or_a_running_bus_there_is_nothing_to_reset(new_st
     await group.pause()
     with pytest.raises(BusClosed, match="does not run"):
         await group.reset("beginning")
+
+
+# What readers and users found
+
+
+async def test_resuming_waits_for_a_reset_that_is_under_way(new_store):
+    bus, group, seen = started(new_store)
+    async with bus:
+        await bus.publish_many([Noted(n, "a") for n in range(3)])
+        await bus.wait_idle()
+        await group.pause()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(group.reset, "beginning")
+            while not group._resetting.locked():
+                await trio.lowlevel.checkpoint()
+            await group.resume()
+        await bus.wait_idle()
+    assert seen == [0, 1, 2] * 2
+
+
+async def test_a_reset_waits_until_the_last_handler_has_ended(new_store, autojump_clock):
+    bus = EventBus(new_store())
+    group, seen = bus.group("books", workers=1), []
+
+    @group.subscribe(Noted)
+    async def slow(event):
+        await trio.sleep(10)
+        seen.append(event.number)
+
+    async with bus:
+        await bus.publish(Noted(1, "a"))
+        await trio.sleep(1)
+        with trio.move_on_after(1):
+            await group.pause()
+        await group.reset("beginning")
+        assert seen == [1]
+        await group.resume()
+        await bus.wait_idle()
+    assert seen == [1, 1]
+
+
+async def test_while_it_is_paused_a_full_group_keeps_its_order(new_store, autojump_clock):
+    bus = EventBus(new_store())
+    group, seen = bus.group("books", workers=2, buffer=4), []
+
+    @group.subscribe(Noted)
+    async def note(event):
+        seen.append(event.number)
+
+    async with bus:
+        for round_ in range(20):
+            await bus.publish_many([Noted(10 * round_ + n, "a") for n in range(10)])
+            await group.pause()
+            await trio.sleep(1)
+            await group.resume()
+            await trio.sleep(0.1)
+        await bus.wait_idle()
+        assert bus.statistics().groups["books"].queued == 0
+    assert seen == [*range(200)]
+
+
+async def test_a_bus_that_drains_stops_when_the_group_it_waits_for_is_paused(
+    new_bus, autojump_clock
+):
+    bus = new_bus()
+    group = bus.group("books")
+
+    @group.subscribe(Noted, retry=Retry(attempts=2, delay=1000, max_delay=1000))
+    async def fail(event):
+        raise ValueError("later")
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        await bus.publish(Noted(1))
+        await trio.sleep(1)
+        nursery.start_soon(bus.stop)
+        await trio.sleep(5)
+        await group.pause()
+    assert autojump_clock.current_time() == 6
+
+
+async def test_the_outcome_of_an_event_that_is_passed_over_in_its_own_commit_comes(new_store):
+    bus, group, _ = started(new_store)
+    async with bus:
+        await group.pause()
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bus.publish_and_wait, Noted(1, "a"))
+                nursery.start_soon(group.reset, "end")
+                await trio.sleep(0.1)
+                await group.resume()

@@ -1,6 +1,8 @@
 """Events that are published for later: when they come, in which order, and after a restart."""
 
 import math
+import sqlite3
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -347,3 +349,110 @@ async def test_a_hundred_thousand_that_wait_wake_nobody(autojump_clock):
         assert recorder.schedule.count == 1
         await trio.sleep(4)
         assert recorder.schedule._deadline.at == 5
+
+
+# What readers and users found
+
+
+async def test_the_same_moment_keeps_the_order_of_publication(new_bus, autojump_clock):
+    bus = new_bus(workers=1)
+    seen = listening(bus, autojump_clock)
+    at = datetime.now(UTC) + timedelta(days=1)
+    async with bus:
+        for number in range(100):
+            await bus.publish(Noted(number), at=at + timedelta(microseconds=number // 2))
+        await trio.sleep(DAY + 10)
+        await bus.wait_idle()
+    assert [number for number, _ in seen] == [*range(100)]
+
+
+async def test_published_at_once_with_other_content_it_conflicts(new_store, autojump_clock):
+    bus = EventBus(new_store())
+    seen = listening(bus, autojump_clock)
+    event = Noted(5)
+    async with bus:
+        await bus.publish(event, delay=10)
+        with pytest.raises(EventIdConflict, match="scheduled"):
+            await bus.publish(attrs.evolve(event, number=6))
+        with pytest.raises(EventIdConflict, match="scheduled"):
+            await bus.store.append([Noted(1), attrs.evolve(event, number=6)])
+        await trio.sleep(20)
+        await bus.wait_idle()
+    assert [number for number, _ in seen] == [5]
+
+
+async def test_another_event_of_its_id_is_refused_without_a_store_too(autojump_clock):
+    event = Noted(5)
+    async with EventBus() as bus:
+        await bus.publish(event, delay=10)
+        with pytest.raises(EventIdConflict):
+            await bus.publish(attrs.evolve(event, number=6), delay=10)
+
+
+async def test_what_is_due_or_published_cannot_be_taken_back(new_store, autojump_clock):
+    bus = EventBus(new_store())
+    listening(bus, autojump_clock)
+    first, second = Noted(1), Noted(2)
+    async with bus:
+        await bus.publish(first, delay=10)
+        await bus.publish(first)
+        assert await bus.cancel_scheduled(first.event_id) is False
+        await bus.publish(second, delay=10)
+        async with trio.open_nursery() as nursery:  # both in one moment: it is due
+            await trio.sleep(10)
+            nursery.start_soon(bus.cancel_scheduled, second.event_id)
+        await bus.wait_idle()
+        assert bus.statistics().scheduled == 0
+        assert bus.statistics().handled == 2
+
+
+async def test_a_handler_that_plans_while_the_bus_drains_is_drained_with_all_it_publishes(
+    new_store, autojump_clock
+):
+    bus, seen = EventBus(new_store()), []
+
+    @bus.subscribe(Noted)
+    async def plan(event):
+        await trio.sleep(1)
+        await bus.publish(Other(1), delay=1000)
+        await bus.publish(Other(2))
+
+    @bus.subscribe(Other)
+    async def hear(event):
+        seen.append(event.number)
+
+    async with bus:
+        await bus.publish(Noted(1))
+    assert seen == [2]
+
+
+async def test_one_that_is_damaged_holds_up_no_other_and_is_told(tmp_path, autojump_clock):
+    path = tmp_path / "a.db"
+    async with EventBus(SqliteEventStore(path)) as bus:
+        await bus.publish_many([Noted(0)])
+        for number in (1, 2, 3):
+            await bus.publish(Noted(number), delay=10 * number)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE scheduled SET data = '{}' WHERE number = 2")
+    bus = EventBus(SqliteEventStore(path))
+    seen = listening(bus, autojump_clock)
+    async with bus:
+        await trio.sleep(60)
+        await bus.wait_idle()
+        await bus.publish(Noted(4))
+        await bus.wait_idle()
+        assert "scheduled events that cannot be read: 1" in bus.health().reasons[0]
+    assert [number for number, _ in seen] == [1, 3, 4]
+
+
+async def test_a_listener_gets_what_comes_behind_one_that_cannot_be_read(tmp_path, autojump_clock):
+    path = tmp_path / "a.db"
+    async with EventBus(SqliteEventStore(path)) as bus:
+        for number in (1, 2, 3):
+            await bus.publish(Noted(number), delay=10)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "UPDATE scheduled SET event_type = 'gone', checksum = NULL WHERE number = 2"
+        )
+    async with EventBus(SqliteEventStore(path)) as bus, bus.listen(Noted) as events:
+        assert [(await anext(events)).number for _ in range(2)] == [1, 3]

@@ -582,3 +582,187 @@ async def test_after_the_bus_has_ended_transact_works_on_the_open_store(path):
             await bus.publish(Noted(2))
         await store.transact(lambda t: t.publish(Noted(2)))
         assert [s.position async for s in store.read()] == [1, 2]
+
+
+# What readers and users found
+
+
+async def test_a_swallowed_error_that_ended_the_transaction_is_a_failure_and_nothing_is_stored(
+    bus, path, autojump_clock
+):
+    await _own(path)
+
+    @bus.subscribe(Noted, transactional=True, retry=Retry(attempts=2, delay=1))
+    def write(event, transaction):
+        if event.number == 1:
+            with pytest.raises(sqlite3.IntegrityError):
+                transaction.execute("INSERT OR ROLLBACK INTO own VALUES (5)")
+            with pytest.raises(StatementRefused, match="let that error leave"):
+                transaction.execute("INSERT INTO calls VALUES (6)")
+        else:
+            add(event, transaction)
+
+    async with bus:
+        await bus.publish_many([Noted(n, str(n)) for n in range(3)])
+        await bus.wait_idle()
+        (letter,) = await bus.dead_letters.list()
+    assert (letter.event.number, letter.error_type) == (1, "IntegrityError")
+    assert sorted(rows(path, "SELECT number FROM calls")) == [(0,), (2,)]
+
+
+async def _own(path):
+    async with SqliteEventStore(path) as store:
+        await store.transact(lambda t: t.execute("CREATE TABLE own (x INTEGER PRIMARY KEY)"))
+        await store.transact(lambda t: t.execute("INSERT INTO own VALUES (5)"))
+
+
+async def test_no_table_can_be_renamed_to_stand_before_one_of_triobus(path):
+    def shadow(transaction):
+        transaction.execute("CREATE TEMP TABLE x AS SELECT * FROM events")
+        transaction.execute("ALTER TABLE x RENAME TO Events")
+
+    async with SqliteEventStore(path) as store:
+        with pytest.raises(StatementRefused, match="choose another name"):
+            await store.transact(shadow)
+        await store.append([Noted(1)])
+    assert rows(path, "SELECT count(*) FROM events") == [(1,)]
+
+
+async def test_no_statement_of_triobus_is_taken_for_one_of_the_program(path):
+    def misuse(transaction):
+        transaction.execute("INSERT INTO calls VALUES (1)")
+        cursor = transaction.execute("SELECT 1")
+        for statement in ("COMMIT", "UPDATE progress SET fences = fences + 1 WHERE name = ''"):
+            with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+                cursor.execute(statement)
+        raise ValueError("no")
+
+    async with SqliteEventStore(path) as store:
+        await store.append([Noted(1)])
+        with pytest.raises(ValueError, match="no"):
+            await store.transact(misuse)
+    assert rows(path, "SELECT count(*) FROM calls") == [(0,)]
+
+
+async def test_an_error_of_a_question_is_the_programs_own(path):
+    async with SqliteEventStore(path) as store:
+        for error, ask in {
+            sqlite3.OperationalError: lambda t: t.execute("SELECT * FROM nothing"),
+            FileNotFoundError: lambda t: open("/nowhere"),  # noqa: SIM115  # it raises
+            ValueError: lambda t: int("x"),
+        }.items():
+            with pytest.raises(error):
+                await store.transact(ask, read_only=True)
+        count = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n LIMIT 3000000) "
+        found = await store.transact(
+            lambda t: t.execute(count + "SELECT count(*) FROM n").fetchone(), read_only=True
+        )
+    assert found == (3_000_000,)
+
+
+async def test_what_takes_longer_than_its_timeout_is_rolled_back_whatever_it_catches(bus, path):
+    endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT x FROM n"
+
+    @bus.subscribe(Noted, transactional=True, retry=ONCE, timeout=0.02)
+    def write(event, transaction):
+        add(event, transaction)
+        if event.number == 0:
+            for _ in transaction.execute(endless):
+                pass
+        if event.number == 1:
+            time.sleep(0.04)
+        if event.number == 2:
+            time.sleep(0.04)
+            transaction.execute("SELECT 1")
+
+    async with bus:
+        outcomes = [await bus.publish_and_wait(Noted(n, "a")) for n in range(3)]
+    assert [type(e) for o in outcomes for e in o.errors.values()] == [HandlerTimeout] * 3
+    assert rows(path, "SELECT count(*) FROM calls") == [(0,)]
+
+
+@pytest.mark.parametrize("statement", [5, None, b"SELECT 1", ["SELECT 1"]])
+async def test_a_statement_is_a_text(path, statement):
+    async with SqliteEventStore(path) as store:
+        with pytest.raises(InvalidOption, match="as a str"):
+            await store.transact(lambda t: t.execute(statement))
+
+
+async def test_a_table_for_full_text_search_is_the_programs_own(path):
+    async with SqliteEventStore(path) as store:
+        await store.transact(lambda t: t.execute("CREATE VIRTUAL TABLE texts USING fts5 (words)"))
+        await store.transact(lambda t: t.execute("INSERT INTO texts VALUES ('a text')"))
+        found = await store.transact(
+            lambda t: t.execute("SELECT * FROM texts WHERE texts MATCH 'text'").fetchall(),
+            read_only=True,
+        )
+        assert await store.problems() == []
+    assert found == [("a text",)]
+
+
+async def test_after_a_kill_with_several_rows_of_progress_the_store_is_whole(path, autojump_clock):
+    def start():
+        bus = EventBus(SqliteEventStore(path), workers=4)
+
+        @bus.subscribe(Noted, name="it", transactional=True, retry=Retry(attempts=9, delay=50))
+        def it(event, transaction):
+            if event.number == 0 and transaction.delivery.attempt < 3:
+                raise ValueError("later")
+            add(event, transaction)
+
+        return bus
+
+    for _ in range(3):
+        async with trio.open_nursery() as nursery:
+            bus = start()
+            await nursery.start(bus.run)
+            if not rows(path, "SELECT 1 FROM events"):
+                await bus.publish_many([Noted(n, str(n)) for n in range(6)])
+            while bus.statistics().groups["default"].lag > 1:
+                await trio.lowlevel.checkpoint()
+            await crash(bus)
+    async with start() as bus:
+        await bus.wait_idle()
+    async with SqliteEventStore(path) as store:
+        assert await store.problems() == []
+        assert (await store.statistics()).groups["default"].lag == 0
+    assert sorted(rows(path, "SELECT number FROM calls")) == [(n,) for n in range(6)]
+
+
+async def test_a_full_disk_inside_a_handler_is_no_failure_of_the_handler(bus, path, autojump_clock):
+    calls = []
+
+    @bus.subscribe(Noted, transactional=True, retry=ONCE)
+    def write(event, transaction):
+        calls.append(event.number)
+        if len(calls) < 3:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorname = "SQLITE_FULL"
+            raise error
+        add(event, transaction)
+
+    async with bus:
+        await bus.publish_and_wait(Noted(1, "a"))
+        assert await bus.dead_letters.list() == []
+    assert calls == [1, 1, 1]
+    assert rows(path, "SELECT number FROM calls") == [(1,)]
+
+
+async def test_in_memory_what_a_failed_call_has_scheduled_is_forgotten(autojump_clock):
+    store, other = MemoryEventStore(), Other(1)
+
+    def conflict(transaction):
+        transaction.publish(Other(9), delay=5)
+        transaction.publish(other, delay=5)
+        transaction.publish(attrs.evolve(other, number=2), delay=5)
+
+    bus, heard = EventBus(store), []
+    bus.subscribe(Other, heard.append)
+    async with bus:
+        with pytest.raises(EventIdConflict):
+            await store.transact(conflict)
+        assert bus.statistics().scheduled == 0
+        await bus.publish(Other(3), delay=6)
+        await trio.sleep(10)
+        await bus.wait_idle()
+    assert [event.number for event in heard] == [3]

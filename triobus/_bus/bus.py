@@ -21,7 +21,7 @@ from triobus._errors import (
 )
 from triobus._events import DomainEvent, Published
 from triobus._events.causes import calling_deliveries
-from triobus._events.identity import seconds_until
+from triobus._events.moments import check_due
 from triobus._groups.failures import LogErrors, OnFailure
 from triobus._groups.handlers import Handler
 from triobus._groups.instruments import Instrument
@@ -275,21 +275,24 @@ class EventBus:
         with a store `EventNotEncodable`, `EventIdConflict`, `SequenceConflict` and `StoreError`.
         """
         if at is not None or delay is not None:
-            seconds = seconds_until(at, delay)
+            check_due(at, delay)
             if expected_sequence is not None:
                 raise InvalidOption(
                     f"expected_sequence={expected_sequence!r} was given beside at or delay: the "
                     "sequence that the aggregate will have then cannot be known; leave it out"
                 )
-            if seconds:
+            life = self._life
+            life.cycle.check("publish inside a handler", "publish()")
+            due_at = life.log.schedule.moment().due(at, delay)
+            if due_at is not None:
                 await checkpoint_if_cancelled()
-                return await self._lives.life.log.publish_later(event, seconds)
+                return await life.log.publish_later(event, due_at)
         await checkpoint_if_cancelled()
         return await self._lives.life.log.publish(event, expected_sequence)
 
     @enable_ki_protection
     async def cancel_scheduled(self, event_id: UUID) -> bool:
-        """Take back an event that was published with `at` or `delay`; return whether it is not due.
+        """Take back an event that was published with `at` or `delay`; return whether it was there.
 
         False if it came too late: the event is due, was taken back before, or was never there. If
         it raises, `Cancelled` included, nothing was taken back. Raises `BusClosed` when the bus is

@@ -72,8 +72,8 @@ class Log(Protocol):
     async def publish(self, event: DomainEvent, expected_sequence: int | None) -> Published:
         """Accept an event."""
 
-    async def publish_later(self, event: DomainEvent, delay: float) -> Published:
-        """Accept an event that is due in some seconds."""
+    async def publish_later(self, event: DomainEvent, due_at: float) -> Published:
+        """Accept an event that is due at a time of the schedule's clock."""
 
     async def cancel_scheduled(self, event_id: UUID) -> bool:
         """Take back an event that is not due yet; return whether it was there."""
@@ -245,11 +245,11 @@ class MemoryLog:
                 shell.wake()
         return Published(event.event_id, None)
 
-    async def publish_later(self, event: DomainEvent, delay: float) -> Published:
+    async def publish_later(self, event: DomainEvent, due_at: float) -> Published:
         """Keep an event until it is due."""
         batch = Batch([event])
         self._routing.enter(batch)
-        is_new = self.schedule.add(batch, delay)
+        is_new = self.schedule.add(batch, due_at)
         await cancel_shielded_checkpoint()
         return Published(event.event_id, None, is_new)
 
@@ -368,12 +368,11 @@ class StoredLog:
             for event, place in zip(batch.events, places, strict=True)
         ]
 
-    async def publish_later(self, event: DomainEvent, delay: float) -> Published:
+    async def publish_later(self, event: DomainEvent, due_at: float) -> Published:
         """Accept an event when it is stored; it goes into the log when it is due."""
         batch = Batch([event])
         self._routing.enter(batch)
-        recorder = self._recorder
-        found = await recorder.store._schedule(batch, recorder.due_after(delay))
+        found = await self._recorder.store._schedule(batch, due_at)
         return Published(event.event_id, found.position, found.is_new)
 
     async def cancel_scheduled(self, event_id: UUID) -> bool:
@@ -422,6 +421,9 @@ class StoredLog:
         for name, catch_up in self._recorder.catch_ups.items():
             if catch_up.failure is not None:
                 yield f"group {name!r} could not read on, and tries again: {catch_up.failure}."
+        if self._recorder.schedule.damaged:
+            count = self._recorder.schedule.damaged
+            yield f"scheduled events that cannot be read: {count}; see 'triobus verify'."
         warning = self._recorder.store._warning
         if warning is not None:
             yield warning

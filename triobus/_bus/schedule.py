@@ -7,10 +7,12 @@ from uuid import UUID
 import attrs
 import trio
 
-from triobus._errors import BusClosed
+from triobus._errors import BusClosed, EventIdConflict
 from triobus._events import DomainEvent
 from triobus._events.batch import Batch
+from triobus._events.moments import Moment, Moments
 from triobus._groups.deadline import Deadline
+from triobus.stores._duplicates import has_same_content
 
 
 @attrs.define(eq=False)
@@ -26,9 +28,10 @@ class MemorySchedule:
     _entries: dict[UUID, Batch] = attrs.field(factory=dict, init=False)
     _order: list[tuple[float, int, UUID]] = attrs.field(factory=list, init=False)
     """When each is due, and which was published before the other."""
-    _numbers: dict[UUID, int] = attrs.field(factory=dict, init=False)
+    _numbers: dict[UUID, tuple[float, int]] = attrs.field(factory=dict, init=False)
     """The entry of `_order` that counts: an event that was taken back leaves one behind."""
     _last: int = attrs.field(default=0, init=False)
+    _moments: Moments | None = attrs.field(default=None, init=False)
     _deadline: Deadline = attrs.field(factory=Deadline, init=False)
 
     @property
@@ -47,14 +50,30 @@ class MemorySchedule:
         self._forget_cancelled()
         return bool(self._order) and self._order[0][0] <= trio.current_time()
 
-    def add(self, batch: Batch, delay: float) -> bool:
-        """Keep an event until its time has come; return False if one of its id is kept already."""
-        event_id = batch.events[0].event_id
+    def moment(self) -> Moment:
+        """Return the present moment."""
+        if self._moments is None:
+            self._moments = Moments()
+        return self._moments.now()
+
+    def add(self, batch: Batch, due_at: float) -> bool:
+        """Keep an event until its time has come; return False if it is kept already.
+
+        Raises `EventIdConflict` if another one of its id is.
+        """
+        (event,) = batch.events
+        event_id = event.event_id
         if event_id in self._entries:
-            return False
+            if has_same_content(self._entries[event_id].events[0], event):
+                return False
+            raise EventIdConflict(
+                f"event {event_id} was not accepted: another event of this id is scheduled. Give "
+                "each event an id of its own"
+            )
         self._last += 1
-        due = trio.current_time() + delay
-        self._entries[event_id], self._numbers[event_id] = batch, self._last
+        assert self._moments is not None  # it was asked for the due time
+        due = self._moments.on_trios_clock(due_at)
+        self._entries[event_id], self._numbers[event_id] = batch, (due, self._last)
         heappush(self._order, (due, self._last, event_id))
         self._deadline.expect(due)
         self.on_first()
@@ -62,17 +81,13 @@ class MemorySchedule:
 
     def cancel(self, event_id: UUID) -> bool:
         """Take an event back; return whether it was there and not due."""
-        if event_id not in self._entries or self._due_of(event_id) <= trio.current_time():
+        if event_id not in self._entries or self._numbers[event_id][0] <= trio.current_time():
             return False
         del self._entries[event_id], self._numbers[event_id]
         return True
 
-    def _due_of(self, event_id: UUID) -> float:
-        number = self._numbers[event_id]
-        return next(due for due, other, _ in self._order if other == number)
-
     def _forget_cancelled(self) -> None:
-        while self._order and self._numbers.get(self._order[0][2]) != self._order[0][1]:
+        while self._order and self._numbers.get(self._order[0][2]) != self._order[0][:2]:
             heappop(self._order)
 
     async def run(self) -> None:

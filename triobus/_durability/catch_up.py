@@ -123,7 +123,7 @@ class CatchUp:
     @property
     def unread(self) -> int:
         """How many events of the log it has not looked at."""
-        return self.last - self.read_to if self.is_active else 0
+        return max(self.last - self.read_to, 0) if self.is_active else 0
 
     @property
     def lag(self) -> int:
@@ -195,7 +195,7 @@ class CatchUp:
                 cause=calling_cause(),
                 settled=[known.settled_with(delivery) for delivery in bundle],
                 on_stored=lambda: self._on_settled_with(bundle),
-                now=self._store._commits.now(),
+                moment=self._store._commits.moment(),
                 timeout=timeout,
                 is_inside=True,
             ),
@@ -272,9 +272,12 @@ class CatchUp:
             first += count
             if count < len(run):
                 break  # what comes behind has its place behind the rest of this
-        if self.read_to < self.last:
-            if completion is not None and self.plans.of_class(type(events[0])):
+        if completion is not None and events and self.plans.of_class(type(events[0])):
+            if first <= self.read_to:
+                completion.finished()  # the group was sent past it in the same commit
+            else:
                 self.lanes.completions[first] = completion
+        if self.read_to < self.last:
             self._alarm.ring()
         self._on_read()
 
@@ -351,7 +354,8 @@ class CatchUp:
     def _has_room(self) -> bool:
         """Whether there is room for a batch; if not, some is made or waited for."""
         shell, enough = self.shell, self._enough
-        if self.lanes.held > enough and not self.lanes.ready and shell.free:
+        is_stuck = not (self.lanes.ready or self.lanes.is_frozen)
+        if self.lanes.held > enough and is_stuck and shell.free:
             self._evicted.evict()
         has_room = self.lanes.held <= enough
         shell.admits_at = -1 if has_room else enough

@@ -64,7 +64,9 @@ class Evicted:
                     replays.append((after, (event, key, plan, completion, letter_id, position)))
                 elif completion is not None:
                     self._lanes.completions[after] = completion
-            first = place_of(line[0]) + (line[0][5] is not None)
+            # A replay may stand before events that have been read back since.
+            events = [place_of(queued) for queued in line if queued[5] is None]
+            first = min(events, default=place_of(line[0]) + 1)
             self._from[key] = min(self._from.get(key, first), first)
             if replays:
                 self._replays.setdefault(key, deque()).extendleft(reversed(replays))

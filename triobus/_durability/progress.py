@@ -40,6 +40,8 @@ class Progress:
                 progress._touched.add(first)
             if last > offset:
                 progress.finish(max(first, offset + 1), last)
+        # Rows that touch each other have become one; the next change takes the others away.
+        progress._touched |= progress._stored - set(progress._firsts)
         progress.is_changed = False
         return progress
 
@@ -66,6 +68,8 @@ class Progress:
             last = first
         self.is_changed = True
         firsts, lasts = self._firsts, self._lasts
+        if first in self._stored:
+            self._touched.add(first)
         if first == self.offset + 1:
             if firsts and firsts[0] == last + 1:
                 self._touched.add(firsts.pop(0))

@@ -19,6 +19,7 @@ from triobus._durability.schedule import StoredSchedule
 from triobus._durability.suspects import Suspects, blamed_alone
 from triobus._errors import BusClosed, EventNotDecodable, StoreError, StoreInUse
 from triobus._events import DomainEvent
+from triobus._events.moments import Moment
 from triobus._groups.instruments import Instrument
 from triobus._groups.outcome import PendingOutcome
 from triobus._groups.subscriptions import GroupOptions
@@ -237,9 +238,9 @@ class Recorder:
 
     # What the commits ask
 
-    def due_after(self, delay: float) -> float:
-        """Return the due time of what is due in so many seconds."""
-        return self.schedule.due_after(delay)
+    def moment(self) -> Moment:
+        """Return the present moment on the clock of the bus."""
+        return self.schedule.moment()
 
     def take_changes(self) -> Changes:
         """Return what the groups have come to since the last time."""
@@ -280,22 +281,25 @@ class Recorder:
         for submission in submissions:
             self._on_stored(submission)
         if submissions:
+            dues = [due for submission in submissions for due in submission.dues]
+            self.schedule.on_stored(dues)
             self._hand_over_all(submissions)
 
     def _on_stored(self, submission: Submission) -> None:
         """Go on from what is stored beside events."""
         item = submission.item
-        self.schedule.added(submission.dues)
         if isinstance(item, Call):
             if item.on_stored is not None:
                 item.on_stored()
         elif isinstance(item, Schedule) and submission.result.is_new:
-            self.schedule.added([item.due_at])
+            submission.dues = [item.due_at]
         elif isinstance(item, Release):
             self.schedule.released(submission.result)
         elif isinstance(item, Reset):
             self.letters.forget_group(item.group)
             self.catch_ups[item.group].begin_anew(submission.result.offset)
+            for instrument in self._instruments:
+                instrument.reset(item.group, submission.result.offset)
 
     def _hand_over_all(self, submissions: Sequence[Submission]) -> None:
         # What is new and side by side goes over together: half of the time with many publishers.
@@ -308,7 +312,7 @@ class Recorder:
             if self._is_cutting:
                 self._hand_over(events, keys)
                 events, keys = [], []
-                self._is_cut = self._is_cut or not (batch and batch.is_inside)
+                self._is_cut = self._is_cut or _is_new_from_outside(submission)
             if batch is None:
                 self._hand_over(events, keys)
                 events, keys = [], []
@@ -332,25 +336,23 @@ class Recorder:
 
     def _hand_over_rows(self, rows: Sequence[Row]) -> None:
         """Give the groups what came out of the schedule; they read what cannot be made here."""
-        events: list[DomainEvent] = []
         for row in rows:
             try:
-                events.append(self.store._decode(row))
+                event = self.store._decode(row)
             except EventNotDecodable:
-                self._hand_over(events, [r.aggregate_id for r in rows[: len(events)]])
-                self._skip(rows[len(events) :])
-                return
-        self._hand_over(events, [row.aggregate_id for row in rows])
+                self._pass_on()
+            else:
+                self._hand_over([event], [row.aggregate_id])
 
-    def _skip(self, rows: Sequence[Row]) -> None:
-        """Let the groups read these events back."""
-        self.last += len(rows)
+    def _pass_on(self) -> None:
+        """Let the groups read the next event of the log themselves."""
+        self.last += 1
         if not self._is_cut:
             self._reach = self.last
             for catch_up in self.catch_ups.values():
                 catch_up.last = self.last
                 if catch_up.is_active:
-                    catch_up.offer([], [], self.last + 1, None)
+                    catch_up.offer([], [], self.last, None)
 
     def _hand_over(
         self,
@@ -389,6 +391,14 @@ class Recorder:
             if catch_up.is_active
         )
         return [plan for plan in plans if plan]
+
+
+def _is_new_from_outside(submission: Submission) -> bool:
+    """Whether something is in the log now that no handler has published."""
+    if submission.batch is None:
+        return bool(submission.result.rows)
+    is_new = any(place.is_new for place in submission.positions)
+    return is_new and not submission.batch.is_inside
 
 
 def _log_groups(snapshot: Snapshot, catch_ups: Iterable[CatchUp]) -> None:

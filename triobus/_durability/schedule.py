@@ -5,7 +5,6 @@ when the program does not run, and moves with Trio's clock while the bus lives.
 """
 
 import logging
-import math
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
@@ -14,8 +13,8 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._errors import BusClosed, StoreError
+from triobus._events.moments import Moment, Moments
 from triobus._groups.deadline import Deadline
-from triobus._threads import wall_time
 from triobus.stores import EventStore
 from triobus.stores._commits import Submission
 from triobus.stores._store import BATCH
@@ -23,6 +22,8 @@ from triobus.stores._values import Release, Released, Unschedule
 
 logger = logging.getLogger("triobus")
 
+_INEXACT = 1e-6
+"""Seconds by which a due time may be missed: sums of floats are not exact."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 1, 30
 """Seconds after which a commit that failed is made again."""
 
@@ -37,49 +38,50 @@ class StoredSchedule:
     on_released: Callable[[], None] = attrs.field(init=False)
     """Called when events that were due are in the log."""
     count: int = attrs.field(default=0, init=False)
-    """How many events are not due yet."""
+    """How many events are not due yet, after the last commit."""
+    damaged: int = attrs.field(default=0, init=False)
+    """How many of them cannot be read."""
     _deadline: Deadline = attrs.field(factory=Deadline, init=False)
-    _ahead: float = attrs.field(default=0.0, init=False)
-    """How far the clock of the due times is ahead of Trio's."""
+    _moments: Moments = attrs.field(init=False)
     _is_releasing: bool = attrs.field(default=False, init=False)
 
     def restore(self, count: int, next_due: float | None) -> None:
         """Take up what a store has, at the beginning of a life."""
-        self._ahead = wall_time() - trio.current_time()
-        self.count = count
+        self._moments, self.count, self.damaged = Moments(), count, 0
         self._expect(next_due)
 
-    def due_after(self, delay: float) -> float:
-        """Return the due time of what is due in so many seconds."""
-        return trio.current_time() + self._ahead + delay
+    def moment(self) -> Moment:
+        """Return the present moment."""
+        return self._moments.now()
 
     @property
     def is_due(self) -> bool:
         """Whether an event is due that is not in the log yet."""
         return self._is_releasing or self._deadline.at <= trio.current_time()
 
-    def added(self, dues: Sequence[float]) -> None:
-        """Events are stored that are due at these times."""
-        self.count += len(dues)
+    def on_stored(self, dues: Sequence[float]) -> None:
+        """A commit is over, in which events were scheduled that are due at these times."""
+        self.count = self._store._scheduled_count
         if dues:
             self._expect(min(dues))
             self.on_first()
 
     def released(self, found: Released) -> None:
         """Events that were due are in the log."""
-        self.count = found.left
+        self.damaged += len(found.damaged)
+        for said in found.damaged:
+            logger.error("%s. Others that are scheduled go on", said)
         self._expect(found.next_due)
 
     def _expect(self, due: float | None) -> None:
         if due is not None:
-            self._deadline.expect(due - self._ahead)
+            self._deadline.expect(self._moments.on_trios_clock(due))
 
     @enable_ki_protection
     async def cancel(self, event_id: UUID) -> bool:
         """Take an event back; return whether it was there and not due."""
-        submission = Submission(None, Unschedule(str(event_id)))
+        submission = Submission(None, Unschedule(str(event_id), self.moment().now))
         await self._store._commits.submit(submission)
-        self.count -= submission.result
         return bool(submission.result)
 
     async def run(self) -> None:
@@ -106,6 +108,6 @@ class StoredSchedule:
 
     @enable_ki_protection
     async def _release(self) -> None:
-        now = math.nextafter(self.due_after(0), math.inf)  # sums of floats are not exact
+        now = self.moment().now + _INEXACT
         await trio.lowlevel.checkpoint_if_cancelled()
         await self._store._commits.submit(Submission(None, Release(now, BATCH)))

@@ -3,9 +3,8 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
-from triobus import _checks
 from triobus._environment import environment
-from triobus._errors import InvalidEvent, InvalidOption
+from triobus._errors import InvalidEvent
 from triobus._text import shown
 
 
@@ -51,25 +50,3 @@ def new_id() -> UUID:
 def now() -> datetime:
     """Return the time of a new event."""
     return environment.get().now()
-
-
-_LONGEST_DELAY = 1e10
-"""In seconds: some 300 years."""
-
-
-def seconds_until(at: object, delay: object) -> float | None:
-    """Return in how many seconds something is due; None if neither `at` nor `delay` says that.
-
-    What is due already is due in 0 seconds. Raises `InvalidOption`.
-    """
-    if delay is not None:
-        if at is not None:
-            raise InvalidOption(f"at={at!r} and delay={delay!r} were given: give one of them")
-        return _checks.number("delay", delay, least=0, most=_LONGEST_DELAY)
-    if at is None:
-        return None
-    if not isinstance(at, datetime) or at.utcoffset() is None:
-        raise InvalidOption(
-            f"at={at!r}: give an aware datetime, such as datetime.now(UTC) + timedelta(hours=1)"
-        )
-    return max((at - environment.get().now()).total_seconds(), 0.0)

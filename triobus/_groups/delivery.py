@@ -166,7 +166,8 @@ class Lanes:
     """How many deliveries take room: queued, or waiting for a retry."""
     outside: int = 0
     """How many are known and take none, because a store has them."""
-    _is_frozen: bool = False
+    is_frozen: bool = False
+    """Whether nothing becomes ready."""
     _barrier: float = inf
     """The number that nothing may be taken from, because what is older has to be read back."""
     _numbered: int = 0
@@ -205,7 +206,7 @@ class Lanes:
     @property
     def ready(self) -> int:
         """How many deliveries might be taken now; some may turn out to be behind a busy one."""
-        return 0 if self._is_frozen else len(self._queue) + len(self._resumed)
+        return 0 if self.is_frozen else len(self._queue) + len(self._resumed)
 
     def add(
         self,
@@ -251,7 +252,7 @@ class Lanes:
         `Bundle` whose retry is due.
         """
         queued: Any
-        if self._is_frozen:
+        if self.is_frozen:
             return None
         queue, resumed, lanes = self._queue, self._resumed, self._lanes
         while True:
@@ -380,11 +381,11 @@ class Lanes:
 
     def freeze(self) -> None:
         """Let nothing become ready any more; it stays held, and counts as such."""
-        self._is_frozen = True
+        self.is_frozen = True
 
     def thaw(self) -> None:
         """Let things become ready again."""
-        self._is_frozen = False
+        self.is_frozen = False
 
     def next_due(self) -> float | None:
         """Return when the next retry is due, or None."""

@@ -35,5 +35,8 @@ class Instrument(Protocol):
     def recorded(self, group: str, offset: int, ranges: Sequence[Range], /) -> None:
         """A store has the progress of a group: an offset, and the finished ranges that changed."""
 
+    def reset(self, group: str, offset: int, /) -> None:
+        """A group goes on behind another position, and has forgotten what it had come to."""
+
     def drained(self) -> None:
         """The bus has stopped because nothing was left to do."""

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 import attrs
 import trio
-from trio.lowlevel import cancel_shielded_checkpoint, checkpoint_if_cancelled
+from trio.lowlevel import checkpoint_if_cancelled
 
 from triobus._checks import check_plain
 from triobus._errors import DuplicateName, GroupNotPaused, InvalidOption
@@ -125,6 +125,8 @@ class Group:
     _check_transactional: Callable[[], None]
     """Raises `InvalidOption` if the bus has no store that could commit what a handler writes."""
     _is_paused: bool = attrs.field(default=False, init=False)
+    _resetting: trio.Lock = attrs.field(factory=trio.Lock, init=False)
+    """The task that resets the group has it, and nothing resumes the group meanwhile."""
     _running: Running = attrs.field(init=False)
     """What runs for the group in this life of the bus, or the last one."""
     _by_name: dict[str, Subscription] = attrs.field(factory=dict, init=False)
@@ -173,10 +175,11 @@ class Group:
         return await self._running.transact(function, timeout)
 
     async def pause(self) -> None:
-        """Begin no handler any more; return when none of the group is running.
+        """Begin with no further event; return when no handler of the group is running.
 
         Publishing goes on, as far as there is room; with a store the rest stays there. A bus that
-        stops does not wait for what a paused group has left, and starts with it paused. Cancelled
+        stops does not wait for what a paused group has left, and starts with it paused, but
+        `wait_idle` and `publish_and_wait` wait until the group has gone on. Cancelled
         while it waits, the group is paused all the same. Raises `WouldDeadlock` inside a handler
         of the group.
         """
@@ -187,10 +190,9 @@ class Group:
 
     async def resume(self) -> None:
         """Go on where the group was paused; harmless if it is not."""
-        await checkpoint_if_cancelled()
-        self._is_paused = False
-        self._running.go_on()
-        await cancel_shielded_checkpoint()
+        async with self._resetting:
+            self._is_paused = False
+            self._running.go_on()
 
     async def reset(
         self,
@@ -213,13 +215,15 @@ class Group:
         target = _target(to)
         if transaction is not None:
             check_plain("transaction", transaction)
-        if not self._is_paused:
-            raise GroupNotPaused(
-                f"reset() of group {self.name!r} would move it while it works: pause it before, "
-                "await group.pause(), and let it go on after that, await group.resume()"
-            )
-        await checkpoint_if_cancelled()
-        await self._running.reset(target, transaction)
+        self._running.check_not_inside("reset()")
+        async with self._resetting:
+            if not self._is_paused:
+                raise GroupNotPaused(
+                    f"reset() of group {self.name!r} would move it while it works: pause it "
+                    "before, await group.pause(), and let it go on then, await group.resume()"
+                )
+            await self._running.rest()
+            await self._running.reset(target, transaction)
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:

@@ -267,13 +267,17 @@ class GroupShell:
     async def rest(self) -> None:
         """Begin nothing any more, and wait until no handler runs."""
         self.lanes.freeze()
+        self.idle.notice()  # a bus that drains waits for it no more
         await cancel_shielded_checkpoint()
-        await self.idle.wait_until(lambda: self.is_at_rest or not self.worker_count)
+        await self.idle.wait_until(
+            lambda: self.is_at_rest or not self.worker_count or not self.group._is_paused
+        )
 
     def go_on(self) -> None:
         """Begin again what there is, unless the bus is stopping."""
         if not self._is_frozen:
             self.lanes.thaw()
+            self.idle.notice()
             self.log.on_due()
             self.wake()
 

@@ -20,7 +20,7 @@ from trio.lowlevel import Abort, enable_ki_protection
 
 from triobus._errors import BusClosed, OutcomeUnknown, StoreError
 from triobus._events.batch import Batch
-from triobus._threads import wall_time
+from triobus._events.moments import Moment, Moments
 from triobus.stores._transaction import Returned
 from triobus.stores._values import Append, Changes, Commit, LogPosition, Reached
 
@@ -62,8 +62,8 @@ class Submission:
 class StoreUser(Protocol):
     """A bus, as its store's commits see it. None of it waits."""
 
-    def due_after(self, delay: float) -> float:
-        """Return the due time of what is due in so many seconds."""
+    def moment(self) -> Moment:
+        """Return the present moment on the clock of the bus."""
 
     def take_changes(self) -> Changes:
         """Return what the groups have come to since the last time."""
@@ -119,9 +119,9 @@ class CommitQueue:
         if submission.error is not None:
             raise submission.error
 
-    def now(self) -> float:
-        """Return the time from which delays are counted."""
-        return wall_time() if self.user is None else self.user.due_after(0)
+    def moment(self) -> Moment:
+        """Return the moment from which delays are counted."""
+        return Moments().now() if self.user is None else self.user.moment()
 
     async def flush(self) -> None:
         """Store what the groups have finished. Raises `StoreError`."""

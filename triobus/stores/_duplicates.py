@@ -41,8 +41,18 @@ class Known(NamedTuple):
 class Differs(Exception):  # a result of a commit, which only the store sees
     """An append was left out, for the id of one of its events seems to be another event's."""
 
-    def __init__(self, index: int, content: Content, position: int | None, field: str) -> None:
+    def __init__(
+        self,
+        index: int,
+        content: Content,
+        position: int | None,
+        field: str,
+        *,
+        is_scheduled: bool = False,
+    ) -> None:
         super().__init__(index, content, position, field)
+        self.is_scheduled = is_scheduled
+        """Whether what the id stands for is scheduled, and in no log yet."""
         self.index = index
         """Which of the append's events it is."""
         self.content = content
@@ -145,9 +155,14 @@ def is_same(codec: EventCodec, known: Content, event: DomainEvent) -> bool:
         before = codec.decode(known.event_type, known.schema_version, known.data)
     except EventNotDecodable:
         return False
-    return type(before) is type(event) and all(
-        getattr(before, field.name) == getattr(event, field.name)
-        for field in attrs.fields(type(event))
+    return has_same_content(before, event)
+
+
+def has_same_content(one: DomainEvent, other: DomainEvent) -> bool:
+    """Whether two events are of one class and have the same fields of their own."""
+    return type(one) is type(other) and all(
+        getattr(one, field.name) == getattr(other, field.name)
+        for field in attrs.fields(type(one))
         if field.name not in _SHARED
     )
 
@@ -158,17 +173,18 @@ def refused(item: Schedule, there: Content | None, position: int | None) -> Exce
     if refusal_ is not None or there is None or item.is_same:
         return refusal_
     field = difference(there, item.record)
-    return None if field is None else Differs(0, there, position, field)
+    if field is None:
+        return None
+    return Differs(0, there, position, field, is_scheduled=position is None)
 
 
-def conflict_of(found: Differs, record: NewRow, where: str = "in the same call") -> EventIdConflict:
-    """Return the error of publishing another event under an id that is taken.
-
-    `where` is said of a known event that is not in the log.
-    """
+def conflict_of(found: Differs, record: NewRow) -> EventIdConflict:
+    """Return the error of publishing another event under an id that is taken."""
     known = found.content
     where = (
-        f"which comes before it {where}"
+        "which is scheduled"
+        if found.is_scheduled
+        else "which comes before it in the same call"
         if found.position is None
         else f"which is at position {found.position}"
     )

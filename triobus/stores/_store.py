@@ -109,6 +109,11 @@ class EventStore(ABC):
 
     @property
     @abstractmethod
+    def _scheduled_count(self) -> int:
+        """How many events are scheduled, after the last commit."""
+
+    @property
+    @abstractmethod
     def _is_writer(self) -> bool:
         """Whether the store has been claimed since it was opened."""
 
@@ -299,7 +304,8 @@ class EventStore(ABC):
         For tables, migrations and questions of the program's own, in the database of the store.
         The function is a plain `def`; it runs in the store's thread, which it holds up meanwhile,
         and shares the commit with whatever else is to be stored. What it publishes is appended.
-        With `read_only` it only asks: it cannot write, and makes no commit.
+        With `read_only` it only asks: it cannot write, and makes no commit. It is called again if a
+        statement of another function was interrupted, which ends the whole transaction.
 
         Cancelled before it has begun, it is not called; after that its end is waited for. Raises
         what the function raises, `InvalidHandler` for an `async def`, and `StoreError`.
@@ -323,7 +329,7 @@ class EventStore(ABC):
             codec=self._codec,
             rows_of=self._rows_of,
             cause=calling_cause(),
-            now=self._commits.now(),
+            moment=self._commits.moment(),
             is_inside=calling_delivery() is not None,
         )
 
@@ -337,7 +343,7 @@ class EventStore(ABC):
                 await self._commits.submit(submission)
             except Differs as found:
                 if not is_same_event(self._codec, found.content, batch.events[0]):
-                    raise conflict_of(found, record, "and is scheduled") from None
+                    raise conflict_of(found, record) from None
                 is_same = True
             else:
                 return cast("Waiting", submission.result)

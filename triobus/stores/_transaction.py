@@ -18,7 +18,7 @@ from triobus._errors import InvalidHandler, StatementRefused
 from triobus._events import DomainEvent, EventCodec, with_cause
 from triobus._events.batch import Batch
 from triobus._events.causes import Delivery
-from triobus._events.identity import seconds_until
+from triobus._events.moments import Moment
 from triobus.stores._duplicates import Differs, conflict_of, is_same
 from triobus.stores._values import Append, LogPosition, NewRow, Schedule, Settled, Waiting
 
@@ -39,6 +39,8 @@ class Call:
     codec: EventCodec
     rows_of: Callable[[Batch], list[NewRow]]
     """Makes of events what goes into the log."""
+    moment: Moment
+    """From which the delays of what is published are counted."""
     deliveries: Sequence[Delivery] = ()
     """What a transactional handler handles."""
     cause: DomainEvent | None = None
@@ -47,8 +49,6 @@ class Call:
     """What is on record once it has succeeded."""
     on_stored: Callable[[], None] | None = None
     """Called when the commit has succeeded, before the events are handed over."""
-    now: float = 0.0
-    """The time from which delays are counted, as due times are kept."""
     timeout: float | None = None
     """Seconds after which a statement that still runs is interrupted."""
     is_inside: bool = False
@@ -59,9 +59,9 @@ class Call:
         """Call the function, and close the transaction to it."""
         try:
             result = self.context.run(self._run, transaction)
-            transaction.check_whole()
+            transaction._check_whole()
         finally:
-            transaction.end()
+            transaction._end()
         if result is not None and inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
@@ -137,14 +137,16 @@ class Transaction(ABC):
                 "transaction.publish() was called in a transaction with read_only=True: leave that "
                 "out to write"
             )
-        seconds = seconds_until(at, delay)
+        due = None
+        if at is not None or delay is not None:
+            due = self._call.moment.due(at, delay)
         (checked,) = Batch([event]).events
         if self._call.cause is not None:
             checked = with_cause(checked, self._call.cause)
         batch = Batch([checked])
         (row,) = self._call.rows_of(batch)
-        if seconds:
-            self._later.append((checked, Schedule(row, self._call.now + seconds)))
+        if due is not None:
+            self._later.append((checked, Schedule(row, due)))
         else:
             self._rows.append(row)
             if self._batch is None:
@@ -152,10 +154,10 @@ class Transaction(ABC):
             else:
                 self._batch.add(batch.events[0], batch.keys[0])
 
-    def check_whole(self) -> None:  # noqa: B027  # most kinds of transaction cannot be lost
+    def _check_whole(self) -> None:  # noqa: B027  # most kinds of transaction cannot be lost
         """Raise if the transaction was ended by what was done in it, although nothing raised."""
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """Let nothing more be done with it."""
         self._is_over = True
 
@@ -167,11 +169,11 @@ class Transaction(ABC):
             )
 
     @property
-    def has_published(self) -> bool:
+    def _has_published(self) -> bool:
         """Whether there are events to be stored."""
         return self._batch is not None or bool(self._later)
 
-    def store_events(self, value: Any, place: Place, schedule: Keep) -> Returned:
+    def _store_events(self, value: Any, place: Place, schedule: Keep) -> Returned:
         """Store what was published, and return that with the value that is returned."""
         dues = [item.due_at for event, item in self._later if self._keep(schedule, event, item)]
         if self._batch is None:
@@ -195,7 +197,7 @@ class Transaction(ABC):
         found = schedule(item)
         if isinstance(found, Differs):
             if not is_same(self._call.codec, found.content, event):
-                raise conflict_of(found, item.record, "and is scheduled")
+                raise conflict_of(found, item.record)
             return False
         if isinstance(found, Exception):
             raise found

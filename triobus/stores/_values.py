@@ -103,9 +103,11 @@ class Waiting(NamedTuple):
 
 
 class Unschedule(NamedTuple):
-    """The event of this id is not to go into the log, if it is not there yet."""
+    """The event of this id is not to go into the log, unless it is due."""
 
     event_id: str
+    now: float
+    """In seconds since 1970."""
 
 
 class Release(NamedTuple):
@@ -121,10 +123,10 @@ class Released:
     """What has gone into the log, and what has not."""
 
     rows: Sequence["Row"]
-    left: int
-    """How many events are scheduled still."""
     next_due: float | None
-    """When the first of them is due."""
+    """When the first of what is left is due."""
+    damaged: Sequence[str] = ()
+    """What is said of scheduled events that cannot be read, and stay where they are."""
 
 
 @attrs.frozen(eq=False)

@@ -249,6 +249,10 @@ class Watch(AttemptInstrument):
         get = self._groups[group]._get
         return sorted(name for owner, name in keys if owner == group and get(name) is not None)
 
+    def reset(self, group: str, offset: int) -> None:
+        self._log.offsets[group] = offset
+        self._lanes = {key: lane for key, lane in self._lanes.items() if key[0] != group}
+
     def drained(self) -> None:
         for event_id in self._log.open:
             for group in self._groups:

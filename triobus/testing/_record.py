@@ -373,6 +373,9 @@ class Recording(AttemptInstrument):
     def recorded(self, group: str, offset: int, ranges: Sequence[Range]) -> None:
         """Do nothing: progress cannot be seen from outside."""
 
+    def reset(self, group: str, offset: int) -> None:
+        """What is handled again is recorded again."""
+
     def drained(self) -> None:
         """Do nothing: the attempts have told all."""
 

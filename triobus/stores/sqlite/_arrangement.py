@@ -10,7 +10,15 @@ from typing import Any
 
 import attrs
 
-from triobus.stores._duplicates import Known, known_places, may_be_refused, refusal
+from triobus._errors import StoreCorrupt
+from triobus.stores._duplicates import (
+    Differs,
+    Known,
+    difference,
+    known_places,
+    may_be_refused,
+    refusal,
+)
 from triobus.stores._values import Append, LogPosition, NewRow, conflict
 
 _BYTES_BESIDE = 200
@@ -32,6 +40,10 @@ class Arrangement:
     """Returns the last sequence that an aggregate has in the log."""
     _known: Callable[[str], Known | None]
     """Returns what the log has under an id."""
+    _scheduled: Callable[[str], NewRow | None] | None = None
+    """Returns what is scheduled under an id; None if nothing is scheduled at all."""
+    unscheduled: list[str] = attrs.field(factory=list, init=False)
+    """Ids that are in the log now, and are to be scheduled no more."""
     rows: list[tuple[Any, ...]] = attrs.field(factory=list, init=False)
     sequences: dict[str, int] = attrs.field(factory=dict, init=False)
     """The last sequence of each aggregate that is appended to."""
@@ -46,6 +58,11 @@ class Arrangement:
         Return False if that cannot be said without looking whether the log has some of them.
         """
         records, expected, _ = append
+        if self._scheduled is not None:
+            conflict_ = self._conflict_with_scheduled(append, self._scheduled)
+            if conflict_ is not None:
+                self.results.append(conflict_)
+                return True
         known: list[LogPosition | None] = [None] * len(records)
         if self._looks:
             looked_up = refusal(append) or known_places(append, self._find)
@@ -65,6 +82,24 @@ class Arrangement:
         self.results.append(self._placed(records, known))
         return True
 
+    def _conflict_with_scheduled(
+        self, append: Append, scheduled: Callable[[str], NewRow | None]
+    ) -> Exception | None:
+        """Return why events cannot be in the log, for others of their ids are scheduled."""
+        for index, record in enumerate(append.records):
+            event_id = str(record.event_id)
+            try:
+                there = scheduled(event_id)
+            except StoreCorrupt as error:
+                return error
+            if there is None:
+                continue
+            field = difference(there, record)
+            if field is not None and index not in append.same:
+                return Differs(index, there, None, field, is_scheduled=True)
+            self.unscheduled.append(event_id)
+        return None
+
     def part(self) -> "Arrangement":
         """Return what goes on behind it, and can be forgotten without it."""
         part = Arrangement(
@@ -74,6 +109,7 @@ class Arrangement:
             looks=True,
             last_sequence=self._sequence,
             known=self._known,
+            scheduled=self._scheduled,
         )
         part._seen.update(self._seen)
         return part
@@ -85,6 +121,7 @@ class Arrangement:
         self.bytes += part.bytes
         self.sequences.update(part.sequences)
         self._seen.update(part._seen)
+        self.unscheduled += part.unscheduled
 
     def place(self, append: Append) -> list[LogPosition] | Exception:
         """Give the events of an append their places, and return these, or why they get none."""

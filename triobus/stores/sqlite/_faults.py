@@ -62,7 +62,7 @@ class Faults:
     @contextmanager
     def explained(self, action: str) -> Iterator[None]:
         """Raise what SQLite says, and what cannot be read, as an error of ours."""
-        self._work, self._is_bounded = 0, action != "be written"
+        self._work, self._is_bounded = 0, action not in ("be written", "be asked")
         try:
             yield
         except sqlite3.Error as error:

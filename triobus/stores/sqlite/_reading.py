@@ -6,6 +6,7 @@ from contextlib import closing, nullcontext
 from typing import Any
 
 import attrs
+import outcome
 
 from triobus.stores._transaction import Call
 from triobus.stores._values import (
@@ -151,15 +152,15 @@ class Reader:
 
     def ask(self, call: Call) -> Any:
         """Make a call that only reads, at one moment."""
-        connection = self._db.ready()
-        with self._db.faults.explained("be read"), self._db.one_moment():
+        connection, is_writer = self._db.ready(), self._db.is_writer
+        transaction = SqliteTransaction(
+            call, connection, self._db.access, self._db.faults, is_read_only=True
+        )
+        with self._db.faults.explained("be asked"), self._db.one_moment():
             connection.execute("PRAGMA query_only = ON")
-            try:
-                return SqliteTransaction(
-                    call, connection, self._db.access, self._db.faults, is_read_only=True
-                ).run()
-            finally:
-                connection.execute(f"PRAGMA query_only = {'OFF' if self._db.is_writer else 'ON'}")
+            found = outcome.capture(transaction._run)
+            connection.execute(f"PRAGMA query_only = {'OFF' if is_writer else 'ON'}")
+        return found.unwrap()  # what the function raises is no fault of the store
 
     def find(self, event_id: str) -> Row | None:
         """Return the event of an id."""

@@ -108,8 +108,8 @@ def attempts(row: Sequence[Any], last: int) -> Attempts:
         whole(position, most=last),
         sys.intern(text(subscription)),  # there may be many of the same
         whole(count, least=0),
-        _seconds(due_at),
-        max(_seconds(delay), 0.0),
+        seconds(due_at),
+        max(seconds(delay), 0.0),
         () if done == b"[]" else tuple(msgspec.json.decode(text(done), type=list[str])),
     )
 
@@ -142,7 +142,7 @@ def scheduled(row: Sequence[Any]) -> NewRow:
     _, due_at, event_id, event_type, version, aggregate, data, correlation_id = whole_row(
         "scheduled", row
     )
-    _seconds(due_at)
+    seconds(due_at)
     return NewRow(
         UUID(text(event_id)),
         text(event_type),
@@ -165,7 +165,8 @@ def _said(value: object) -> str:
     return value.decode("utf-8", "replace")
 
 
-def _seconds(value: object) -> float:
+def seconds(value: object) -> float:
+    """Return a column with a number of seconds."""
     if type(value) is not float or not math.isfinite(value):
         raise ValueError(f"expected a number of seconds, found {shown(value)}")
     return value

@@ -1,5 +1,6 @@
 """The rows of events that are not due yet."""
 
+import math
 import sqlite3
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +26,10 @@ class ScheduleRows:
     """Reads and writes the scheduled events of one open file, in the transaction of the caller."""
 
     _db: Database
+    count: int = 0
+    """How many there are, those of the transaction under way included."""
+    damaged: dict[int, str] = attrs.field(factory=dict)
+    """What is said of those that cannot be read, by their numbers; they stay where they are."""
 
     def _execute(self, statement: str, values: tuple[Any, ...] = ()) -> sqlite3.Cursor:
         return self._db.ready().execute(statement, values)
@@ -34,7 +39,10 @@ class ScheduleRows:
         record = item.record
         event_id = str(record.event_id)
         place = None if known is None else known.place.position
-        there = self._find(event_id) if known is None else known.content
+        try:
+            there = self.find(event_id) if known is None else known.content
+        except StoreCorrupt as error:
+            return error
         refusal = refused(item, there, place)
         if refusal is not None:
             return refusal
@@ -53,27 +61,49 @@ class ScheduleRows:
             "INSERT INTO scheduled VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             with_checksum("scheduled", row),
         )
+        self.count += 1
         return Waiting(None, is_new=True)
 
-    def remove(self, event_id: str) -> bool:
-        """Take an event back; return whether it was there."""
-        return self._execute("DELETE FROM scheduled WHERE event_id = ?", (event_id,)).rowcount > 0
+    def remove(self, event_id: str, now: float = -math.inf) -> bool:
+        """Take an event back that is not due; return whether it was there."""
+        statement = "DELETE FROM scheduled WHERE event_id = ? AND due_at > ?"
+        found = self._execute(statement, (event_id, now)).rowcount
+        self.count -= found
+        return found > 0
 
     def take_due(self, now: float, limit: int) -> Iterator[NewRow]:
         """Yield the first events that are due, and take them out."""
         query = (
-            f"SELECT {_COLUMNS} FROM scheduled WHERE due_at <= ? ORDER BY due_at, number LIMIT ?"
+            f"SELECT {_COLUMNS} FROM scheduled WHERE due_at <= ? AND {self._sound} "
+            "ORDER BY due_at, number LIMIT ?"
         )
         for row in self._execute(query, (now, limit)).fetchall():
-            yield self._record(row)
+            try:
+                record = self._record(row)
+            except StoreCorrupt as error:
+                self.damaged[int(row[0])] = str(error)
+                continue
             self._execute("DELETE FROM scheduled WHERE number = ?", (row[0],))
+            self.count -= 1
+            yield record
 
-    def summary(self) -> tuple[int, float | None]:
-        """Return how many there are, and when the next one is due."""
-        count, due = self._execute("SELECT count(*), min(due_at) FROM scheduled").fetchone()
-        return count, due
+    def next_due(self) -> float | None:
+        """Return when the next one is due that can be read."""
+        query = f"SELECT due_at FROM scheduled WHERE {self._sound} ORDER BY due_at, number LIMIT 1"
+        row = self._execute(query).fetchone()
+        return None if row is None else _rows.seconds(row[0])
 
-    def _find(self, event_id: str) -> NewRow | None:
+    def look(self) -> None:
+        """Count them anew."""
+        (self.count,) = self._execute("SELECT count(*) FROM scheduled").fetchone()
+        self.damaged.clear()
+
+    @property
+    def _sound(self) -> str:
+        return f"number NOT IN ({', '.join(map(str, self.damaged))})"
+
+    def find(self, event_id: str) -> NewRow | None:
+        """Return the event of an id. Raises `StoreCorrupt`."""
         query = f"SELECT {_COLUMNS} FROM scheduled WHERE event_id = ?"
         row = self._execute(query, (event_id,)).fetchone()
         return None if row is None else self._record(row)

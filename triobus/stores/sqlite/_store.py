@@ -144,6 +144,11 @@ class SqliteEventStore(EventStore):
             self._worker.stop()
 
     @property
+    def _scheduled_count(self) -> int:
+        """How many events are scheduled."""
+        return self._writer.scheduled.count
+
+    @property
     def _is_writer(self) -> bool:
         """Whether it has been claimed since it was opened."""
         return self._database.is_writer

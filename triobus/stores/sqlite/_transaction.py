@@ -2,8 +2,8 @@
 
 SQLite asks an authorizer while it prepares a statement. It is set once, for setting it throws away
 every statement that has been prepared, and it allows everything unless the program's own function
-is running. Statements are kept by their text, so that those of a program get a text of their own:
-none of ours, which was allowed, is ever taken for it.
+is running. Statements are kept by their text; ours have a mark in it, so that none of them, which
+was allowed, is ever taken for one of a program.
 """
 
 import sqlite3
@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from triobus._errors import HandlerTimeout, StatementRefused
+from triobus._errors import HandlerTimeout, InvalidOption, StatementRefused
 from triobus._text import shown
 from triobus.stores._transaction import Call, Transaction
 from triobus.stores.sqlite import _schema
@@ -54,6 +54,8 @@ _READABLE = frozenset(
         "synchronous",
         "foreign_keys",
         "cache_size",
+        "data_version",
+        "wal_autocheckpoint",
     ]
 )
 """Pragmas that only tell something when they are given nothing."""
@@ -90,6 +92,8 @@ class Access:
     is_restricted: bool = False
     reason: str = ""
     """Why the last statement was refused."""
+    has_renamed: bool = False
+    """Whether a table may have got another name."""
 
     def authorize(
         self, action: int, first: str | None, second: str | None, _: str | None, __: str | None
@@ -99,6 +103,7 @@ class Access:
             return sqlite3.SQLITE_OK
         reason = _refusal(action, (first or "").lower(), (second or "").lower(), second)
         if reason is None:
+            self.has_renamed |= action == sqlite3.SQLITE_ALTER_TABLE
             return sqlite3.SQLITE_OK
         self.reason = reason
         return sqlite3.SQLITE_DENY
@@ -144,68 +149,99 @@ class SqliteTransaction(Transaction):
         self._access = access
         self._faults = faults
         self._cursors: list[sqlite3.Cursor] = []
+        self._lost: sqlite3.Error | None = None
+        """The error with which SQLite has ended the transaction, if it has."""
 
     def execute(self, statement: str, parameters: Any = (), /) -> sqlite3.Cursor:
         """Execute a statement, and return its cursor."""
-        return self._execute(self._connection.execute, statement, parameters)
+        return self._execute(sqlite3.Connection.execute, statement, parameters)
 
     def executemany(self, statement: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         """Execute a statement for each of the parameters, and return the cursor."""
-        return self._execute(self._connection.executemany, statement, parameters)
+        return self._execute(sqlite3.Connection.executemany, statement, parameters)
 
     def _execute(self, execute: Any, statement: str, parameters: Any) -> sqlite3.Cursor:
         self._check_open("execute()")
+        if not isinstance(statement, str):
+            raise InvalidOption(f"execute({shown(statement)}): give an SQL statement as a str")
+        if self._is_late():
+            raise self._timeout(f"{shown(statement, _LONGEST)} was not begun")
+        if self._lost is not None:
+            raise StatementRefused(
+                f"{shown(statement, _LONGEST)} was refused: an error has rolled the transaction "
+                f"back ({self._lost}); let that error leave the function"
+            )
         try:
-            cursor: sqlite3.Cursor = execute(statement + "\n", parameters)
+            cursor: sqlite3.Cursor = execute(self._connection, statement, parameters)
         except sqlite3.Error as error:
-            self._raise_explained(statement, error)
+            if not self._connection.in_transaction:
+                self._lost = error
+            raise self._explained(statement, error) from error
         if cursor.description is not None:
             self._cursors.append(cursor)
         return cursor
 
-    def _raise_explained(self, statement: str, error: sqlite3.Error) -> Any:
-        """Raise an error of ours where SQLite says only a word, else its own with the statement."""
+    def _explained(self, statement: str, error: sqlite3.Error) -> Exception:
+        """Return an error of ours where SQLite says a word, else its own with the statement."""
         name = getattr(error, "sqlite_errorname", "")
+        told = shown(statement, _LONGEST)
         if name == "SQLITE_AUTH":
-            raise StatementRefused(
-                f"{shown(statement, _LONGEST)} was refused: {self._access.reason}"
-            ) from error
+            return StatementRefused(f"{told} was refused: {self._access.reason}")
         if name == "SQLITE_READONLY" and self._is_read_only:
-            raise StatementRefused(
-                f"{shown(statement, _LONGEST)} was refused: the transaction has "
-                "read_only=True, and writes nothing; leave that out to write"
-            ) from error
+            return StatementRefused(
+                f"{told} was refused: the transaction has read_only=True, and writes nothing; "
+                "leave that out to write"
+            )
         if name == "SQLITE_INTERRUPT":
-            raise self._timeout(f"{shown(statement, _LONGEST)} was interrupted") from error
-        error.add_note(f"in the statement {shown(statement, _LONGEST)}")
-        raise error
+            return self._timeout(f"{told} was interrupted")
+        error.add_note(f"in the statement {told}")
+        return error
+
+    def _is_late(self) -> bool:
+        deadline = self._faults.deadline
+        return deadline is not None and time.monotonic() > deadline
 
     def _timeout(self, what: str) -> HandlerTimeout:
         return HandlerTimeout(
             f"{what}, for the handler did not finish within its timeout of {self._call.timeout:g} s"
         )
 
-    def check_whole(self) -> None:
-        """Raise `HandlerTimeout` if a statement was interrupted and the function went on."""
-        if not self._connection.in_transaction:
-            raise self._timeout("a statement was interrupted")
+    def _check_whole(self) -> None:
+        """Raise if the function took too long or lost its transaction, and went on all the same."""
+        if self._is_late():
+            raise self._timeout("what it did was rolled back")
+        if self._lost is not None:
+            raise self._lost
+        if self._access.has_renamed:
+            names = ", ".join(map(repr, sorted(_schema.TABLES)))
+            query = f"SELECT name FROM sqlite_temp_schema WHERE lower(name) IN ({names})"
+            if self._connection.execute(query).fetchone() is not None:
+                raise StatementRefused(
+                    "a temporary table was given the name of one that is triobus's own, and would "
+                    "stand before it: choose another name"
+                )
 
-    def end(self) -> None:
+    def _end(self) -> None:
         """Close what the function has left open: a cursor would hold up checkpoints."""
-        super().end()
+        super()._end()
         for cursor in self._cursors:
             cursor.close()
 
-    def run(self) -> Any:
+    def _run(self) -> Any:
         """Call the function, and return what it returns."""
-        with self._as_program():
-            return self._call.run(self)
+        try:
+            with self._as_program():
+                return self._call.run(self)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorname", "") == "SQLITE_INTERRUPT":
+                raise self._timeout("a statement was interrupted") from error
+            raise
 
     @contextmanager
     def _as_program(self) -> Iterator[None]:
         """Let the program work on the connection as it is used to, and no further."""
         connection, timeout = self._connection, self._call.timeout
-        self._access.is_restricted = True
+        self._access.is_restricted, self._access.has_renamed = True, False
         connection.text_factory = str
         if timeout is not None:
             self._faults.deadline = time.monotonic() + timeout

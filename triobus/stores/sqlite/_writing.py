@@ -55,6 +55,8 @@ _NO_FILE = (-1, -1)
 _SEQUENCES_KEPT = 10_000
 _CERTAIN = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY", "SQLITE_CONSTRAINT")
 """How a commit fails of which nothing can be in the file."""
+_DISK = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_NOMEM", "SQLITE_CORRUPT", "SQLITE_BUSY")
+"""How a statement fails, of whomever, because of the disk or the memory."""
 _REFUSALS = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
@@ -81,14 +83,14 @@ class Writer:
 
     _db: Database
     _reader: Reader
-    _scheduled: ScheduleRows = attrs.field(init=False)
+    scheduled: ScheduleRows = attrs.field(init=False)
     _sequences: dict[str, int] = attrs.field(factory=dict, init=False)
     """The last sequences of aggregates that were appended to lately."""
     _settled_at: int | None = attrs.field(default=None, init=False)
     """When the directory was changed last, if that was long before it was looked at."""
 
     def __attrs_post_init__(self) -> None:
-        self._scheduled = ScheduleRows(self._db)
+        self.scheduled = ScheduleRows(self._db)
 
     def claim(self) -> Snapshot:
         """Become the only writer, unless it is one, and return what is there.
@@ -102,9 +104,16 @@ class Writer:
         with self._db.faults.explained("be read"):
             (given,) = connection.execute("SELECT fences FROM progress WHERE name = ''").fetchone()
             last_letter = _rows.whole(given, least=0)
-            scheduled = self._scheduled.summary()
+            self.scheduled.look()
+            next_due = self.scheduled.next_due()
         return Snapshot(
-            self._db.position, groups, letters, self._db.was_unclean, last_letter, *scheduled
+            self._db.position,
+            groups,
+            letters,
+            self._db.was_unclean,
+            last_letter,
+            self.scheduled.count,
+            next_due,
         )
 
     def _become_writer(self) -> None:
@@ -143,8 +152,13 @@ class Writer:
         if not self._db.is_writer:
             self._become_writer()
         with self._db.faults.explained("be written"):
+            scheduled = self.scheduled.count
             written = self._written(connection, commit)
-            self._finish_commit(connection)
+            try:
+                self._finish_commit(connection)
+            except BaseException:
+                self.scheduled.count = scheduled
+                raise
         self._db.position, self._db.checksum = written.position, written.checksum
         if len(self._sequences) > _SEQUENCES_KEPT:
             self._sequences.clear()
@@ -158,7 +172,9 @@ class Writer:
     def _written(self, connection: sqlite3.Connection, commit: Commit) -> Arrangement:
         """Write everything, all but the end of the transaction."""
         failed: dict[Call, BaseException] = {}
+        scheduled = self.scheduled.count
         while True:
+            self.scheduled.count = scheduled
             connection.execute("BEGIN IMMEDIATE")
             try:
                 return self._write(connection, commit, failed)
@@ -166,6 +182,7 @@ class Writer:
                 failed[ended.call] = ended.error
             except BaseException:
                 self._db.roll_back()
+                self.scheduled.count = scheduled
                 raise
 
     def _write(
@@ -197,13 +214,15 @@ class Writer:
             elif isinstance(item, Schedule):
                 result = self._schedule(item)
             elif isinstance(item, Unschedule):
-                result = self._scheduled.remove(item.event_id)
+                result = self.scheduled.remove(item.event_id, item.now)
             elif isinstance(item, Reset):
                 result = self._reset(connection, written, item, failed)
                 resets += [(item.group, result)] if isinstance(result, Reached) else []
             else:
                 result = self._released(connection, written, item)
             written.results.append(result)
+        for event_id in written.unscheduled:
+            self.scheduled.remove(event_id)
         if written.rows:
             connection.execute(
                 "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
@@ -219,19 +238,22 @@ class Writer:
     ) -> Returned | outcome.Error:
         """Make a call in a savepoint; if it raises, nothing of it remains."""
         connection.execute("SAVEPOINT triobus")
-        part = None
+        part, scheduled = None, self.scheduled.count
         transaction = SqliteTransaction(call, connection, self._db.access, self._db.faults)
         try:
-            returned = Returned(transaction.run())
-            if transaction.has_published:
+            returned = Returned(transaction._run())
+            if transaction._has_published:
                 part = written.part()
-                returned = transaction.store_events(returned.value, part.place, self._schedule)
+                returned = transaction._store_events(returned.value, part.place, self._schedule)
                 connection.executemany(_INSERT, part.rows)
         except BaseException as error:  # the task that waits for the call gets it
-            if not connection.in_transaction:
+            if getattr(error, "sqlite_errorname", "").startswith(_DISK):
+                raise  # the commit of all fails: it is no fault of the function
+            if transaction._lost is not None or not connection.in_transaction:
                 raise _RolledBack(call, error) from error
             connection.execute("ROLLBACK TO triobus")
             connection.execute("RELEASE triobus")
+            self.scheduled.count = scheduled
             return outcome.Error(error)
         connection.execute("RELEASE triobus")
         if part is not None:
@@ -239,7 +261,7 @@ class Writer:
         return returned
 
     def _schedule(self, item: Schedule) -> Waiting | Exception:
-        return self._scheduled.add(item, self._known(str(item.record.event_id)))
+        return self.scheduled.add(item, self._known(str(item.record.event_id)))
 
     def _reset(
         self,
@@ -269,8 +291,9 @@ class Writer:
         self, connection: sqlite3.Connection, written: Arrangement, item: Release
     ) -> Released:
         """Put what is due into the log, unless it is there."""
-        part, rows = written.part(), []
-        for record in self._scheduled.take_due(item.now, item.limit):
+        part, rows = written.part(), list[Row]()
+        known_damage = set(self.scheduled.damaged)
+        for record in self.scheduled.take_due(item.now, item.limit):
             known = self._known(str(record.event_id))
             places = [known.place] if known else part.place(Append([record], None, frozenset([0])))
             assert not isinstance(places, Exception)  # nothing is expected of it
@@ -282,7 +305,8 @@ class Writer:
                 )
         connection.executemany(_INSERT, part.rows)
         written.adopt(part)
-        return Released(rows, *self._scheduled.summary())
+        damaged = [said for n, said in self.scheduled.damaged.items() if n not in known_damage]
+        return Released(rows, self.scheduled.next_due(), damaged)
 
     def _offset_of(self, group: str) -> int:
         query = "SELECT position FROM progress WHERE name = ?"
@@ -311,7 +335,13 @@ class Writer:
             return found
 
         arranged = Arrangement(
-            self._db.position, self._db.checksum, now, looks, last_sequence, self._known
+            self._db.position,
+            self._db.checksum,
+            now,
+            looks,
+            last_sequence,
+            self._known,
+            self.scheduled.find if self.scheduled.count else None,
         )
         for append in commit.appends:
             if not arranged.add(append):

@@ -82,6 +82,31 @@ With a store
 - One bus at a time has a store. Another one gets `StoreInUse` with the process id of the first.
   Any number of programs may read.
 
+Effects exactly once
+
+- A handler with `transactional=True` runs in the store's thread, inside the commit that records
+  that its event is settled. Its writes to the program's own tables, the events that it publishes
+  and that record are stored together or not at all, whatever kills the process. Many deliveries
+  share a commit; one that raises is rolled back alone, and is tried again like any other.
+- `store.transact()` calls a function of yours in the same way, on your own tables. The tables of
+  triobus can be read there, and never written.
+- An error of the disk is no failure of a transactional handler: it is called again when the store
+  can commit.
+
+Time, batches and control
+
+- `bus.publish()` with `at` or `delay` accepts an event now, which goes into the log when it is due,
+  in the order of due times and then of publication. With a store it survives restarts, and what
+  became due meanwhile comes at once. `bus.cancel_scheduled()` says whether it came in time.
+- While the bus lives due times move with Trio's clock, and across restarts with wall time. Draining
+  does not wait for what is not due; without a store that is counted as left.
+- A group with `batch` gives its handlers tuples of events: what is ready, in order. A batch is one
+  attempt. If it fails for good it is halved until the events are known that fail alone, and only
+  these become dead letters. What waits for a retry takes room of `buffer` in such a group.
+- A paused group begins with no further event until it is resumed; publishing goes on.
+  `group.reset()` sends a paused group to another place in the log, in one commit with a function of
+  yours, and forgets its attempts and dead letters.
+
 Start and stop
 
 - When the body of `async with bus:` begins, or `await nursery.start(bus.run)` returns, every worker

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from tests.proofs import explore
+from tests.proofs.effects import command as effects
 from tests.proofs.every import command as every
 from tests.proofs.fuzz import command as fuzz
 from tests.proofs.model import command as model
@@ -21,6 +22,7 @@ from tests.proofs.torture import command as torture
 
 PROOFS: dict[str, Proof] = {
     **torture.PROOFS,
+    **effects.PROOFS,
     **every.PROOFS,
     **overlaps.PROOFS,
     **model.PROOFS,

@@ -40,6 +40,9 @@ def rows(heading: str) -> list[list[str]]:
 
 VALUES = {
     "bus": triobus.EventBus(),
+    "group": triobus.Group,
+    "event_id": str,
+    "empty_the_table": print,
     "subscription": triobus.Subscription,
     "event": triobus.DomainEvent,
     "letter": triobus.DeadLetter,
@@ -79,4 +82,6 @@ def look_up(node: ast.expr) -> object:
             return None
         case ast.Constant():
             return node.value
+        case ast.Await(value=value):
+            return look_up(value)
     raise LookupError(ast.dump(node))

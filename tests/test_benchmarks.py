@@ -268,9 +268,9 @@ def test_the_way_of_one_event_is_counted_and_does_not_grow(capsys):
     longest = {
         "publish in memory": (6, 7),
         "publish_many in memory": (9, 16),
-        "publish with SQLite": (34, 85),
-        "publish and retry with SQLite": (36, 116),
-        "entering the block with SQLite": (41, 210),
+        "publish with SQLite": (34, 86),
+        "publish and retry with SQLite": (36, 117),
+        "entering the block with SQLite": (43, 215),
         "replay of one with SQLite": (34, 93),
     }
     assert ways.keys() == longest.keys()

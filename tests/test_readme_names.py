@@ -15,6 +15,7 @@ import triobus.testing
 from benchmarks.__main__ import BENCHMARKS
 from tests.documents import PROSE, ROOMS, look_up
 from tests.proofs import __main__ as proofs
+from tests.proofs.effects import command as effects
 from tests.proofs.torture.command import SABOTAGES
 
 NOT_OURS = {
@@ -26,6 +27,7 @@ NOT_OURS = {
     *("aggregate", "metadata"),  # keys of an event on the command line
     *("-wal",),  # files of SQLite
     *SABOTAGES,
+    *effects.BUGS,
     *proofs.PROOFS,
     "python -m tests.proofs NAME",
     *(f"tests/{room}" for room in ROOMS),

@@ -175,7 +175,7 @@ from triobus._groups.listeners import Listener
 from triobus._groups.outcome import Outcome
 from triobus._groups.retry import Retry, RetryAfter
 from triobus._groups.statistics import BusStatistics, GroupStatistics
-from triobus._groups.subscriptions import Group, Subscription
+from triobus._groups.subscriptions import BatchGroup, Group, Subscription
 from triobus.stores import (
     EventStore,
     MemoryEventStore,
@@ -189,6 +189,7 @@ from triobus.stores import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchGroup",
     "BusAlreadyStarted",
     "BusClosed",
     "BusFull",

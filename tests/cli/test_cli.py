@@ -62,6 +62,7 @@ def test_with_json_the_summary_is_all_that_is_on_standard_output(
         "bad_lines": 0,
         "stopped_by": None,
         "published": 3,
+        "scheduled": 0,
         "groups": {
             "default": {
                 "handled": 3,

@@ -111,13 +111,17 @@ import os, signal, sys
 import triobus.demo
 from triobus.__main__ import main
 
-class Deadly(dict):
-    def __setitem__(self, key, value):
-        super().__setitem__(key, value)
-        if len(self) == int(sys.argv[1]):
-            os.kill(os.getpid(), signal.SIGKILL)
+from triobus.stores.sqlite._writing import Writer
+called, calls = Writer._called, []
 
-triobus.demo._fills = Deadly()
+def called_or_killed(self, connection, written, call):
+    calls.append(call)
+    found = called(self, connection, written, call)
+    if len(calls) == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+
+Writer._called = called_or_killed
 main(["demo", "--store", sys.argv[2]])
 """
 
@@ -126,9 +130,9 @@ def test_the_demo_comes_to_the_same_positions_when_it_is_killed_in_the_middle(
     tmp_path: Path,
 ) -> None:
     store = str(tmp_path / "demo.db")
-    for fills in (20, 60, 110):
+    for calls in (100, 200, 200):
         killed = subprocess.run(
-            [sys.executable, "-c", KILLED_DEMO, str(fills), store], capture_output=True, check=False
+            [sys.executable, "-c", KILLED_DEMO, str(calls), store], capture_output=True, check=False
         )
         assert killed.returncode == -signal.SIGKILL
     done = subprocess.run(

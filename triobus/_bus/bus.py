@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Literal, get_args, overload
+from typing import get_args
 from uuid import UUID
 
 import trio
@@ -11,6 +11,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from triobus import _checks
 from triobus._bus.dead_letters import DeadLetters
+from triobus._bus.grouping import group
 from triobus._bus.health import Health, health_of, statistics_of
 from triobus._bus.life import Drain, Life, StopReport, until_idle
 from triobus._bus.listening import listen, wait_for
@@ -28,10 +29,8 @@ from triobus._groups.instruments import Instrument
 from triobus._groups.outcome import Outcome, PendingOutcome
 from triobus._groups.statistics import BusStatistics
 from triobus._groups.subscribing import Wanted, subscribe
-from triobus._groups.subscriptions import BatchGroup, Group, Start, Subscription
+from triobus._groups.subscriptions import Start, Subscription
 from triobus.stores import EventStore
-
-Ordering = Literal["aggregate", "none"]
 
 
 class EventBus:
@@ -90,6 +89,7 @@ class EventBus:
     subscribe = subscribe
     listen = listen
     wait_for = wait_for
+    group = group
 
     def _subscribe(self, handler: Handler, wanted: Wanted) -> Subscription:
         """Subscribe a handler in the group "default"."""
@@ -109,71 +109,6 @@ class EventBus:
     def dead_letters(self) -> DeadLetters:
         """What handlers have failed for good: `list`, `replay` and `discard`."""
         return self._dead_letters
-
-    @overload
-    def group(
-        self,
-        name: str,
-        *,
-        workers: int = 4,
-        buffer: float = 1000,
-        ordering: Ordering = "aggregate",
-        start: Start = "now",
-        batch: None = None,
-    ) -> Group: ...
-
-    @overload
-    def group(
-        self,
-        name: str,
-        *,
-        workers: int = 4,
-        buffer: float = 1000,
-        ordering: Ordering = "aggregate",
-        start: Start = "now",
-        batch: int,
-    ) -> BatchGroup: ...
-
-    def group(
-        self,
-        name: str,
-        *,
-        workers: int = 4,
-        buffer: float = 1000,
-        ordering: Ordering = "aggregate",
-        start: Start = "now",
-        batch: int | None = None,
-    ) -> Group:
-        """Make a further group, with its own workers, order and buffer.
-
-        `ordering="none"` lets the events of one aggregate be handled at the same time. `start` says
-        whether a group that the store does not know begins with what is stored from the
-        "beginning", or with what comes after its first subscription; one that it knows goes on
-        where it ended. Without a store there is nothing before "now". While the bus runs the
-        group's workers come at once.
-
-        With `batch` the handlers of the group take a tuple of up to that many events at once, in
-        their order: whatever is ready, without waiting for more. It is one attempt; if it fails for
-        good it is halved until the events are known that fail alone, and these become dead
-        letters. What waits for a retry takes room of `buffer`.
-
-        Raises `InvalidOption` or `DuplicateName`.
-        """
-        _checks.name("name", name)
-        _checks.whole_number("workers", workers, least=1)
-        _checks.capacity("buffer", buffer, least=0)
-        _checks.choice("ordering", ordering, get_args(Ordering))
-        _checks.choice("start", start, get_args(Start))
-        if batch is not None:
-            _checks.whole_number("batch", batch, least=1)
-        return self._lives.add_group(
-            name,
-            workers=workers,
-            buffer=buffer,
-            is_ordered=ordering == "aggregate",
-            batch=batch,
-            start=start,
-        )
 
     def _watch(self, instrument: Instrument) -> None:
         """Let an instrument see what happens from here on."""

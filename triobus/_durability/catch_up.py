@@ -39,7 +39,7 @@ from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
 from triobus.stores._commits import Submission
-from triobus.stores._store import BATCH
+from triobus.stores._reading import BATCH
 from triobus.stores._transaction import Call
 from triobus.stores._values import GroupRow, Reset, Row, Selection
 

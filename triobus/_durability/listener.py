@@ -9,7 +9,7 @@ from triobus._errors import EventNotDecodable, StoreClosed
 from triobus._events import DomainEvent
 from triobus._groups.listeners import Inbox
 from triobus.stores import EventStore
-from triobus.stores._store import BATCH, type_names
+from triobus.stores._reading import BATCH, type_names
 from triobus.stores._values import Row, Selection
 
 

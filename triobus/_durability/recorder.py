@@ -7,7 +7,6 @@ groups signal the writer themselves.
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import attrs
 import trio
@@ -15,18 +14,18 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._durability.catch_up import CatchUp
 from triobus._durability.dead_letters import StoredDeadLetters
+from triobus._durability.hand_over import HandOver
 from triobus._durability.schedule import StoredSchedule
 from triobus._durability.suspects import Suspects, blamed_alone
-from triobus._errors import BusClosed, EventNotDecodable, StoreError, StoreInUse
+from triobus._errors import BusClosed, StoreError, StoreInUse
 from triobus._events import DomainEvent
 from triobus._events.moments import Moment
 from triobus._groups.instruments import Instrument
-from triobus._groups.outcome import PendingOutcome
 from triobus._groups.subscriptions import GroupOptions
 from triobus.stores import EventStore
 from triobus.stores._commits import CommitQueue, Submission
 from triobus.stores._transaction import Call
-from triobus.stores._values import Changes, GroupRow, Release, Reset, Row, Schedule, Snapshot
+from triobus.stores._values import Changes, GroupRow, Release, Reset, Schedule, Snapshot
 
 logger = logging.getLogger("triobus")
 
@@ -39,20 +38,12 @@ class Recorder:
 
     store: EventStore
     _tell: Callable[[Sequence[DomainEvent], int, bool], None]
-    """Called with new events for those who listen, and whether the groups get them in this life."""
     _instruments: Sequence[Instrument]
     letters: StoredDeadLetters = attrs.field(init=False)
     schedule: StoredSchedule = attrs.field(init=False)
     catch_ups: dict[str, CatchUp] = attrs.field(factory=dict, init=False)
     """By the name of the group."""
-    last: int = attrs.field(default=0, init=False)
-    """The position of the last event."""
-    _reach: int = attrs.field(default=0, init=False)
-    """The position of the last event that the groups get in this life of the bus."""
-    _is_cutting: bool = attrs.field(default=False, init=False)
-    """Whether what outsiders store is the next life's."""
-    _is_cut: bool = attrs.field(default=False, init=False)
-    """Whether they have stored something since, so that all behind it is the next life's too."""
+    _hand_over: HandOver = attrs.field(init=False)
     failure: StoreError | None = attrs.field(default=None, init=False)
     """Why the last commit failed, if it did."""
     is_attached: bool = attrs.field(default=False, init=False)
@@ -72,6 +63,7 @@ class Recorder:
     def __attrs_post_init__(self) -> None:
         self.letters = StoredDeadLetters(self.store, self.on_change, self.flush_letters)
         self.schedule = StoredSchedule(self.store)
+        self._hand_over = HandOver(self.store, self._tell, self.catch_ups)
 
     @property
     def _commits(self) -> CommitQueue:
@@ -102,7 +94,7 @@ class Recorder:
         self.is_attached = True
         if self.is_halted:
             self._commits.halt()
-        self.last = self._reach = snapshot.last
+        self._hand_over.begin(snapshot.last)
         self.letters.restore(snapshot.letters, snapshot.last_letter)
         self.schedule.restore(snapshot.scheduled, snapshot.next_due)
         groups = blamed_alone(snapshot.groups) if snapshot.is_unclean else snapshot.groups
@@ -155,7 +147,7 @@ class Recorder:
         return catch_up
 
     def _take_up(self, catch_up: CatchUp) -> None:
-        catch_up.last = self._reach
+        catch_up.last = self._hand_over.reach
         record = self._stored.pop(catch_up.group.name, None)
         if record is not None:
             catch_up.restore(record, self._suspects_of(catch_up) if self._is_suspicious else None)
@@ -234,7 +226,7 @@ class Recorder:
         """Wait for those who are storing events; what outsiders store then is the next life's."""
         with suppress(StoreError, BusClosed):  # `detach` tries again, and raises
             await self._commits.flush()
-        self._is_cutting = True
+        self._hand_over.is_cutting = True
 
     # What the commits ask
 
@@ -283,7 +275,7 @@ class Recorder:
         if submissions:
             dues = [due for submission in submissions for due in submission.dues]
             self.schedule.on_stored(dues)
-            self._hand_over_all(submissions)
+            self._hand_over.all(submissions)
 
     def _on_stored(self, submission: Submission) -> None:
         """Go on from what is stored beside events."""
@@ -300,105 +292,6 @@ class Recorder:
             self.catch_ups[item.group].begin_anew(submission.result.offset)
             for instrument in self._instruments:
                 instrument.reset(item.group, submission.result.offset)
-
-    def _hand_over_all(self, submissions: Sequence[Submission]) -> None:
-        # What is new and side by side goes over together: half of the time with many publishers.
-        events: list[DomainEvent] = []
-        keys: list[str | None] = []
-        for submission in submissions:
-            batch = submission.batch
-            if batch is None and not isinstance(submission.item, Release):
-                continue
-            if self._is_cutting:
-                self._hand_over(events, keys)
-                events, keys = [], []
-                self._is_cut = self._is_cut or _is_new_from_outside(submission)
-            if batch is None:
-                self._hand_over(events, keys)
-                events, keys = [], []
-                self._hand_over_rows(submission.result.rows)
-                continue
-            if batch.completion is None and all(place.is_new for place in submission.positions):
-                events += batch.events
-                keys += batch.keys
-                continue
-            self._hand_over(events, keys)
-            events, keys = [], []
-            for event, key, place in zip(
-                batch.events, batch.keys, submission.positions, strict=True
-            ):
-                # What the log had before has been handed over before.
-                if place.is_new:
-                    self._hand_over([event], [key], batch.completion)
-                elif batch.completion is not None:
-                    self._watch_on(event, place.position, batch.completion)
-        self._hand_over(events, keys)
-
-    def _hand_over_rows(self, rows: Sequence[Row]) -> None:
-        """Give the groups what came out of the schedule; they read what cannot be made here."""
-        for row in rows:
-            try:
-                event = self.store._decode(row)
-            except EventNotDecodable:
-                self._pass_on()
-            else:
-                self._hand_over([event], [row.aggregate_id])
-
-    def _pass_on(self) -> None:
-        """Let the groups read the next event of the log themselves."""
-        self.last += 1
-        if not self._is_cut:
-            self._reach = self.last
-            for catch_up in self.catch_ups.values():
-                catch_up.last = self.last
-                if catch_up.is_active:
-                    catch_up.offer([], [], self.last, None)
-
-    def _hand_over(
-        self,
-        events: Sequence[DomainEvent],
-        keys: Sequence[str | None],
-        completion: PendingOutcome | None = None,
-    ) -> None:
-        """Give the groups what comes next in the log."""
-        if not events:
-            return
-        first = self.last + 1
-        self.last += len(events)
-        if not self._is_cut:
-            self._reach = self.last
-            if completion is not None:
-                completion.expect(self._plans(type(events[0])))
-            for catch_up in self.catch_ups.values():
-                catch_up.last = self.last
-                if catch_up.is_active:
-                    catch_up.offer(events, keys, first, completion)
-        self._tell(events, first, not self._is_cut)
-
-    def _watch_on(self, event: DomainEvent, position: int, completion: PendingOutcome) -> None:
-        """Let a publisher wait for the groups that have still to deal with an event of the log."""
-        open_ = [
-            catch_up for catch_up in self.catch_ups.values() if catch_up.is_open(event, position)
-        ]
-        completion.expect([catch_up.group._plan_for(type(event)) for catch_up in open_])
-        for catch_up in open_:
-            catch_up.acknowledgements.ask(position, completion)
-
-    def _plans(self, cls: type[DomainEvent]) -> list[Any]:
-        plans = (
-            catch_up.group._plan_for(cls)
-            for catch_up in self.catch_ups.values()
-            if catch_up.is_active
-        )
-        return [plan for plan in plans if plan]
-
-
-def _is_new_from_outside(submission: Submission) -> bool:
-    """Whether something is in the log now that no handler has published."""
-    if submission.batch is None:
-        return bool(submission.result.rows)
-    is_new = any(place.is_new for place in submission.positions)
-    return is_new and not submission.batch.is_inside
 
 
 def _log_groups(snapshot: Snapshot, catch_ups: Iterable[CatchUp]) -> None:

@@ -17,7 +17,7 @@ from triobus._events.moments import Moment, Moments
 from triobus._groups.deadline import Deadline
 from triobus.stores import EventStore
 from triobus.stores._commits import Submission
-from triobus.stores._store import BATCH
+from triobus.stores._reading import BATCH
 from triobus.stores._values import Release, Released, Unschedule
 
 logger = logging.getLogger("triobus")

@@ -7,7 +7,7 @@ it: an idle group costs nothing.
 
 import math
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence, Set
 from contextvars import Context
 from datetime import datetime
@@ -29,7 +29,8 @@ from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_i
 from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER
 from triobus._groups.idle import Idle
 from triobus._groups.instruments import Instrument
-from triobus._groups.statistics import GroupStatistics, percentile
+from triobus._groups.overview import statistics_of, work_of
+from triobus._groups.statistics import GroupStatistics
 from triobus._groups.subscriptions import Group, Subscription
 from triobus._threads import is_virtual
 
@@ -401,42 +402,11 @@ class GroupShell:
 
     def work(self) -> str:
         """Say what there is still to do, by handler; "" if there is nothing."""
-        running = Counter(own.delivery.subscription.name for own in self._handlings if own.delivery)
-        lanes = self.lanes
-        parts = [f"{name!r}" + f" ({n} times)" * (n > 1) + " to end" for name, n in running.items()]
-        queued = self.unsettled - lanes.in_flight - lanes.waiting
-        if queued > 0:
-            parts.append(f"{queued} more to be handled")
-        if lanes.waiting:
-            parts.append(f"{lanes.waiting} retries to be due")
-        return f"group {self.group.name!r}: {', '.join(parts)}" if parts else ""
+        return work_of(self)
 
     def statistics(self) -> GroupStatistics:
         """Return the counters as they are now."""
-        lanes, failures = self.lanes, self.failures
-        # A delivery whose worker was cancelled is in flight no more: it is left.
-        if self._batch is None:
-            in_flight = busy = min(lanes.in_flight, self.worker_count)
-        else:
-            in_flight = lanes.in_flight * bool(self.worker_count)
-            busy = sum(own.delivery is not None for own in self._handlings)
-        return GroupStatistics(
-            published=lanes.added,
-            handled=lanes.finished,
-            failed_attempts=failures.attempts,
-            retries=self.retries + failures.first_again,
-            dead_lettered=failures.dead_lettered,
-            queued=lanes.queued + lanes.in_flight - in_flight,
-            in_flight=in_flight,
-            waiting_for_retry=lanes.waiting,
-            worker_count=self.worker_count,
-            busy_workers=busy,
-            subscription_count=len(self.group.subscriptions),
-            lag=self.log.lag,
-            p50=percentile(self.durations, 0.5),
-            p99=percentile(self.durations, 0.99),
-            paused=self.group._is_paused,
-        )
+        return statistics_of(self)
 
 
 @disable_ki_protection

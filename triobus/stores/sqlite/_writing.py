@@ -12,12 +12,10 @@ import attrs
 import msgspec
 import outcome
 
-from triobus._errors import InvalidOption, OutcomeUnknown, StoreError, StoreReadOnly
+from triobus._errors import OutcomeUnknown, StoreError, StoreReadOnly
 from triobus._threads import makes_durable
-from triobus.stores._duplicates import Known
 from triobus.stores._transaction import Call, Returned
 from triobus.stores._values import (
-    Append,
     Attempts,
     Changes,
     Commit,
@@ -25,27 +23,22 @@ from triobus.stores._values import (
     LogPosition,
     ProgressChange,
     Reached,
-    Release,
-    Released,
     Reset,
-    Row,
     Schedule,
     Settled,
     Snapshot,
     Unschedule,
-    Waiting,
-    beyond,
     with_settled,
 )
 from triobus.stores.sqlite import _connection, _path, _rows
 from triobus.stores.sqlite._arrangement import Arrangement
+from triobus.stores.sqlite._calls import INSERT, Calls, RolledBack
 from triobus.stores.sqlite._checksums import with_checksum
 from triobus.stores.sqlite._connection import Database
 from triobus.stores.sqlite._lock import Claim
-from triobus.stores.sqlite._log import check_end, head, record_of, row_of_id
+from triobus.stores.sqlite._log import check_end, head
 from triobus.stores.sqlite._reading import Reader
 from triobus.stores.sqlite._schedule import ScheduleRows
-from triobus.stores.sqlite._transaction import SqliteTransaction
 
 _PAGES_A_COMMIT = 4
 _BYTES_A_PAGE = 3000
@@ -55,8 +48,6 @@ _NO_FILE = (-1, -1)
 _SEQUENCES_KEPT = 10_000
 _CERTAIN = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_BUSY", "SQLITE_CONSTRAINT")
 """How a commit fails of which nothing can be in the file."""
-_DISK = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_NOMEM", "SQLITE_CORRUPT", "SQLITE_BUSY")
-"""How a statement fails, of whomever, because of the disk or the memory."""
 _REFUSALS = (
     sqlite3.IntegrityError,
     sqlite3.DataError,
@@ -66,15 +57,6 @@ _REFUSALS = (
     ValueError,
 )
 """How rows are refused that are there already, or that cannot be."""
-_INSERT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-
-
-class _RolledBack(Exception):  # inside a commit, which begins again
-    """A statement of a call was interrupted, with which SQLite ends the whole transaction."""
-
-    def __init__(self, call: Call, error: BaseException) -> None:
-        super().__init__(call, error)
-        self.call, self.error = call, error
 
 
 @attrs.define(eq=False)
@@ -84,6 +66,7 @@ class Writer:
     _db: Database
     _reader: Reader
     scheduled: ScheduleRows = attrs.field(init=False)
+    _calls: Calls = attrs.field(init=False)
     _sequences: dict[str, int] = attrs.field(factory=dict, init=False)
     """The last sequences of aggregates that were appended to lately."""
     _settled_at: int | None = attrs.field(default=None, init=False)
@@ -91,6 +74,7 @@ class Writer:
 
     def __attrs_post_init__(self) -> None:
         self.scheduled = ScheduleRows(self._db)
+        self._calls = Calls(self._db, self.scheduled)
 
     def claim(self) -> Snapshot:
         """Become the only writer, unless it is one, and return what is there.
@@ -178,7 +162,7 @@ class Writer:
             connection.execute("BEGIN IMMEDIATE")
             try:
                 return self._write(connection, commit, failed)
-            except _RolledBack as ended:
+            except RolledBack as ended:
                 failed[ended.call] = ended.error
             except BaseException:
                 self._db.roll_back()
@@ -194,14 +178,14 @@ class Writer:
         now = datetime.now(UTC)
         try:
             written = self._arranged(connection, commit, now, looks=False)
-            connection.executemany(_INSERT, written.rows)
+            connection.executemany(INSERT, written.rows)
         except _REFUSALS:
             # Some of them are there already, or cannot be in a row. That is rare, so it is looked
             # for only now.
             connection.execute("ROLLBACK")
             connection.execute("BEGIN IMMEDIATE")
             written = self._arranged(connection, commit, now, looks=True)
-            connection.executemany(_INSERT, written.rows)
+            connection.executemany(INSERT, written.rows)
         settled: list[Settled] = []
         resets: list[tuple[str, Reached]] = []
         for item in commit.others:
@@ -209,17 +193,17 @@ class Writer:
             if isinstance(item, Call) and item in failed:
                 result = outcome.Error(failed[item])
             elif isinstance(item, Call):
-                result = self._called(connection, written, item)
+                result = self._calls.called(connection, written, item)
                 settled += item.settled if isinstance(result, Returned) else ()
             elif isinstance(item, Schedule):
-                result = self._schedule(item)
+                result = self._calls.schedule(item)
             elif isinstance(item, Unschedule):
                 result = self.scheduled.remove(item.event_id, item.now)
             elif isinstance(item, Reset):
-                result = self._reset(connection, written, item, failed)
+                result = self._calls.reset(connection, written, item, failed)
                 resets += [(item.group, result)] if isinstance(result, Reached) else []
             else:
-                result = self._released(connection, written, item)
+                result = self._calls.released(connection, written, item)
             written.results.append(result)
         for event_id in written.unscheduled:
             self.scheduled.remove(event_id)
@@ -232,81 +216,6 @@ class Writer:
         for group, reached in resets:  # last: what has changed of the group is of the past
             _write_reset(connection, group, reached.offset)
         return written
-
-    def _called(
-        self, connection: sqlite3.Connection, written: Arrangement, call: Call
-    ) -> Returned | outcome.Error:
-        """Make a call in a savepoint; if it raises, nothing of it remains."""
-        connection.execute("SAVEPOINT triobus")
-        part, scheduled = None, self.scheduled.count
-        transaction = SqliteTransaction(call, connection, self._db.access, self._db.faults)
-        try:
-            returned = Returned(transaction._run())
-            if transaction._has_published:
-                part = written.part()
-                returned = transaction._store_events(returned.value, part.place, self._schedule)
-                connection.executemany(_INSERT, part.rows)
-        except BaseException as error:  # the task that waits for the call gets it
-            if getattr(error, "sqlite_errorname", "").startswith(_DISK):
-                raise  # the commit of all fails: it is no fault of the function
-            if transaction._lost is not None or not connection.in_transaction:
-                raise _RolledBack(call, error) from error
-            connection.execute("ROLLBACK TO triobus")
-            connection.execute("RELEASE triobus")
-            self.scheduled.count = scheduled
-            return outcome.Error(error)
-        connection.execute("RELEASE triobus")
-        if part is not None:
-            written.adopt(part)
-        return returned
-
-    def _schedule(self, item: Schedule) -> Waiting | Exception:
-        return self.scheduled.add(item, self._known(str(item.record.event_id)))
-
-    def _reset(
-        self,
-        connection: sqlite3.Connection,
-        written: Arrangement,
-        item: Reset,
-        failed: Mapping[Call, BaseException],
-    ) -> Reached | InvalidOption | outcome.Error:
-        """Find out where a group is to go on, and make the call that goes with it."""
-        last = written.position
-        offset = last if item.to is None else item.to
-        if isinstance(offset, datetime):
-            moment = offset.astimezone(UTC).isoformat()
-            query = "SELECT min(position) - 1 FROM events WHERE recorded_at >= ?"
-            (found,) = connection.execute(query, (moment,)).fetchone()
-            offset = last if found is None else int(found)
-        if offset > last:
-            return beyond(offset, last)
-        if item.call is None:
-            return Reached(offset)
-        if item.call in failed:
-            return outcome.Error(failed[item.call])
-        called = self._called(connection, written, item.call)
-        return Reached(offset, called) if isinstance(called, Returned) else called
-
-    def _released(
-        self, connection: sqlite3.Connection, written: Arrangement, item: Release
-    ) -> Released:
-        """Put what is due into the log, unless it is there."""
-        part, rows = written.part(), list[Row]()
-        known_damage = set(self.scheduled.damaged)
-        for record in self.scheduled.take_due(item.now, item.limit):
-            known = self._known(str(record.event_id))
-            places = [known.place] if known else part.place(Append([record], None, frozenset([0])))
-            assert not isinstance(places, Exception)  # nothing is expected of it
-            ((position, sequence, recorded_at, is_new),) = places
-            if is_new:
-                event_id, kind, version, key, data, _ = record
-                rows.append(
-                    Row(position, str(event_id), kind, version, key, sequence, recorded_at, data)
-                )
-        connection.executemany(_INSERT, part.rows)
-        written.adopt(part)
-        damaged = [said for n, said in self.scheduled.damaged.items() if n not in known_damage]
-        return Released(rows, self.scheduled.next_due(), damaged)
 
     def _offset_of(self, group: str) -> int:
         query = "SELECT position FROM progress WHERE name = ?"
@@ -340,22 +249,13 @@ class Writer:
             now,
             looks,
             last_sequence,
-            self._known,
+            self._calls.known,
             self.scheduled.find if self.scheduled.count else None,
         )
         for append in commit.appends:
             if not arranged.add(append):
                 return self._arranged(connection, commit, now, looks=True)
         return arranged
-
-    def _known(self, event_id: str) -> Known | None:
-        """Return what the log has under an id."""
-        row = row_of_id(self._db, event_id)
-        if row is None:
-            return None
-        record = record_of(self._db.faults, row, row[9] or 0)
-        place = LogPosition(record.position, record.sequence, record.recorded_at, False)
-        return Known(place, record)
 
     def _finish_commit(self, connection: sqlite3.Connection) -> None:
         """Commit; if that fails, make certain that it has."""

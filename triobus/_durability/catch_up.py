@@ -25,6 +25,7 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._durability.acknowledgement import Acknowledgements
 from triobus._durability.alarm import Alarm
+from triobus._durability.effects import call_in_commit
 from triobus._durability.evicted import Evicted
 from triobus._durability.lanes import StoredLanes
 from triobus._durability.plans import Plans
@@ -32,15 +33,12 @@ from triobus._durability.suspects import Suspects
 from triobus._errors import StoreError, StoreIOError
 from triobus._events import DomainEvent
 from triobus._events.batch import runs
-from triobus._events.causes import calling_bundle, calling_cause, snapshot_of
 from triobus._groups.delivery import Completion, InFlight, Replayed
-from triobus._groups.retry import RetryAfter
 from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
 from triobus.stores._commits import Submission
 from triobus.stores._reading import BATCH
-from triobus.stores._transaction import Call
 from triobus.stores._values import GroupRow, Reset, Row, Selection
 
 logger = logging.getLogger("triobus")
@@ -177,37 +175,11 @@ class CatchUp:
         """Know how far a delivery has come that is not finished."""
         self.acknowledgements.record_attempts(delivery, index, attempts, delay)
 
-    @enable_ki_protection
     async def transact(self, function: Callable[[Any], object], timeout: float | None) -> object:
-        """Call a function inside a commit that settles the calling delivery too.
-
-        A store that cannot commit now is no failure of the handler, which is tried again.
-        """
-        bundle: Sequence[InFlight] = calling_bundle()
-        known = self.acknowledgements
-        submission = Submission(
-            None,
-            Call(
-                function,
-                codec=self._store._codec,
-                rows_of=self._store._rows_of,
-                deliveries=[snapshot_of(delivery) for delivery in bundle],
-                cause=calling_cause(),
-                settled=[known.settled_with(delivery) for delivery in bundle],
-                on_stored=lambda: self._on_settled_with(bundle),
-                moment=self._store._commits.moment(),
-                timeout=timeout,
-                is_inside=True,
-            ),
+        """Call a function inside a commit that settles the calling delivery too."""
+        return await call_in_commit(
+            self._store, self.acknowledgements, function, timeout, self._on_own_change
         )
-        await trio.lowlevel.checkpoint_if_cancelled()
-        try:
-            await self._store._commits.submit(submission)
-        except StoreError as error:
-            if not submission.is_lost:
-                raise
-            raise RetryAfter(_FIRST_PAUSE, counts=False) from error
-        return submission.result
 
     @enable_ki_protection
     async def reset(
@@ -234,11 +206,6 @@ class CatchUp:
                 self.lanes.completions[position] = completion
         self.shell.admits_at = -1
         self._alarm.ring()
-
-    def _on_settled_with(self, bundle: Sequence[InFlight]) -> None:
-        for delivery in bundle:
-            self.acknowledgements.on_settled_with(delivery)
-        self._on_own_change()
 
     def on_recorded(self) -> None:
         """The store has what was taken, and so it knows the group."""

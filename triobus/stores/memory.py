@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from heapq import heappop, heappush
-from itertools import count, islice
+from itertools import islice
 from typing import Any, NoReturn
 from uuid import UUID
 
@@ -20,7 +19,8 @@ from triobus._errors import InvalidOption, StatementRefused, StoreClosed
 from triobus._events import Converter, DomainEvent
 from triobus._text import shown
 from triobus._threads import run_in_thread
-from triobus.stores._duplicates import Differs, Known, difference, known_places, refusal, refused
+from triobus.stores._duplicates import Known, known_places, refusal
+from triobus.stores._scheduled import ScheduledEvents
 from triobus.stores._store import EventStore
 from triobus.stores._transaction import Call, Returned, Transaction
 from triobus.stores._values import (
@@ -100,11 +100,7 @@ class MemoryEventStore(EventStore):
         self._attempts: dict[str, dict[int, Attempts]] = {}
         self._kept: dict[int, DeadLetterRow] = {}
         self._last_letter = 0
-        self._scheduled: dict[str, Schedule] = {}
-        """Events that are not due yet, by id."""
-        self._due: list[tuple[float, int, str]] = []
-        """When they are due, and the order of their publication; those that are gone stay there."""
-        self._numbers = count(1)
+        self._later = ScheduledEvents()
 
     def __repr__(self) -> str:
         state = "open" if self._is_open else "not open"
@@ -143,8 +139,8 @@ class MemoryEventStore(EventStore):
             tuple(self._keys_of_letters()),
             self._is_unclean,
             self._last_letter,
-            len(self._scheduled),
-            self._next_due(),
+            len(self._later.waiting),
+            self._later.next_due(),
         )
 
     async def _commit(self, commit: Commit) -> list[Any]:
@@ -163,10 +159,7 @@ class MemoryEventStore(EventStore):
             elif isinstance(item, Schedule):
                 result = self._schedule_event(item)
             elif isinstance(item, Unschedule):
-                kept = self._scheduled.get(item.event_id)
-                result = kept is not None and kept.due_at > item.now
-                if result:
-                    del self._scheduled[item.event_id]
+                result = self._later.remove(item.event_id, item.now)
             elif isinstance(item, Reset):
                 result = await self._reset(item, now)
                 resets += [(item.group, result)] if isinstance(result, Reached) else []
@@ -196,52 +189,31 @@ class MemoryEventStore(EventStore):
         return Reached(offset, called) if isinstance(called, Returned) else called
 
     def _schedule_event(self, item: Schedule) -> Waiting | Exception:
-        event_id = str(item.record.event_id)
-        known, kept = self._known(event_id), self._scheduled.get(event_id)
-        place = None if known is None else known.place.position
-        there = known.content if known else kept and kept.record
-        refusal_ = refused(item, there, place)
-        if refusal_ is not None:
-            return refusal_
-        if there is None:
-            self._scheduled[event_id] = item
-            heappush(self._due, (item.due_at, next(self._numbers), event_id))
-        return Waiting(place, is_new=there is None)
+        return self._later.add(item, self._known(str(item.record.event_id)))
 
     def _released(self, item: Release, now: datetime) -> Released:
         rows: list[Row] = []
-        while len(rows) < item.limit and (due := self._next_due()) is not None and due <= item.now:
-            event_id = heappop(self._due)[2]
-            record = self._scheduled.pop(event_id).record
+        for record in self._later.take_due(item.now, item.limit):
             places = self._append(Append([record], None, frozenset([0])), now)
             assert isinstance(places, list)  # nothing is expected of it
             rows += [self._log[at.position - 1] for at in places if at.is_new]
-        return Released(rows, self._next_due())
-
-    def _next_due(self) -> float | None:
-        while self._due:
-            due_at, _, event_id = self._due[0]
-            kept = self._scheduled.get(event_id)
-            if kept is not None and kept.due_at == due_at:
-                return due_at
-            heappop(self._due)  # it was taken back, or published at once
-        return None
+        return Released(rows, self._later.next_due())
 
     @property
     def _scheduled_count(self) -> int:
         """How many events are scheduled."""
-        return len(self._scheduled)
+        return len(self._later.waiting)
 
     async def _called(self, call: Call, now: datetime) -> Returned | outcome.Error:
         """Make a call; if it raises, nothing of what it published is in the log."""
-        transaction, before = _MemoryTransaction(call), dict(self._scheduled)
+        transaction, before = _MemoryTransaction(call), dict(self._later.waiting)
         try:
             value = await _run(call, transaction)
             return transaction._store_events(
                 value, partial(self._append, now=now), self._schedule_event
             )
         except BaseException as error:  # noqa: BLE001  # the task that waits for the call gets it
-            self._scheduled = before
+            self._later.waiting = before
             return outcome.Error(error)
 
     async def _ask(self, call: Call) -> Any:
@@ -253,11 +225,9 @@ class MemoryEventStore(EventStore):
         known = refusal(append) or known_places(append, self._known)
         if isinstance(known, Exception):
             return known
-        for index, record in enumerate(append.records if self._scheduled else ()):
-            kept = self._scheduled.get(str(record.event_id))
-            field = None if kept is None else difference(kept.record, record)
-            if kept is not None and field is not None and index not in append.same:
-                return Differs(index, kept.record, None, field, is_scheduled=True)
+        other = self._later.conflict_with(append)
+        if other is not None:
+            return other
         if append.expected_sequence is not None and not all(known):
             aggregate_id = append.records[0].aggregate_id
             found = 0 if aggregate_id is None else self._sequences.get(aggregate_id, 0)
@@ -269,7 +239,7 @@ class MemoryEventStore(EventStore):
             position = self._by_id.get(event_id)
             is_new = position is None
             if position is None:
-                self._scheduled.pop(event_id, None)
+                self._later.waiting.pop(event_id, None)
                 position = self._by_id[event_id] = len(self._log) + 1
                 sequence = None
                 if record.aggregate_id is not None:

@@ -111,8 +111,8 @@ import os, signal, sys
 import triobus.demo
 from triobus.__main__ import main
 
-from triobus.stores.sqlite._writing import Writer
-called, calls = Writer._called, []
+from triobus.stores.sqlite._calls import Calls
+called, calls = Calls.called, []
 
 def called_or_killed(self, connection, written, call):
     calls.append(call)
@@ -121,7 +121,7 @@ def called_or_killed(self, connection, written, call):
         os.kill(os.getpid(), signal.SIGKILL)
     return found
 
-Writer._called = called_or_killed
+Calls.called = called_or_killed
 main(["demo", "--store", sys.argv[2]])
 """
 

@@ -17,6 +17,7 @@ from triobus._durability.schedule import StoredSchedule
 from triobus._groups.bundles import BundleWorker
 from triobus.stores._transaction import Transaction
 from triobus.stores.sqlite import _writing
+from triobus.stores.sqlite._calls import Calls
 from triobus.stores.sqlite._schedule import ScheduleRows
 from triobus.testing import ExplorationFailed, explore
 
@@ -112,7 +113,7 @@ def effect_without_acknowledgement(monkeypatch):
 
 
 def acknowledgement_without_effect(monkeypatch):
-    @instead_of(monkeypatch, _writing.Writer, "_called")
+    @instead_of(monkeypatch, Calls, "called")
     def undo(called, self, connection, written, call):
         found = called(self, connection, written, call)
         if call.deliveries and not call.deliveries[0].attempt % 2:

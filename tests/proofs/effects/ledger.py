@@ -15,6 +15,7 @@ import trio
 
 from triobus import DomainEvent, EventBus, Retry, SqliteEventStore, Transaction
 from triobus.stores.sqlite import _writing
+from triobus.stores.sqlite._calls import Calls
 
 TABLES = ("entries", "answers", "closed")
 
@@ -47,7 +48,7 @@ def plant(bug: str) -> None:
     if bug == "no-acknowledgement":
         _writing.with_settled = lambda changes, settled, offset_of: changes
     if bug == "commit-inside":
-        plain = _writing.Writer._called
+        plain = Calls.called
 
         def called(self, connection, written, call):  # type: ignore[no-untyped-def]  # as the original
             found = plain(self, connection, written, call)
@@ -56,7 +57,7 @@ def plant(bug: str) -> None:
                 os.kill(os.getpid(), 9)
             return found
 
-        _writing.Writer._called = called
+        Calls.called = called
 
 
 def ledger(path: Path, chance: random.Random) -> EventBus:

@@ -14,6 +14,9 @@ from triobus._events.moments import Moment, Moments
 from triobus._groups.deadline import Deadline
 from triobus.stores._duplicates import has_same_content
 
+_LEFT_BEHIND = 100
+"""How many events that were taken back may stay in the order, beside as many as wait."""
+
 
 @attrs.define(eq=False)
 class MemorySchedule:
@@ -84,6 +87,8 @@ class MemorySchedule:
         if event_id not in self._entries or self._numbers[event_id][0] <= trio.current_time():
             return False
         del self._entries[event_id], self._numbers[event_id]
+        if len(self._order) > 2 * len(self._numbers) + _LEFT_BEHIND:
+            self._order = sorted((*place, event_id) for event_id, place in self._numbers.items())
         return True
 
     def _forget_cancelled(self) -> None:

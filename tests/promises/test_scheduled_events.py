@@ -467,3 +467,23 @@ async def test_timeouts_that_are_taken_back_take_no_room_in_memory(autojump_cloc
             assert await bus.cancel_scheduled(event.event_id)
         assert len(bus._life.log.schedule._order) < 200
         assert bus.statistics().scheduled == 10
+
+
+async def test_while_the_bus_starts_an_outsider_schedules_nothing(new_store):
+    bus, refused = EventBus(new_store()), []
+
+    async def publish():
+        while bus._life.cycle.state == "new":
+            await trio.lowlevel.checkpoint()
+        try:
+            await bus.publish(Noted(1), delay=5)
+        except BusClosed:
+            refused.append(bus._life.cycle.state)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(publish)
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+        async with bus:
+            await trio.lowlevel.checkpoint()
+    assert bus.statistics().scheduled == (0 if refused else 1)

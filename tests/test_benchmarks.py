@@ -268,10 +268,10 @@ def test_the_way_of_one_event_is_counted_and_does_not_grow(capsys):
     longest = {
         "publish in memory": (6, 7),
         "publish_many in memory": (9, 16),
-        "publish with SQLite": (34, 86),
-        "publish and retry with SQLite": (36, 117),
-        "entering the block with SQLite": (43, 220),
-        "replay of one with SQLite": (34, 93),
+        "publish with SQLite": (36, 92),
+        "publish and retry with SQLite": (38, 124),
+        "entering the block with SQLite": (46, 225),
+        "replay of one with SQLite": (37, 100),
     }
     assert ways.keys() == longest.keys()
     grown = {

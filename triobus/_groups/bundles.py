@@ -118,8 +118,9 @@ class BundleWorker:
         """
         shell, subscription = self._shell, deliveries[0].subscription
         wanted = []
+        is_plain = subscription._is_plain and deliveries[0].letter_id is None
         for each in deliveries:
-            if shell.is_passed_over(each, subscription):
+            if not is_plain and shell.is_passed_over(each, subscription):
                 self._advance(each)
             else:
                 each.attempt = attempt
@@ -130,7 +131,8 @@ class BundleWorker:
             own.delivery, own.deliveries = wanted[0], wanted
             result = await subscription._invoke(tuple(each.event for each in wanted))
             for each in own.deliveries:  # of which `where` may have left some out
-                shell.handled(each, subscription, result)
+                if each.completion is not None:
+                    shell.handled(each, subscription, result)
         for each in wanted:
             self._advance(each)
 

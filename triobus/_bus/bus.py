@@ -210,7 +210,7 @@ class EventBus:
         with a store `EventNotEncodable`, `EventIdConflict`, `SequenceConflict` and `StoreError`.
         """
         if at is not None or delay is not None:
-            check_due(at, delay)
+            asked = check_due(at, delay)
             if expected_sequence is not None:
                 raise InvalidOption(
                     f"expected_sequence={expected_sequence!r} was given beside at or delay: the "
@@ -218,7 +218,7 @@ class EventBus:
                 )
             life = self._life
             life.cycle.check("publish inside a handler", "publish()")
-            due_at = life.log.schedule.moment().due(at, delay)
+            due_at = life.log.schedule.moment().due(asked)
             if due_at is not None:
                 await checkpoint_if_cancelled()
                 return await life.log.publish_later(event, due_at)

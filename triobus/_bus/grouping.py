@@ -1,6 +1,6 @@
 """`EventBus.group`: a further group, typed by whether its handlers take one event or a batch."""
 
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
 from triobus import _checks
 from triobus._groups.subscriptions import BatchGroup, Group, Start
@@ -8,30 +8,21 @@ from triobus._groups.subscriptions import BatchGroup, Group, Start
 Ordering = Literal["aggregate", "none"]
 
 
-@overload
-def group(
-    self: Any,
-    name: str,
-    *,
-    workers: int = 4,
-    buffer: float = 1000,
-    ordering: Ordering = "aggregate",
-    start: Start = "now",
-    batch: None = None,
-) -> Group: ...
+class _Options(TypedDict, total=False):
+    """The keywords of `group` that have nothing to do with what its handlers take."""
+
+    workers: int
+    buffer: float
+    ordering: Ordering
+    start: Start
 
 
 @overload
-def group(
-    self: Any,
-    name: str,
-    *,
-    workers: int = 4,
-    buffer: float = 1000,
-    ordering: Ordering = "aggregate",
-    start: Start = "now",
-    batch: int,
-) -> BatchGroup: ...
+def group(self: Any, name: str, *, batch: None = None, **options: Unpack[_Options]) -> Group: ...
+
+
+@overload
+def group(self: Any, name: str, *, batch: int, **options: Unpack[_Options]) -> BatchGroup: ...
 
 
 def group(

@@ -66,10 +66,9 @@ class Moment:
     """On the clock of due times, in seconds."""
     _wall: Wall
 
-    def due(self, at: object, delay: object) -> float | None:
-        """Return when something is due; None if it is due at once. Raises `InvalidOption`."""
-        found = check_due(at, delay)
-        due = self._wall.due(found) if isinstance(found, datetime) else self.now + found
+    def due(self, asked: datetime | float) -> float | None:
+        """Return when a datetime is, or a delay is over; None if that is so already."""
+        due = self._wall.due(asked) if isinstance(asked, datetime) else self.now + asked
         return due if due > self.now else None
 
 

@@ -24,6 +24,7 @@ from triobus._events.causes import Handling, calling_deliveries, handling
 from triobus._groups.bundles import BundleWorker
 from triobus._groups.contexts import CleanContext
 from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper
+from triobus._groups.deadline import Deadline
 from triobus._groups.delivery import InFlight, Lanes, Replayed
 from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_id_of
 from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER
@@ -135,7 +136,7 @@ class GroupShell:
     _is_frozen: bool = attrs.field(default=False, init=False)
     _scopes: list[trio.CancelScope] = attrs.field(factory=list, init=False)
     _handlings: dict[Handling, None] = attrs.field(factory=dict, init=False)
-    _timer: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
+    _retries_due: Deadline = attrs.field(factory=Deadline, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._send, self.receive = trio.open_memory_channel[Any](math.inf)
@@ -307,7 +308,7 @@ class GroupShell:
 
     def expect(self, due: float) -> None:
         """Look for what is due at that time, and not later."""
-        self._timer.deadline = min(self._timer.deadline, due)
+        self._retries_due.expect(due)
 
     async def _run_timer(
         self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -315,12 +316,12 @@ class GroupShell:
         """Release the retries that are due. It sleeps until the next one is, or for ever."""
         task_status.started()
         while True:
-            with self._timer:
-                await trio.sleep_forever()
+            await self._retries_due.sleep()
             self.lanes.release(trio.current_time())
             self.log.on_due()
             due = self.lanes.next_due()
-            self._timer = trio.CancelScope(deadline=math.inf if due is None else due)
+            if due is not None:
+                self.expect(due)
             self.wake()
 
     # Workers

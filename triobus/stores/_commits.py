@@ -300,13 +300,11 @@ def _answer(submission: Submission, result: Any) -> None:
     elif isinstance(submission.item, Append):
         submission.positions = result
     else:
-        submission.result = result
-        returned = result.value if isinstance(result, Reached) else result
+        submission.result = result.value if isinstance(result, Returned) else result
+        returned = result.call if isinstance(result, Reached) else result
         if isinstance(returned, Returned):
             submission.batch, submission.positions = returned.batch, returned.positions
             submission.dues = returned.dues
-        if returned is result and isinstance(returned, Returned):
-            submission.result = returned.value
 
 
 def _wake(submission: Submission) -> None:

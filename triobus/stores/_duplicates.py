@@ -178,6 +178,12 @@ def refused(item: Schedule, there: Content | None, position: int | None) -> Exce
     return Differs(0, there, position, field, is_scheduled=position is None)
 
 
+def check_same(codec: EventCodec, found: Differs, event: DomainEvent, record: NewRow) -> None:
+    """Raise `EventIdConflict` unless an append was left out for an event that is the same."""
+    if not is_same(codec, found.content, event):
+        raise conflict_of(found, record) from None
+
+
 def conflict_of(found: Differs, record: NewRow) -> EventIdConflict:
     """Return the error of publishing another event under an id that is taken."""
     known = found.content

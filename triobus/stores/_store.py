@@ -35,8 +35,7 @@ from triobus._events import (
 from triobus._events.batch import Batch
 from triobus._events.causes import calling_cause, calling_delivery
 from triobus.stores._commits import CommitQueue, Submission
-from triobus.stores._duplicates import Differs, conflict_of
-from triobus.stores._duplicates import is_same as is_same_event
+from triobus.stores._duplicates import Differs, check_same
 from triobus.stores._reading import Types, reading
 from triobus.stores._transaction import Call, Transaction
 from triobus.stores._values import (
@@ -124,9 +123,9 @@ class EventStore(ABC):
         Returns for every append where its events are, or the `SequenceConflict` or `Differs`
         because of which this one append was left out. An event whose id the log has already is not
         stored again (`known_places` says what that is); an append of nothing but such events does
-        not conflict. Behind these it returns what came of each of the others: for a `Call` an
-        outcome, of which an error means that nothing of this one call was done. It is not to be
-        cancelled: where it waits, it does so in a shielded scope.
+        not conflict. Behind these it returns what came of each of the others: for a `Call` a
+        `Returned`, or an `outcome.Error`, which means that nothing of this one call was done. It is
+        not to be cancelled: where it waits, it does so in a shielded scope.
         """
 
     @abstractmethod
@@ -281,8 +280,8 @@ class EventStore(ABC):
                 await self._commits.submit(submission)
                 return submission.positions
             except Differs as found:
-                if not is_same_event(self._codec, found.content, batch.events[found.index]):
-                    raise conflict_of(found, records[found.index]) from None
+                index = found.index
+                check_same(self._codec, found, batch.events[index], records[index])
                 same |= {found.index}
 
     @enable_ki_protection
@@ -335,8 +334,7 @@ class EventStore(ABC):
             try:
                 await self._commits.submit(submission)
             except Differs as found:
-                if not is_same_event(self._codec, found.content, batch.events[0]):
-                    raise conflict_of(found, record) from None
+                check_same(self._codec, found, batch.events[0], record)
                 is_same = True
             else:
                 return cast("Waiting", submission.result)

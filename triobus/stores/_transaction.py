@@ -18,8 +18,8 @@ from triobus._errors import InvalidHandler, StatementRefused
 from triobus._events import DomainEvent, EventCodec, with_cause
 from triobus._events.batch import Batch
 from triobus._events.causes import Delivery
-from triobus._events.moments import Moment
-from triobus.stores._duplicates import Differs, conflict_of, is_same
+from triobus._events.moments import Moment, check_due
+from triobus.stores._duplicates import Differs, check_same
 from triobus.stores._values import Append, LogPosition, NewRow, Schedule, Settled, Waiting
 
 in_transaction: ContextVar[bool] = ContextVar("triobus transaction", default=False)
@@ -139,7 +139,7 @@ class Transaction(ABC):
             )
         due = None
         if at is not None or delay is not None:
-            due = self._call.moment.due(at, delay)
+            due = self._call.moment.due(check_due(at, delay))
         (checked,) = Batch([event]).events
         if self._call.cause is not None:
             checked = with_cause(checked, self._call.cause)
@@ -183,9 +183,8 @@ class Transaction(ABC):
         while True:
             found = place(Append(self._rows, None, same))
             if isinstance(found, Differs):
-                event = self._batch.events[found.index]
-                if not is_same(self._call.codec, found.content, event):
-                    raise conflict_of(found, self._rows[found.index])
+                event, row = self._batch.events[found.index], self._rows[found.index]
+                check_same(self._call.codec, found, event, row)
                 same |= {found.index}
             elif isinstance(found, Exception):
                 raise found
@@ -196,8 +195,7 @@ class Transaction(ABC):
         """Schedule an event, and return whether it was not there yet."""
         found = schedule(item)
         if isinstance(found, Differs):
-            if not is_same(self._call.codec, found.content, event):
-                raise conflict_of(found, item.record)
+            check_same(self._call.codec, found, event, item.record)
             return False
         if isinstance(found, Exception):
             raise found

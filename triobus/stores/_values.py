@@ -146,8 +146,8 @@ class Reached:
     """A group goes on behind this position."""
 
     offset: int
-    value: Any = None
-    """What the call has returned."""
+    call: Any = None
+    """What came of the call, if there was one."""
 
 
 BEGUN, NOT_COUNTED = -1.0, -2.0

@@ -137,8 +137,8 @@ class Writer:
             self._become_writer()
         with self._db.faults.explained("be written"):
             scheduled = self.scheduled.count
-            written = self._written(connection, commit)
             try:
+                written = self._written(connection, commit)
                 self._finish_commit(connection)
             except BaseException:
                 self.scheduled.count = scheduled
@@ -166,7 +166,6 @@ class Writer:
                 failed[ended.call] = ended.error
             except BaseException:
                 self._db.roll_back()
-                self.scheduled.count = scheduled
                 raise
 
     def _write(

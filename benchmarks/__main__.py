@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import (
     durable,
+    effects,
     fanout,
     idle,
     latency,
@@ -28,6 +29,7 @@ BENCHMARKS = {
         fanout,
         ordering,
         durable,
+        effects,
         recovery,
         memory,
         idle,

@@ -51,6 +51,11 @@ class Subscription:
     """Calls the handler with one event, as `where` and the timeout ask."""
     _owner: "Group"
     """The group itself; `group` is its name."""
+    _handler: Handler
+    """What the program gave."""
+    _timeout: float | None
+    _is_transactional: bool
+    """Whether the handler is called with a transaction, for one event at a time."""
 
     def __attrs_post_init__(self) -> None:
         self._is_plain = not self.hold
@@ -59,6 +64,16 @@ class Subscription:
         types = ", ".join(cls.__qualname__ for cls in self.types)
         ended = "" if self.is_active else ", ended"
         return f"<Subscription {self.name!r} of group {self.group!r} to {types}{ended}>"
+
+    @property
+    def _shares_commits(self) -> bool:
+        """Whether it is called in one commit with others, as `Effects` does."""
+        return self._is_transactional and self.is_active and not self.hold
+
+    def _watch(self, watched: Callable[[Invoke], Invoke]) -> None:
+        """Let something stand around each attempt from here on, and make each by itself."""
+        self._invoke = watched(self._invoke)
+        self._is_transactional = False
 
     def unsubscribe(self) -> None:
         """Stop calling the handler, for events that are already queued too. Harmless when repeated.
@@ -157,6 +172,9 @@ class Group:
             hold=wanted.hold,
             where=wanted.where,
             owner=self,
+            handler=handler,
+            timeout=wanted.timeout,
+            is_transactional=wanted.transactional and self._batch is None,
         )
         if subscription.name in self._by_name:
             raise DuplicateName(

@@ -26,6 +26,7 @@ from triobus._groups.contexts import CleanContext
 from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper
 from triobus._groups.deadline import Deadline
 from triobus._groups.delivery import InFlight, Lanes, Replayed
+from triobus._groups.effects import Effect, Effected, Effects
 from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_id_of
 from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER
 from triobus._groups.idle import Idle
@@ -82,8 +83,8 @@ class GroupLog(Protocol):
     def on_due(self) -> None:
         """The time of an event that has to be read back may have come."""
 
-    async def transact(self, function: Callable[[Any], object], timeout: float | None, /) -> object:
-        """Call a function with a transaction, inside a commit that settles the calling delivery."""
+    async def have(self, effects: Sequence[Effect], /) -> Sequence[Effected]:
+        """Make calls with a transaction inside one commit that settles what they handle."""
 
     async def reset(
         self, to: int | datetime | None, transaction: Callable[[Any], object] | None, /
@@ -126,6 +127,7 @@ class GroupShell:
     """Deliveries on their way to a worker: still queued, for none has begun them."""
     lanes: Lanes = attrs.field(init=False)
     failures: Failures = attrs.field(init=False)
+    effects: Effects = attrs.field(init=False)
     retries: int = attrs.field(default=0, init=False)
     """Attempts that were made again."""
     durations: deque[float] = attrs.field(factory=lambda: deque(maxlen=_DURATIONS_KEPT), init=False)
@@ -151,6 +153,7 @@ class GroupShell:
             expect=self.expect,
             record_attempts=self.log.record_attempts,
         )
+        self.effects = Effects(self)
         self.group._running = self
         self.log.serve(self)
         if self.group._is_paused:
@@ -253,7 +256,7 @@ class GroupShell:
 
     async def transact(self, function: Callable[[Any], object], timeout: float | None) -> object:
         """Call a function with a transaction, inside a commit that settles the calling delivery."""
-        return await self.log.transact(function, timeout)
+        return await self.effects.call(function, timeout)
 
     # Pausing
 
@@ -414,7 +417,7 @@ class GroupShell:
 async def _work(shell: GroupShell, own: Handling) -> None:
     """Take deliveries through their handlers, one after the other, for ever."""
     # One long function with its attributes in locals: a call more costs a tenth of the speed.
-    lanes, log, failures = shell.lanes, shell.log, shell.failures
+    lanes, log, failures, effects = shell.lanes, shell.log, shell.failures, shell.effects
     take, advance, receive = lanes.take, log.advance, shell.receive.receive
     durations, idle = shell.durations, shell.idle
     trio_clock = trio.lowlevel.current_clock()
@@ -442,7 +445,11 @@ async def _work(shell: GroupShell, own: Handling) -> None:
         own.delivery = delivery
         if lanes.held <= shell.admits_at:
             log.on_room(shell)
-        while True:
+        is_open = True
+        if delivery.position is not None and effects.takes(delivery):
+            await effects.carry(delivery, own)
+            recycled, is_open = None, False
+        while is_open:
             subscription = delivery.plan[delivery.index]
             delivery.attempt += 1
             try:

@@ -33,7 +33,7 @@ class AttemptInstrument(ABC):
         for subscription in group.subscriptions:
             if subscription not in self._attended:
                 self._attended.add(subscription)
-                subscription._invoke = self._watched(subscription._invoke)
+                subscription._watch(self._watched)
 
     def _watched(self, invoke: Invoke) -> Invoke:
         async def watched(given: DomainEvent | tuple[DomainEvent, ...]) -> object:

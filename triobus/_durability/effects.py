@@ -9,7 +9,6 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from triobus._durability.acknowledgement import Acknowledgements
 from triobus._errors import StoreError
-from triobus._events.causes import snapshot_of
 from triobus._groups.effects import Effect
 from triobus._groups.retry import RetryAfter
 from triobus.stores import EventStore
@@ -42,7 +41,7 @@ async def call_in_commit(
             effect.function,
             codec=store._codec,
             rows_of=store._rows_of,
-            deliveries=[snapshot_of(delivery) for delivery in effect.deliveries],
+            deliveries=effect.told,
             cause=effect.cause,
             settled=settled,
             on_stored=partial(_on_stored, acknowledgements, effect, settled, on_own_change),

@@ -10,6 +10,7 @@ An event that was tried before, a replay, and what is held back or watched goes 
 """
 
 import contextvars
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -21,7 +22,14 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from triobus._checks import truth
 from triobus._events import DomainEvent
-from triobus._events.causes import Handling, calling_bundle, calling_cause, handling
+from triobus._events.causes import (
+    Delivery,
+    Handling,
+    calling_bundle,
+    calling_cause,
+    handling,
+    snapshot_of,
+)
 from triobus._groups.delivery import InFlight
 from triobus._groups.subscriptions import Subscription
 from triobus._threads import is_virtual
@@ -38,10 +46,14 @@ class Effect:
 
     deliveries: Sequence[InFlight]
     """What it handles."""
+    told: Sequence[Delivery]
+    """What it can know of them."""
     function: Callable[[Any], object]
     """Called with the transaction."""
+    index: int
+    """Whose turn it is in their plan."""
     after: int
-    """Which subscription of their plan is next when it has succeeded."""
+    """Whose turn it is when it has succeeded."""
     timeout: float | None
     cause: DomainEvent | None
     """What causes the events that it publishes."""
@@ -69,7 +81,9 @@ class Effects:
         bundle = calling_bundle()
         effect = Effect(
             deliveries=bundle,
+            told=[snapshot_of(delivery) for delivery in bundle],
             function=function,
+            index=bundle[0].index,
             after=bundle[0].index + 1,
             timeout=timeout,
             cause=calling_cause(),
@@ -115,20 +129,36 @@ class Effects:
         ]
         delivery.attempt = 1
         ends = [index for index, _ in wanted[1:]] + [len(delivery.plan)]
-        context = contextvars.copy_context()
-        context.run(handling.set, Handling(own.worker, own.outer, delivery))
         return [
-            Effect(
-                deliveries=(delivery,),
-                function=call,
-                after=after,
-                timeout=delivery.plan[index]._timeout,
-                cause=delivery.event,
-                context=context.copy(),
-                chain=delivery if delivery.key is None else (self, delivery.key),
-            )
+            self._effect(delivery, index, call, after, own)
             for (index, call), after in zip(wanted, ends, strict=False)  # where none is wanted
         ]
+
+    def _effect(
+        self,
+        delivery: InFlight,
+        index: int,
+        call: Callable[[Any], object],
+        after: int,
+        own: Handling,
+    ) -> Effect:
+        seen = delivery
+        if index:  # whose turn comes only after others in the same commit
+            seen = copy.copy(delivery)
+            seen.index = index
+        context = contextvars.copy_context()
+        context.run(handling.set, Handling(own.worker, own.outer, seen))
+        return Effect(
+            deliveries=(delivery,),
+            told=(snapshot_of(seen),),
+            function=call,
+            index=index,
+            after=after,
+            timeout=delivery.plan[index]._timeout,
+            cause=delivery.event,
+            context=context,
+            chain=delivery if delivery.key is None else (self, delivery.key),
+        )
 
     def _call_of(
         self, subscription: Subscription, event: DomainEvent
@@ -182,13 +212,12 @@ class Effects:
     ) -> BaseException | None:
         """Go on with a delivery as far as its handlers have succeeded; return the error, if any."""
         for effect, found in zip(effects, outcomes, strict=True):
+            delivery.index = effect.index
             if isinstance(found, outcome.Error):
                 return found.error
             assert isinstance(found, outcome.Value)  # what is not tried is behind a failure
             if delivery.completion is not None:
                 delivery.completion.handled(delivery.subscription, found.value)
-            if effect.after < len(delivery.plan):
-                delivery.index = effect.after
         delivery.index = len(delivery.plan) - 1
         self._advance(delivery)
         return None

@@ -40,7 +40,7 @@ _MOMENT = 0.01
 """Seconds that their handlers may take together."""
 
 
-@attrs.frozen(eq=False, kw_only=True)
+@attrs.define(eq=False, kw_only=True)  # frozen, making one would take twice as long
 class Effect:
     """A call of a transactional handler that is to be made."""
 

@@ -31,7 +31,7 @@ Keep = Callable[[Schedule], Waiting | Exception]
 """Keeps an event until it is due, or says why not."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)  # frozen, making one would take twice as long
 class Call:
     """A function that is to be called inside a commit."""
 

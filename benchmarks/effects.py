@@ -5,6 +5,12 @@ limit writes the same rows of both tables and does nothing else. Beside it stand
 costs that opens a connection of its own and commits there, as people write it without transactional
 handlers: there a crash between the two commits leaves one of them, and it has a file of its own,
 for on the store's it would wait for the store and the store for it.
+
+What was tried, in microseconds of processor time an event, of which the raw limit takes 6: a worker
+that has one event in a commit 240, with 64 workers 120, with 256 workers 180; many events of one
+worker in a commit 75 to 90, of which publishing alone is 40 and the call itself 7. Half of the rest
+is the interpreter's lock, for which the two threads take turns: nearly nothing is done by both at
+once, so that twice as fast needs half as much Python, in publishing first of all.
 """
 
 import gc

@@ -2,18 +2,22 @@
 
 import os
 
-_forks = 0
+import attrs
 
 
-def forks() -> int:
-    """Return how often this process was forked from another one: a child is one further."""
-    return _forks
+@attrs.define(eq=False)
+class Process:
+    """The process that runs this."""
+
+    forks: int = 0
+    """How often it was forked from another one: a child is one further than its parent."""
+
+    def __attrs_post_init__(self) -> None:
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._count)
+
+    def _count(self) -> None:
+        self.forks += 1
 
 
-def _count() -> None:
-    global _forks
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_count)
+process = Process()

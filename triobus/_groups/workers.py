@@ -446,7 +446,12 @@ async def _work(shell: GroupShell, own: Handling) -> None:
         if lanes.held <= shell.admits_at:
             log.on_room(shell)
         is_open = True
-        if delivery.position is not None and effects.takes(delivery):
+        # A bus without a store pays for the first of these questions, and for no more.
+        if (
+            delivery.position is not None
+            and delivery.plan[0]._is_transactional
+            and effects.takes(delivery)
+        ):
             await effects.carry(delivery, own)
             recycled, is_open = None, False
         while is_open:

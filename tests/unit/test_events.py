@@ -262,9 +262,10 @@ import os, sys
 from tests.events import Other
 Other(1)
 pid = os.fork()
-print([str(Other(1).event_id)[15:] for _ in range(300)], flush=True)
+ids = [str(Other(1).event_id)[15:] for _ in range(300)]
 if pid:
-    os.waitpid(pid, 0)
+    os.waitpid(pid, 0)  # so that the lines do not mix
+print(ids, flush=True)
 """
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -171,6 +171,7 @@ from triobus._events import Converter, DomainEvent, Published, upcaster
 from triobus._events.causes import Delivery
 from triobus._groups.current import current_delivery
 from triobus._groups.dead_letters import DeadLetter
+from triobus._groups.instruments import Instrument
 from triobus._groups.listeners import Listener
 from triobus._groups.outcome import Outcome
 from triobus._groups.retry import Retry, RetryAfter
@@ -211,6 +212,7 @@ __all__ = [
     "HandlerTimeout",
     "Health",
     "HeldBack",
+    "Instrument",
     "InvalidEvent",
     "InvalidHandler",
     "InvalidOption",

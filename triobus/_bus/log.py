@@ -131,6 +131,10 @@ class MemoryGroupLog:
     def serve(self, shell: GroupShell) -> None:
         """Publishers bring the events."""
 
+    def when_recorded(self, function: Callable[[], None]) -> None:
+        """Nothing is recorded."""
+        function()
+
     def record_attempts(self, delivery: InFlight, index: int, attempts: int, delay: float) -> None:
         """They are in memory already."""
 

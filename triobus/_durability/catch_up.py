@@ -64,6 +64,8 @@ class CatchUp:
     """Raises `BusClosed` while the bus does not use the store."""
     _on_own_change: Callable[[], None]
     """Called when there is something that the next commit can take along, and may wait for it."""
+    when_recorded: Callable[[Callable[[], None]], None]
+    """Calls a function when all is recorded that is finished by now."""
     shell: GroupShell = attrs.field(init=False)
     """What runs for the group."""
     lanes: StoredLanes = attrs.field(init=False)

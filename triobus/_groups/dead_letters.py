@@ -115,6 +115,9 @@ class DeadLetterKeeper(Protocol):
     def add_failure(self, letter_id: int, attempts: int, error: Exception, now: datetime) -> None:
         """Note that a replay failed again, unless the letter was removed meanwhile."""
 
+    def newest(self, letter_id: int, event: Any) -> DeadLetter | None:
+        """Return a letter of an event that has just failed; None if it was removed meanwhile."""
+
     def check_removable(self) -> None:
         """Raise `BusClosed` if what is removed would not last as long as the letters do."""
 
@@ -278,6 +281,10 @@ class MemoryDeadLetters(DeadLetterIndex):
                 last_failed_at=now,
                 **described(error),
             )
+
+    def newest(self, letter_id: int, event: Any) -> DeadLetter | None:  # noqa: ARG002  # it has it
+        """Return a letter that has just failed; None if it was removed meanwhile."""
+        return self._letters.get(letter_id)
 
     def check_removable(self) -> None:
         """Any can be removed at any time."""

@@ -20,7 +20,7 @@ from trio.lowlevel import cancel_shielded_checkpoint, disable_ki_protection, ena
 
 from triobus._checks import truth
 from triobus._errors import HeldBack, WouldDeadlock
-from triobus._events.causes import Handling, calling_deliveries, handling
+from triobus._events.causes import Handling, calling_deliveries, handling, snapshot_of
 from triobus._groups.bundles import BundleWorker
 from triobus._groups.contexts import CleanContext
 from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper
@@ -29,7 +29,7 @@ from triobus._groups.delivery import InFlight, Lanes, Replayed
 from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_id_of
 from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER
 from triobus._groups.idle import Idle
-from triobus._groups.instruments import Instrument
+from triobus._groups.instruments import Instruments
 from triobus._groups.overview import statistics_of, work_of
 from triobus._groups.statistics import GroupStatistics
 from triobus._groups.subscriptions import Group, Subscription
@@ -71,6 +71,9 @@ class GroupLog(Protocol):
     def advance(self, delivery: InFlight, /) -> bool:
         """Go on as `Lanes.advance` does; a delivery that is finished is settled."""
 
+    def when_recorded(self, function: Callable[[], None], /) -> None:
+        """Call a function when all is recorded that is finished by now."""
+
     def record_attempts(
         self, delivery: InFlight, index: int, attempts: int, delay: float, /
     ) -> None:
@@ -108,7 +111,7 @@ class GroupShell:
     _on_failure: OnFailure
     _log_errors: LogErrors
     letters: DeadLetterKeeper
-    _instruments: Sequence[Instrument]
+    _instruments: Instruments
     idle: Idle
     """Where waiting until nothing is left to do is kept."""
 
@@ -126,6 +129,8 @@ class GroupShell:
     """Deliveries on their way to a worker: still queued, for none has begun them."""
     lanes: Lanes = attrs.field(init=False)
     failures: Failures = attrs.field(init=False)
+    advance: Callable[[InFlight], bool] = attrs.field(init=False)
+    """Goes on with a delivery as the log does, while instruments look on if there are some."""
     retries: int = attrs.field(default=0, init=False)
     """Attempts that were made again."""
     durations: deque[float] = attrs.field(factory=lambda: deque(maxlen=_DURATIONS_KEPT), init=False)
@@ -151,12 +156,26 @@ class GroupShell:
             expect=self.expect,
             record_attempts=self.log.record_attempts,
         )
+        self.observe()
         self.group._running = self
         self.log.serve(self)
         if self.group._is_paused:
             self.lanes.freeze()
 
     # Deliveries
+
+    def observe(self) -> None:
+        """Take it up that an instrument has come or gone."""
+        is_told = bool(self._instruments.settled)
+        self.advance = self._advance_observed if is_told else self.log.advance
+
+    def _advance_observed(self, delivery: InFlight) -> bool:
+        """Go on as the log does, and tell instruments when a delivery is settled."""
+        is_finished = self.log.advance(delivery)
+        if is_finished:
+            told = snapshot_of(delivery)
+            self.log.when_recorded(lambda: self._instruments.call("settled", told))
+        return is_finished
 
     @enable_ki_protection
     def wake(self) -> None:
@@ -415,7 +434,7 @@ async def _work(shell: GroupShell, own: Handling) -> None:
     """Take deliveries through their handlers, one after the other, for ever."""
     # One long function with its attributes in locals: a call more costs a tenth of the speed.
     lanes, log, failures = shell.lanes, shell.log, shell.failures
-    take, advance, receive = lanes.take, log.advance, shell.receive.receive
+    take, receive = lanes.take, shell.receive.receive
     durations, idle = shell.durations, shell.idle
     trio_clock = trio.lowlevel.current_clock()
     clock = trio_clock.current_time if is_virtual(trio_clock) else time.perf_counter
@@ -470,7 +489,7 @@ async def _work(shell: GroupShell, own: Handling) -> None:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 recycled = None
                 break
-            if advance(delivery):
+            if shell.advance(delivery):
                 if delivery.completion is not None:
                     delivery.completion.finished()
                 recycled = delivery

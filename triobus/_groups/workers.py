@@ -459,6 +459,7 @@ async def _work(shell: GroupShell, own: Handling) -> None:
             turn_ends = started + _SECONDS_PER_TURN
         turn += 1
         own.delivery = delivery
+        advance = shell.advance  # an instrument may have come or gone
         if lanes.held <= shell.admits_at:
             log.on_room(shell)
         while True:
@@ -489,7 +490,7 @@ async def _work(shell: GroupShell, own: Handling) -> None:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 recycled = None
                 break
-            if shell.advance(delivery):
+            if advance(delivery):
                 if delivery.completion is not None:
                     delivery.completion.finished()
                 recycled = delivery

@@ -128,6 +128,7 @@ Start and stop
 from triobus._bus import EventBus, StopReport
 from triobus._bus.dead_letters import DeadLetters
 from triobus._bus.health import Health
+from triobus._bus.retries import Retries, WaitingRetry
 from triobus._errors import (
     BusAlreadyStarted,
     BusClosed,
@@ -136,6 +137,7 @@ from triobus._errors import (
     EventIdConflict,
     EventNotDecodable,
     EventNotEncodable,
+    GivenUp,
     GroupNotPaused,
     HandlerTimeout,
     HeldBack,
@@ -206,6 +208,7 @@ __all__ = [
     "EventNotDecodable",
     "EventNotEncodable",
     "EventStore",
+    "GivenUp",
     "Group",
     "GroupNotPaused",
     "GroupStatistics",
@@ -226,6 +229,7 @@ __all__ = [
     "OutcomeUnknown",
     "ProcessDied",
     "Published",
+    "Retries",
     "Retry",
     "RetryAfter",
     "SequenceConflict",
@@ -252,6 +256,7 @@ __all__ = [
     "TriobusError",
     "UnknownDeadLetter",
     "UnknownSubscription",
+    "WaitingRetry",
     "WouldDeadlock",
     "current_delivery",
     "upcaster",

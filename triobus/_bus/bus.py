@@ -16,6 +16,7 @@ from triobus._bus.health import Health, health_of, statistics_of
 from triobus._bus.life import Drain, Life, StopReport, until_idle
 from triobus._bus.listening import listen, wait_for
 from triobus._bus.lives import Lives
+from triobus._bus.retries import Retries
 from triobus._errors import (
     InvalidOption,
     WouldDeadlock,
@@ -77,6 +78,7 @@ class EventBus:
         self._lives = Lives(store, on_failure, log_errors, drain)
         self._lives.instruments.on_removed = lambda instrument: instrument.removed_from(self)
         self._dead_letters = DeadLetters(lambda: self._life, self._check_answerable)
+        self._retries = Retries(lambda: self._life, self._check_running)
         self._default = self.group("default", workers=workers, buffer=buffer, start=start)
 
     @property
@@ -110,6 +112,11 @@ class EventBus:
     def dead_letters(self) -> DeadLetters:
         """What handlers have failed for good: `list`, `replay` and `discard`."""
         return self._dead_letters
+
+    @property
+    def retries(self) -> Retries:
+        """What waits for a retry: `list`, `retry_now` and `give_up`."""
+        return self._retries
 
     def add_instrument(self, instrument: Instrument) -> None:
         """Tell an instrument what happens from here on; harmless if it is told already.
@@ -354,6 +361,9 @@ class EventBus:
                     "same bus, for which it would wait: call it outside, or start a task for it in "
                     "a nursery that outlives the handler"
                 )
+
+    def _check_running(self, call: str) -> None:
+        self._life.cycle.check("replay", call)
 
     def _check_answerable(self, call: str) -> None:
         self._check_waitable(call)

@@ -15,7 +15,7 @@ that are due take turns, so that neither a hot aggregate nor the rest can starve
 import itertools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence, Set
 from datetime import datetime
 from typing import Any
 
@@ -30,10 +30,11 @@ from triobus._durability.evicted import Evicted
 from triobus._durability.lanes import StoredLanes
 from triobus._durability.plans import Plans
 from triobus._durability.suspects import Suspects
-from triobus._errors import StoreError, StoreIOError
+from triobus._durability.unreadable import unreadable
+from triobus._errors import EventNotDecodable, StoreError, StoreIOError
 from triobus._events import DomainEvent
 from triobus._events.batch import runs
-from triobus._groups.delivery import Completion, InFlight, Replayed
+from triobus._groups.delivery import Bundle, Completion, InFlight, Replayed
 from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
@@ -176,6 +177,26 @@ class CatchUp:
     def record_attempts(self, delivery: InFlight, index: int, attempts: int, delay: float) -> None:
         """Know how far a delivery has come that is not finished."""
         self.acknowledgements.record_attempts(delivery, index, attempts, delay)
+
+    async def event_at(self, position: int | None) -> Any:
+        """Return the event at a position of the log, or what stands for one that is unreadable."""
+        assert position is not None
+        (record,) = await self._store._fetch(position - 1, 1, position)
+        try:
+            return self._store._decode(record)
+        except EventNotDecodable:
+            return unreadable(record)
+
+    async def withdraw(self, numbers: Set[int]) -> list[InFlight | Bundle]:
+        """Return deliveries that wait for a retry, and that are in flight now."""
+        sleeping = self.lanes.sleeping(numbers)
+        events = [await self.event_at(asleep.position) for asleep in sleeping]
+        found = self.lanes.withdraw(numbers)
+        for asleep, event in zip(sleeping, events, strict=True):
+            delivery = self.lanes.rouse(asleep, event)
+            if delivery is not None:  # else its time has come meanwhile
+                found.append(delivery)
+        return found
 
     async def transact(self, function: Callable[[Any], object], timeout: float | None) -> object:
         """Call a function inside a commit that settles the calling delivery too."""

@@ -10,7 +10,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from triobus._errors import StrayCancelled
+from triobus._errors import GivenUp, StrayCancelled
 from triobus._events import key_of
 from triobus._events.causes import snapshot_of
 from triobus._groups.dead_letters import DeadLetterKeeper
@@ -181,6 +181,25 @@ class Failures:
                 self._instruments.call("dead_lettered", letter)
         if delivery.completion is not None:
             delivery.completion.failed(subscription, error)
+
+    @enable_ki_protection
+    def end_waiting(self, delivery: InFlight | Bundle, advance: Callable[[InFlight], bool]) -> int:
+        """Give up what was to be tried again, and go on behind that; return how many events."""
+        parts, attempts = delivery.parts, delivery.attempt
+        for each in parts:
+            known = f"; the last error was {each.error}" if each.error else ""
+            error = GivenUp(f"given up after {attempts} attempt{'s' * (attempts != 1)}{known}")
+            self.give_up(each, each.subscription, error, attempts)
+            if advance(each):
+                each.index = len(each.plan)
+                if each.completion is not None:
+                    each.completion.finished()
+        delivery.attempt = 0
+        if isinstance(delivery, Bundle):
+            delivery.drop_finished()
+        if any(each.index < len(each.plan) for each in delivery.deliveries):
+            self.lanes.resume(delivery)
+        return len(parts)
 
     def _keep(
         self,

@@ -25,7 +25,7 @@ from triobus._groups.bundles import BundleWorker
 from triobus._groups.contexts import CleanContext
 from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper
 from triobus._groups.deadline import Deadline
-from triobus._groups.delivery import InFlight, Lanes, Replayed
+from triobus._groups.delivery import Bundle, InFlight, Lanes, Replayed
 from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_id_of
 from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER
 from triobus._groups.idle import Idle
@@ -84,6 +84,12 @@ class GroupLog(Protocol):
 
     def on_due(self) -> None:
         """The time of an event that has to be read back may have come."""
+
+    async def event_at(self, position: int | None, /) -> Any:
+        """Return the event at a position of the log, or what stands for one that is unreadable."""
+
+    async def withdraw(self, numbers: Set[int], /) -> list[InFlight | Bundle]:
+        """Return deliveries that wait for a retry, by their numbers; they are in flight now."""
 
     async def transact(self, function: Callable[[Any], object], timeout: float | None, /) -> object:
         """Call a function with a transaction, inside a commit that settles the calling delivery."""
@@ -212,6 +218,21 @@ class GroupShell:
         self.lanes.let_go(is_meant)
         self.log.on_due()
         self.wake()
+
+    def hurry(self, numbers: Set[int]) -> int:
+        """Make attempts now that would be due later, by numbers; return for how many events."""
+        count = self.lanes.hurry(numbers)
+        self.log.on_due()
+        self.wake()
+        return count
+
+    async def give_up(self, numbers: Set[int]) -> int:
+        """Make dead letters of what waits for a retry, by numbers; return of how many events."""
+        found = await self.log.withdraw(numbers)
+        count = sum(self.failures.end_waiting(delivery, self.advance) for delivery in found)
+        self.wake()
+        self.notice_idle()
+        return count
 
     # Room
 

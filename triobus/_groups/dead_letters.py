@@ -1,6 +1,7 @@
 """Dead letters in memory: what was given up, kept until it is replayed or discarded."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Protocol
@@ -91,6 +92,9 @@ class DeadLetterKeeper(Protocol):
     def lane_of(self, letter_id: int) -> Lane:
         """Return the lane of a letter."""
 
+    def counts(self) -> Mapping[str, int]:
+        """Return how many letters there are, by group; for any thread."""
+
     def lane(self, lane: Lane) -> Iterable[int]:
         """Return the ids of the letters of a lane; the oldest first."""
 
@@ -148,6 +152,13 @@ class DeadLetterIndex:
     held_back: set[int] = attrs.field(factory=set, init=False)
     last_id: int = attrs.field(default=0, init=False)
     _by_lane: dict[Lane, dict[int, None]] = attrs.field(factory=dict, init=False)
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many letters there are, by group; for any thread."""
+        counts: Counter[str] = Counter()
+        for (group, _, _), entered in [*self._by_lane.items()]:
+            counts[group] += len(entered)
+        return counts
 
     def lane(self, lane: Lane) -> Sequence[int]:
         """Return the ids of the letters of a lane; the oldest first."""

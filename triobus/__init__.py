@@ -173,6 +173,7 @@ from triobus._events import Converter, DomainEvent, Published, upcaster
 from triobus._events.causes import Delivery
 from triobus._groups.current import current_delivery
 from triobus._groups.dead_letters import DeadLetter
+from triobus._groups.declared import BatchHandlers, Handlers
 from triobus._groups.instruments import Instrument
 from triobus._groups.listeners import Listener
 from triobus._groups.outcome import Outcome
@@ -193,6 +194,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchGroup",
+    "BatchHandlers",
     "BusAlreadyStarted",
     "BusClosed",
     "BusFull",
@@ -213,6 +215,7 @@ __all__ = [
     "GroupNotPaused",
     "GroupStatistics",
     "HandlerTimeout",
+    "Handlers",
     "Health",
     "HeldBack",
     "Instrument",

@@ -11,7 +11,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from triobus import _checks
 from triobus._bus.dead_letters import DeadLetters
-from triobus._bus.grouping import group
+from triobus._bus.grouping import group, include
 from triobus._bus.health import Health, health_of, statistics_of
 from triobus._bus.life import Drain, Life, StopReport, until_idle
 from triobus._bus.listening import listen, wait_for
@@ -93,6 +93,7 @@ class EventBus:
     listen = listen
     wait_for = wait_for
     group = group
+    include = include
 
     def _subscribe(self, handler: Handler, wanted: Wanted) -> Subscription:
         """Subscribe a handler in the group "default"."""

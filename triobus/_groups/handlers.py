@@ -46,7 +46,7 @@ def invocation(
     called inside a commit, and with the transaction too. Raises `InvalidHandler` for what cannot be
     called so.
     """
-    _check(handler, is_transactional=transact is not None)
+    check_handler(handler, is_transactional=transact is not None)
     if transact is not None:
         return _in_transaction(handler, transact, timeout)
     invoke = handler if is_async(handler) else _in_thread(handler, limiter)
@@ -88,7 +88,8 @@ def _is_circular() -> Callable[[Any], bool]:
     return stop
 
 
-def _check(handler: Handler, *, is_transactional: bool) -> None:
+def check_handler(handler: Handler, *, is_transactional: bool) -> None:
+    """Raise `InvalidHandler` for what cannot be called with an event, or not so."""
     if inspect.iscoroutine(handler):
         handler.close()
         raise InvalidHandler(

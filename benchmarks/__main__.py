@@ -10,6 +10,7 @@ from benchmarks import (
     durable,
     fanout,
     idle,
+    instruments,
     latency,
     measuring,
     memory,
@@ -32,6 +33,7 @@ BENCHMARKS = {
         memory,
         idle,
         startup,
+        instruments,
     )
 }
 ROUNDS, QUICK_ROUNDS = 5, 3

@@ -6,7 +6,7 @@ for messaging, version 1.44.0, in which these conventions are still in developme
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -114,7 +114,7 @@ class OpenTelemetryInstrument(Instrument):
             _name("publish", about),
             kind=trace.SpanKind.PRODUCER,
             attributes={**about, **_messages(events)},
-            links=_links(events),
+            links=_links(events, map(_extracted, events)),
         )
         started, failure = time.perf_counter(), {}
         try:
@@ -139,12 +139,13 @@ class OpenTelemetryInstrument(Instrument):
         """Make a span around a handler."""
         events = _events(delivery)
         about = {**_PROCESS, **_destination(events)}
+        origins = [_extracted(event) for event in events]
         span = self._tracer.start_span(
             _name("process", about),
-            context=_NOWHERE if delivery.batch else _extracted(delivery.event),
+            context=_NOWHERE if delivery.batch else origins[0],
             kind=trace.SpanKind.CONSUMER,
             attributes={**about, **_messages(events), **_consumer(delivery), **_place(delivery)},
-            links=_links(events),
+            links=_links(events, origins),
         )
         with _current(span):
             yield
@@ -247,15 +248,18 @@ def _place(delivery: Delivery) -> dict[str, int]:
 
 def _extracted(event: DomainEvent) -> contexts.Context:
     """Return the context that an event came with, without a span if it came with none."""
+    if "traceparent" not in event.metadata:
+        return _NOWHERE
     return _PROPAGATOR.extract(event.metadata, context=_NOWHERE)
 
 
-def _links(events: Sequence[DomainEvent]) -> list[trace.Link]:
-    """Return a link for each event that came with a context."""
+def _links(events: Sequence[DomainEvent], origins: Iterable[contexts.Context]) -> list[trace.Link]:
+    """Return a link for each event that came with a context; it names the event among several."""
     found = []
-    for event in events:
-        if "traceparent" in event.metadata:
-            context = trace.get_current_span(_extracted(event)).get_span_context()
-            if context.is_valid:
-                found.append(trace.Link(context, {"messaging.message.id": str(event.event_id)}))
+    for event, origin in zip(events, origins, strict=True):
+        context = trace.get_current_span(origin).get_span_context()
+        if context.is_valid:
+            is_one = len(events) == 1
+            about = {} if is_one else {"messaging.message.id": str(event.event_id)}
+            found.append(trace.Link(context, about))
     return found

@@ -107,6 +107,16 @@ Time, batches and control
   `group.reset()` sends a paused group to another place in the log, in one commit with a function of
   yours, and forgets its attempts and dead letters.
 
+Looking on
+
+- `bus.add_instrument()` takes an `Instrument`, which is told what is published, attempted, retried,
+  settled, dead-lettered and committed, and of groups that are paused. It may come and go while the
+  bus runs. One that raises is removed and logged, and disturbs nothing. Without instruments, and for
+  what none of them overrides, nothing is spent.
+- `triobus.prometheus` and `triobus.opentelemetry` have one each, for metrics and traces.
+- `bus.retries` lists what waits for a retry; it can be tried now, or given up.
+- `Handlers` are declared where no bus is known, and `bus.include()` puts them into a group.
+
 Start and stop
 
 - When the body of `async with bus:` begins, or `await nursery.start(bus.run)` returns, every worker

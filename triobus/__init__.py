@@ -111,8 +111,8 @@ Looking on
 
 - `bus.add_instrument()` takes an `Instrument`, which is told what is published, attempted, retried,
   settled, dead-lettered and committed, and of groups that are paused. It may come and go while the
-  bus runs. One that raises is removed and logged, and disturbs nothing. Without instruments, and for
-  what none of them overrides, nothing is spent.
+  bus runs. One that raises is removed and logged, and disturbs nothing. Without instruments, and
+  for what none of them overrides, nothing is spent.
 - `triobus.prometheus` and `triobus.opentelemetry` have one each, for metrics and traces.
 - `bus.retries` lists what waits for a retry; it can be tried now, or given up.
 - `Handlers` are declared where no bus is known, and `bus.include()` puts them into a group.

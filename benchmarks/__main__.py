@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import (
     durable,
+    effects,
     fanout,
     idle,
     instruments,
@@ -29,6 +30,7 @@ BENCHMARKS = {
         fanout,
         ordering,
         durable,
+        effects,
         recovery,
         memory,
         idle,

@@ -16,7 +16,7 @@ import gc
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -83,14 +83,20 @@ def rows_of(events: list[Booked], *, random_ids: bool) -> list[tuple[Any, ...]]:
     ]
 
 
-def raw(path: Path, rows: list[tuple[Any, ...]], rows_a_commit: int) -> float:
-    """Return the seconds a row that raw SQLite takes."""
+@contextmanager
+def open_raw(path: Path) -> Iterator[tuple[sqlite3.Connection, str]]:
+    """Open a file with the tables of a store; the statement inserts a row of `rows_of`."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         for statement in _schema.statements(_schema.MIGRATIONS[0]):
             connection.execute(statement)
-        insert = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+        yield connection, "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def raw(path: Path, rows: list[tuple[Any, ...]], rows_a_commit: int) -> float:
+    """Return the seconds a row that raw SQLite takes."""
+    with open_raw(path) as (connection, insert):
         started = time.perf_counter()
         for first in range(0, len(rows), rows_a_commit):
             connection.execute("BEGIN IMMEDIATE")

@@ -24,6 +24,7 @@ LIMITS = {
     "fanout": "raw memory channel",
     "ordering": "theoretical best",
     "durable": "raw, 1,000 rows a commit",
+    "effects": "raw, 1,000 rows of each a commit",
     "recovery": "reading and decoding in a plain loop",
     "memory": "raw channel, an event queued",
     "idle": "Trio alone, switches",

@@ -87,7 +87,8 @@ Effects exactly once
 - A handler with `transactional=True` runs in the store's thread, inside the commit that records
   that its event is settled. Its writes to the program's own tables, the events that it publishes
   and that record are stored together or not at all, whatever kills the process. Many deliveries
-  share a commit; one that raises is rolled back alone, and is tried again like any other.
+  share a commit, those of one aggregate in their order; one that raises is rolled back alone, and
+  is tried again like any other.
 - `store.transact()` calls a function of yours in the same way, on your own tables. The tables of
   triobus can be read there, and never written.
 - An error of the disk is no failure of a transactional handler: it is called again when the store

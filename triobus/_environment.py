@@ -4,11 +4,11 @@ A context has it, so that all tasks of a run have what was there when the run be
 global. The test kit makes worlds of it in which the same seed repeats the same run.
 """
 
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from os import urandom
 from time import time_ns
 from typing import Any
 
@@ -19,12 +19,43 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+_IDS_A_BLOCK = 256
+_BYTES_AN_ID = 10
+
+
+class _RandomBits:
+    """Random bits of the operating system, read for many ids at once: for each one costs ten times.
+
+    Threads may share it, for the step of an iterator cannot be divided, and a forked child has
+    others than its parent.
+    """
+
+    def __init__(self) -> None:
+        self.renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.renew)
+
+    def renew(self) -> None:
+        """Read the next ones anew."""
+        self._left: Iterator[int] = iter(())
+
+    def __call__(self) -> int:
+        found = next(self._left, None)
+        if found is not None:
+            return found
+        block = os.urandom(_BYTES_AN_ID * _IDS_A_BLOCK)
+        places = range(0, len(block), _BYTES_AN_ID)
+        first, *rest = [int.from_bytes(block[at : at + _BYTES_AN_ID]) for at in places]
+        self._left = iter(rest)
+        return first
+
+
 @attrs.frozen
 class Environment:
     """Where chance, time and threads come from."""
 
-    random_bytes: Callable[[int], bytes] = urandom
-    """Makes the random part of an event's id."""
+    random_bits: Callable[[], int] = attrs.field(factory=_RandomBits)
+    """Returns 80 random bits, for an event's id."""
     time_ns: Callable[[], int] = time_ns
     """Nanoseconds since 1970, for an event's id."""
     now: Callable[[], datetime] = _utc_now

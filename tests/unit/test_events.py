@@ -1,9 +1,15 @@
 """Events are immutable facts."""
 
+import ast
 import copy
+import os
 import pickle
+import subprocess
 import sys
+import threading
+import time
 import types
+import uuid
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, ClassVar
 from uuid import UUID, uuid4
@@ -213,3 +219,55 @@ async def test_two_classes_of_one_name_do_not_disturb_each_other(autojump_clock:
     finally:
         for module in modules:
             del sys.modules[module.__name__]
+
+
+# Ids
+
+
+def test_an_id_is_a_uuid_of_version_7_which_begins_with_the_time() -> None:
+    before = time.time_ns() // 1_000_000
+    found = [Other(1).event_id for _ in range(1000)]
+    after = time.time_ns() // 1_000_000
+    for event_id in found:
+        assert (event_id.version, event_id.variant) == (7, uuid.RFC_4122)
+        assert before <= event_id.int >> 80 <= after
+    assert len(set(found)) == 1000
+    again = [uuid.UUID(str(event_id)) for event_id in found]
+    assert again == found == pickle.loads(pickle.dumps(found))
+    assert list(map(hash, again)) == list(map(hash, found))
+    assert repr(again) == repr(found)
+    varying = 0
+    for event_id in found:
+        varying |= event_id.int ^ found[0].int
+    assert (varying & (1 << 76) - 1).bit_count() == 74  # all bits but version and variant
+
+
+def test_threads_make_different_ids() -> None:
+    found: list[uuid.UUID] = []
+    threads = [
+        threading.Thread(target=lambda: found.extend(Other(1).event_id for _ in range(2000)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 8000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+def test_a_forked_child_makes_ids_of_its_own() -> None:
+    program = """
+import os, sys
+from tests.events import Other
+Other(1)
+pid = os.fork()
+print([str(Other(1).event_id)[15:] for _ in range(300)], flush=True)
+if pid:
+    os.waitpid(pid, 0)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    ids = [each for line in ran.stdout.splitlines() for each in ast.literal_eval(line)]
+    assert len(set(ids)) == len(ids) == 600

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from triobus._durability.progress import Progress
+from triobus.stores._values import Changes, GroupChange, ProgressChange, Settled, with_settled
 
 
 def naive(finished):
@@ -72,26 +73,48 @@ class Stored(RuleBasedStateMachine):
         super().__init__()
         self.progress = Progress()
         self.offset, self.rows = 0, {}
-        self.open = list(range(1, 200))
+        self.open = list(range(1, 2000))
 
     @rule(index=st.integers(0, 8), count=st.integers(1, 3))
     def finish(self, index, count):
         for _ in range(count):
             self.progress.finish(self.open.pop(index))
 
-    @rule()
-    def store(self):
-        change = self.progress.take_change()
-        assert not self.progress.is_changed
+    def write(self, change):
         self.offset = change.offset
         for first, last in change.ranges:
             if last is None:
                 del self.rows[first]  # only what the store has is taken away
             else:
                 self.rows[first] = last
+
+    @rule()
+    def store(self):
+        change = self.progress.take_change()
+        assert not self.progress.is_changed
+        self.write(change)
         self.progress.on_stored(change)
         assert tuple(sorted(self.rows.items())) == self.progress.ranges
         assert self.offset == self.progress.offset
+
+    @rule(indexes=st.sets(st.integers(0, 8), min_size=1), meanwhile=st.integers(0, 3))
+    def store_with_effects(self, indexes, meanwhile):
+        settled = [self.open[index] for index in indexes]
+        self.open = [position for position in self.open if position not in settled]
+        had_change = self.progress.is_changed
+        change = self.progress.take_change() if had_change else ProgressChange(self.offset)
+        all_ = [Settled("group", position) for position in settled]
+        changes = Changes({"group": GroupChange(change)} if had_change else {})
+        stored = with_settled(changes, all_, lambda _: self.offset)
+        self.write(stored.groups["group"].progress)
+        for _ in range(meanwhile):
+            self.progress.finish(self.open.pop(0))
+        if had_change:
+            self.progress.on_stored(change)
+        self.progress.finish_stored(settled)
+        if not self.progress.is_changed:
+            assert tuple(sorted(self.rows.items())) == self.progress.ranges
+            assert self.offset == self.progress.offset
 
     @rule()
     def fail(self):

@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from triobus._errors import BusClosed, InvalidOption, WouldDeadlock
+from triobus._process import process
 from triobus.stores._transaction import in_transaction
 
 T = TypeVar("T")
@@ -19,6 +20,7 @@ class Home:
     """The place in which one life of a bus runs."""
 
     pid: int = attrs.field(factory=os.getpid, init=False)
+    _forks: int = attrs.field(factory=lambda: process.forks, init=False)
     thread: int = attrs.field(factory=threading.get_ident, init=False)
     token: trio.lowlevel.TrioToken = attrs.field(
         factory=trio.lowlevel.current_trio_token, init=False
@@ -36,7 +38,7 @@ class Home:
 
     def check_same_process(self, call: str) -> None:
         """Raise `BusClosed` in a forked child of the process."""
-        if os.getpid() != self.pid:
+        if self._forks != process.forks:
             raise BusClosed(
                 f"{call}: the bus runs in process {self.pid}, and process {os.getpid()} is a "
                 "forked child of it, in which it does not run"

@@ -23,6 +23,7 @@ from triobus._events import DomainEvent, Published, published
 from triobus._events.batch import Batch
 from triobus._groups.dead_letters import DeadLetterKeeper, MemoryDeadLetters
 from triobus._groups.delivery import Bundle, InFlight, Lanes, Replayed
+from triobus._groups.effects import Effect, Effected
 from triobus._groups.listeners import Inbox, Listener
 from triobus._groups.outcome import Outcome, PendingOutcome
 from triobus._groups.subscriptions import Group, GroupOptions
@@ -153,7 +154,7 @@ class MemoryGroupLog:
         """Return deliveries that wait for a retry, which all are in memory."""
         return self.lanes.withdraw(numbers)
 
-    async def transact(self, _: Callable[[Any], object], __: float | None) -> object:
+    async def have(self, _: Sequence[Effect]) -> Sequence[Effected]:
         """Nothing is ever committed."""
         raise no_transactions()
 

@@ -1,6 +1,6 @@
 """What a group has finished, and how far it is with the rest: recorded with the next commit."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import attrs
 
@@ -51,26 +51,30 @@ class Acknowledgements:
             self._changed[delivery.position] = None
         self._on_change()
 
-    def settled_with(self, delivery: InFlight) -> Settled:
-        """Return what is to be recorded with the effects of a handler that succeeds."""
-        assert delivery.position is not None
-        group, after = delivery.subscription.group, delivery.index + 1
-        if delivery.letter_id is not None or after == len(delivery.plan):
-            return Settled(group, delivery.position, None, delivery.letter_id)
-        done = _done(delivery, after)
-        row = Attempts(delivery.position, delivery.plan[after].name, 0, 0.0, 0.0, done)
-        return Settled(group, delivery.position, row)
+    def settled_with(self, delivery: InFlight, after: int) -> Settled:
+        """Return what is to be recorded with the effects of a handler that succeeds.
 
-    def on_settled_with(self, delivery: InFlight) -> None:
-        """What `settled_with` has returned is recorded, and no later commit has to do it again."""
+        Then it is the turn of the subscription at `after` in the delivery's plan.
+        """
         assert delivery.position is not None
-        if delivery.letter_id is not None:
+        group, position = delivery.subscription.group, delivery.position
+        if delivery.letter_id is not None or after == len(delivery.plan):
+            return Settled(group, position, None, delivery.letter_id, delivery.is_recorded)
+        done = _done(delivery, after)
+        row = Attempts(position, delivery.plan[after].name, 0, 0.0, 0.0, done)
+        return Settled(group, position, row)
+
+    def on_settled_with(self, delivery: InFlight, settled: Settled) -> None:
+        """What `settled_with` has returned is recorded, and no later commit has to do it again."""
+        if settled.letter_id is not None:
             return
-        self._changed.pop(delivery.position, None)
-        delivery.is_recorded = True
-        if delivery.index + 1 == len(delivery.plan):
-            delivery.is_settled = True
-            self.progress.finish_stored(delivery.position)
+        self._changed.pop(settled.position, None)
+        delivery.is_recorded = delivery.is_recorded or settled.attempts is not None
+        delivery.is_settled = settled.attempts is None
+
+    def on_settled(self, positions: Iterable[int]) -> None:
+        """These deliveries were settled in the commit that has just succeeded."""
+        self.progress.finish_stored(positions)
 
     def pass_over(self, first: int, last: int) -> None:
         """No subscription wants the events of these positions."""

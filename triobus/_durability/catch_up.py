@@ -35,6 +35,7 @@ from triobus._errors import EventNotDecodable, StoreError, StoreIOError
 from triobus._events import DomainEvent
 from triobus._events.batch import runs
 from triobus._groups.delivery import Bundle, Completion, InFlight, Replayed
+from triobus._groups.effects import Effect, Effected
 from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
@@ -198,10 +199,10 @@ class CatchUp:
                 found.append(delivery)
         return found
 
-    async def transact(self, function: Callable[[Any], object], timeout: float | None) -> object:
-        """Call a function inside a commit that settles the calling delivery too."""
+    async def have(self, effects: Sequence[Effect]) -> Sequence[Effected]:
+        """Make calls inside one commit that settles what they handle too."""
         return await call_in_commit(
-            self._store, self.acknowledgements, function, timeout, self._on_own_change
+            self._store, self.acknowledgements, effects, self._on_own_change
         )
 
     @enable_ki_protection

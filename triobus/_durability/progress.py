@@ -4,8 +4,8 @@
 2. Above it the finished positions are kept as ranges that neither touch nor overlap, so that one
    aggregate which waits for hours costs one range, however much is finished behind it.
 3. Finishing the position after the offset moves the offset, over the ranges that it meets.
-4. A position can have been written by itself, with the effects of a handler; what is written later
-   takes it in.
+4. Positions can have been written by themselves, with the effects of handlers; what is written
+   later takes them in.
 5. What has changed since it was last taken is known, so that each commit writes only that; changes
    whose commit failed are given back and taken again.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 import attrs
 
-from triobus.stores._values import ProgressChange
+from triobus.stores._values import ProgressChange, joined
 
 
 @attrs.define(eq=False)
@@ -29,6 +29,9 @@ class Progress:
     _lasts: list[int] = attrs.field(factory=list)
     _touched: set[int] = attrs.field(factory=set)
     _stored: set[int] = attrs.field(factory=set)
+    """Where the ranges begin that are written."""
+    _written: int = attrs.field(default=attrs.Factory(lambda self: self.offset, takes_self=True))
+    """The offset that is written."""
 
     @classmethod
     def stored(cls, offset: int, ranges: Iterable[tuple[int, int]]) -> "Progress":
@@ -88,11 +91,20 @@ class Progress:
             lasts.insert(index, last)
             self._touched.add(first)
 
-    def finish_stored(self, position: int) -> None:
-        """Finish a position that was written by itself; the next change joins it to the others."""
-        self._stored.add(position)
-        self._touched.add(position)
-        self.finish(position)
+    def finish_stored(self, positions: Iterable[int]) -> None:
+        """Finish positions that were written, as `joined` puts them, behind the last change.
+
+        The next change joins them to the others.
+        """
+        was_changed = self.is_changed
+        for first, last in joined(positions):
+            if first == self._written + 1:
+                self._written = last
+            else:
+                self._stored.add(first)
+                self._touched.add(first)
+            self.finish(first, last)
+        self.is_changed = was_changed or bool(self._touched) or self.offset != self._written
 
     def take_change(self) -> ProgressChange:
         """Return what has changed since the last time."""
@@ -113,6 +125,7 @@ class Progress:
 
     def on_stored(self, change: ProgressChange) -> None:
         """Know that a change has been written."""
+        self._written = change.offset
         for first, last in change.ranges:
             if last is None:
                 self._stored.discard(first)

@@ -296,6 +296,7 @@ class Recorder:
                 watcher.recorded(name, change.progress.offset, change.progress.ranges)
         for submission in submissions:
             self._on_stored(submission)
+        self._on_settled(submissions)
         self._tell_committed(changes, submissions, None)
         self._tell_recorded()
         if submissions:
@@ -319,6 +320,17 @@ class Recorder:
             return
         found = self._hand_over.events_of(submissions, is_stored=error is None)
         self._instruments.call("committed", found, trio.current_time() - self._began, error)
+
+    def _on_settled(self, submissions: Sequence[Submission]) -> None:
+        """Know what transactional handlers have settled, all together as the store put it."""
+        positions: dict[str, list[int]] = {}
+        for submission in submissions:
+            if isinstance(submission.item, Call):
+                for each in submission.item.settled:
+                    if each.attempts is None and each.letter_id is None:
+                        positions.setdefault(each.group, []).append(each.position)
+        for name, some in positions.items():
+            self.catch_ups[name].acknowledgements.on_settled(some)
 
     def _on_stored(self, submission: Submission) -> None:
         """Go on from what is stored beside events."""

@@ -84,7 +84,7 @@ class Suspects:
             await self._record(_delivery(), is_counted=False)
             return await _handle(subscription, event)
 
-        return attrs.evolve(subscription, invoke=handle)
+        return attrs.evolve(subscription, invoke=handle, is_transactional=False)
 
     def _blamed(self, subscription: Subscription) -> Subscription:
         async def handle(event: object) -> object:
@@ -99,7 +99,7 @@ class Suspects:
                 await self._record(delivery, is_counted=True)
                 return await _handle(subscription, event)
 
-        return attrs.evolve(subscription, invoke=handle)
+        return attrs.evolve(subscription, invoke=handle, is_transactional=False)
 
     async def _record(self, delivery: InFlight, *, is_counted: bool) -> None:
         """Record the attempt that is about to be made, counted as if it had been or not."""

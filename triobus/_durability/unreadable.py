@@ -45,4 +45,6 @@ def stand_in(subscription: Subscription, error: EventNotDecodable) -> Subscripti
         await trio.lowlevel.checkpoint()
         raise error
 
-    return attrs.evolve(subscription, invoke=refuse, retry=Retry(attempts=1), where=None)
+    return attrs.evolve(
+        subscription, invoke=refuse, is_transactional=False, retry=Retry(attempts=1), where=None
+    )

@@ -99,6 +99,19 @@ class InFlight:
         """The subscription whose turn it is."""
         return self.plan[self.index]
 
+    @property
+    def queued(self) -> Queued:
+        """What it was before it was taken."""
+        return (
+            self.number,
+            self.event,
+            self.key,
+            self.plan,
+            self.completion,
+            self.letter_id,
+            self.position,
+        )
+
     size: ClassVar[int] = 1
     """How many deliveries it counts for."""
 
@@ -361,6 +374,23 @@ class Lanes:
                 passed_keys.add(key)
         queue.extendleft(reversed(passed_over))
         return bundle
+
+    def put_back(self, first: InFlight, followers: Sequence[InFlight]) -> None:
+        """Let deliveries of a bundle that were not begun line up behind the one before them."""
+        if not followers:
+            return
+        assert first.key is not None
+        line = self._lanes[first.key]
+        if line is None:
+            line = self._lanes[first.key] = deque()
+        line.extendleft(each.queued for each in reversed(followers))
+        self.held += len(followers)
+        first.is_followed = False
+
+    def go_on(self, delivery: InFlight) -> None:
+        """Let a delivery that a worker has be ready again, for its next subscription."""
+        self.held += delivery.size
+        heappush(self._resumed, (delivery.number, delivery))
 
     def _goes_along(self, queued: Queued, first: InFlight) -> bool:
         return queued[3] == first.plan and queued[5] is None

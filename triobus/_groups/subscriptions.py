@@ -55,6 +55,13 @@ class Subscription:
     """What a worker calls: the same, with `where` and the instruments around it."""
     _owner: "Group"
     """The group itself; `group` is its name."""
+    _handler: Handler
+    """What the program gave."""
+    _timeout: float | None
+    _takes_transaction: bool
+    """Whether the handler is called with a transaction, for one event at a time."""
+    _is_transactional: bool
+    """Whether it is called so, and nobody looks on."""
 
     def __attrs_post_init__(self) -> None:
         self._is_plain = not self.hold
@@ -64,10 +71,20 @@ class Subscription:
         ended = "" if self.is_active else ", ended"
         return f"<Subscription {self.name!r} of group {self.group!r} to {types}{ended}>"
 
+    @property
+    def _shares_commits(self) -> bool:
+        """Whether it is called in one commit with others, as `Effects` does."""
+        return self._is_transactional and self.is_active and not self.hold
+
     def _observe(self) -> None:
-        """Put together what a worker calls, with the instruments that there are now."""
+        """Put together what a worker calls, with the instruments that there are now.
+
+        One that is looked on is called by itself, and not in one commit with others.
+        """
         instruments, is_batch = self._owner._instruments, self._owner._batch is not None
         invoke = observed(self._call, instruments, is_batch=is_batch)
+        is_observed = invoke is not self._call or bool(instruments.around)
+        self._is_transactional = self._takes_transaction and not is_observed
         invoke = filtered(invoke, self._where, is_batch=is_batch)
         for watcher in instruments.around:
             invoke = watcher.around(self, invoke)
@@ -171,6 +188,10 @@ class Group:
             hold=wanted.hold,
             where=wanted.where,
             owner=self,
+            handler=handler,
+            timeout=wanted.timeout,
+            takes_transaction=wanted.transactional and self._batch is None,
+            is_transactional=False,
         )
         if subscription.name in self._by_name:
             raise DuplicateName(

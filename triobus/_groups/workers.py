@@ -26,6 +26,7 @@ from triobus._groups.contexts import CleanContext
 from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper
 from triobus._groups.deadline import Deadline
 from triobus._groups.delivery import Bundle, InFlight, Lanes, Replayed
+from triobus._groups.effects import Effect, Effected, Effects
 from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_id_of
 from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER
 from triobus._groups.idle import Idle
@@ -91,8 +92,8 @@ class GroupLog(Protocol):
     async def withdraw(self, numbers: Set[int], /) -> list[InFlight | Bundle]:
         """Return deliveries that wait for a retry, by their numbers; they are in flight now."""
 
-    async def transact(self, function: Callable[[Any], object], timeout: float | None, /) -> object:
-        """Call a function with a transaction, inside a commit that settles the calling delivery."""
+    async def have(self, effects: Sequence[Effect], /) -> Sequence[Effected]:
+        """Make calls with a transaction inside one commit that settles what they handle."""
 
     async def reset(
         self, to: int | datetime | None, transaction: Callable[[Any], object] | None, /
@@ -137,6 +138,7 @@ class GroupShell:
     failures: Failures = attrs.field(init=False)
     advance: Callable[[InFlight], bool] = attrs.field(init=False)
     """Goes on with a delivery as the log does, while instruments look on if there are some."""
+    effects: Effects = attrs.field(init=False)
     retries: int = attrs.field(default=0, init=False)
     """Attempts that were made again."""
     durations: deque[float] = attrs.field(factory=lambda: deque(maxlen=_DURATIONS_KEPT), init=False)
@@ -163,6 +165,7 @@ class GroupShell:
             record_attempts=self.log.record_attempts,
         )
         self.observe()
+        self.effects = Effects(self)
         self.group._running = self
         self.log.serve(self)
         if self.group._is_paused:
@@ -180,7 +183,10 @@ class GroupShell:
         is_finished = self.log.advance(delivery)
         if is_finished:
             told = snapshot_of(delivery)
-            self.log.when_recorded(lambda: self._instruments.call("settled", told))
+            if delivery.is_settled:  # in the commit of its handler
+                self._instruments.call("settled", told)
+            else:
+                self.log.when_recorded(lambda: self._instruments.call("settled", told))
         return is_finished
 
     @enable_ki_protection
@@ -293,7 +299,7 @@ class GroupShell:
 
     async def transact(self, function: Callable[[Any], object], timeout: float | None) -> object:
         """Call a function with a transaction, inside a commit that settles the calling delivery."""
-        return await self.log.transact(function, timeout)
+        return await self.effects.call(function, timeout)
 
     # Pausing
 
@@ -454,7 +460,7 @@ class GroupShell:
 async def _work(shell: GroupShell, own: Handling) -> None:
     """Take deliveries through their handlers, one after the other, for ever."""
     # One long function with its attributes in locals: a call more costs a tenth of the speed.
-    lanes, log, failures = shell.lanes, shell.log, shell.failures
+    lanes, log, failures, effects = shell.lanes, shell.log, shell.failures, shell.effects
     take, receive = lanes.take, shell.receive.receive
     durations, idle = shell.durations, shell.idle
     trio_clock = trio.lowlevel.current_clock()
@@ -483,7 +489,16 @@ async def _work(shell: GroupShell, own: Handling) -> None:
         advance = shell.advance  # an instrument may have come or gone
         if lanes.held <= shell.admits_at:
             log.on_room(shell)
-        while True:
+        is_open = True
+        # A bus without a store pays for the first of these questions, and for no more.
+        if (
+            delivery.position is not None
+            and delivery.plan[0]._is_transactional
+            and effects.takes(delivery)
+        ):
+            await effects.carry(delivery, own)
+            recycled, is_open = None, False
+        while is_open:
             subscription = delivery.plan[delivery.index]
             delivery.attempt += 1
             try:

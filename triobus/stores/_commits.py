@@ -21,7 +21,7 @@ from trio.lowlevel import Abort, enable_ki_protection
 from triobus._errors import BusClosed, OutcomeUnknown, StoreError
 from triobus._events.batch import Batch
 from triobus._events.moments import Moment, Moments
-from triobus.stores._transaction import Returned
+from triobus.stores._transaction import NOT_CALLED, Returned
 from triobus.stores._values import Append, Changes, Commit, LogPosition, Reached
 
 _NO_CHANGES = Changes()
@@ -48,6 +48,8 @@ class Submission:
     dues: Sequence[float] = ()
     """When events are due that it has scheduled."""
     error: BaseException | None = None
+    is_made: bool = True
+    """False for a call that was not made, because one before it has failed."""
     is_lost: bool = False
     """Whether the whole commit has failed, and not the submission alone."""
 
@@ -120,6 +122,26 @@ class CommitQueue:
             await trio.lowlevel.wait_task_rescheduled(submission.withdraw)
         if submission.error is not None:
             raise submission.error
+
+    @enable_ki_protection
+    async def submit_all(self, submissions: Sequence[Submission]) -> None:
+        """Store submissions in one commit, each of which then knows what came of it.
+
+        A bus uses the store. Cancelled before they are in a commit, nothing of them is stored.
+        """
+        self._check_process()
+        if self.is_halted:
+            raise _halted()
+        for submission in submissions:
+            self._send.send_nowait(submission)
+
+        def withdraw(_: object) -> Abort:
+            for submission in submissions:
+                found = submission.withdraw()
+            return found
+
+        submissions[-1].task = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(withdraw)
 
     def moment(self) -> Moment:
         """Return the moment from which delays are counted."""
@@ -291,7 +313,7 @@ class CommitQueue:
         storing = [*appends, *others]
         for submission, result in zip(storing, results, strict=True):
             _answer(submission, result)
-        return [each for each in storing if each.error is None]
+        return [each for each in storing if each.error is None and each.is_made]
 
 
 def _answer(submission: Submission, result: Any) -> None:
@@ -301,6 +323,8 @@ def _answer(submission: Submission, result: Any) -> None:
         submission.error = result
     elif isinstance(submission.item, Append):
         submission.positions = result
+    elif result is NOT_CALLED:
+        submission.is_made = False
     else:
         submission.result = result.value if isinstance(result, Returned) else result
         returned = result.call if isinstance(result, Reached) else result

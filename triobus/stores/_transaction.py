@@ -31,7 +31,7 @@ Keep = Callable[[Schedule], Waiting | Exception]
 """Keeps an event until it is due, or says why not."""
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)  # frozen, making one would take twice as long
 class Call:
     """A function that is to be called inside a commit."""
 
@@ -53,7 +53,9 @@ class Call:
     """Seconds after which a statement that still runs is interrupted."""
     is_inside: bool = False
     """Whether a handler of the bus waits for it."""
-    context: contextvars.Context = attrs.field(factory=contextvars.copy_context, init=False)
+    chain: object = None
+    """Calls of one chain are not made after one of it has failed in the same commit."""
+    context: contextvars.Context = attrs.field(factory=contextvars.copy_context)
 
     def run(self, transaction: "Transaction") -> Any:
         """Call the function, and close the transaction to it."""
@@ -74,6 +76,13 @@ class Call:
     def _run(self, transaction: "Transaction") -> Any:
         in_transaction.set(True)
         return self.function(transaction)
+
+
+class NotCalled:
+    """What came of a call that was not made: one before it, of its chain, has failed."""
+
+
+NOT_CALLED = NotCalled()
 
 
 @attrs.frozen(eq=False)

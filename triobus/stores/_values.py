@@ -1,6 +1,6 @@
 """What goes into a store and comes out of it, as plain values."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -240,12 +240,27 @@ class Settled(NamedTuple):
     """Whose turn it is now; None when the delivery is finished."""
     letter_id: int | None = None
     """The dead letter that is no more, if the delivery was its replay; nothing else changes."""
+    is_recorded: bool = False
+    """Whether the store has been told of attempts before."""
+
+
+def joined(positions: Iterable[int]) -> list[tuple[int, int]]:
+    """Return positions as ranges: first and last of those that lie side by side."""
+    ranges: list[tuple[int, int]] = []
+    for position in sorted(positions):
+        if ranges and ranges[-1][1] == position - 1:
+            ranges[-1] = ranges[-1][0], position
+        else:
+            ranges.append((position, position))
+    return ranges
 
 
 def with_settled(
     changes: Changes, settled: Sequence[Settled], offset_of: Callable[[str], int]
 ) -> Changes:
     """Return changes with what transactional handlers have settled in the same transaction.
+
+    Positions that lie side by side make one range, and move the offset if they begin behind it.
 
     `offset_of` returns the offset of a group that has not changed otherwise.
     """
@@ -259,11 +274,17 @@ def with_settled(
     groups = dict(changes.groups)
     for name, some in of_groups.items():
         change = groups.get(name) or GroupChange(ProgressChange(offset_of(name)))
-        finished = [(each.position, each.position) for each in some if each.attempts is None]
-        groups[name] = GroupChange(
-            ProgressChange(change.progress.offset, (*change.progress.ranges, *finished)),
-            {**change.attempts, **{each.position: each.attempts for each in some}},
-        )
+        offset, attempts = change.progress.offset, dict(change.attempts)
+        for each in some:
+            if each.attempts is not None or each.is_recorded:
+                attempts[each.position] = each.attempts
+            else:
+                attempts.pop(each.position, None)  # an earlier call of this commit's was there
+        finished = joined(each.position for each in some if each.attempts is None)
+        if finished and finished[0][0] == offset + 1:
+            offset = finished.pop(0)[1]
+        progress = ProgressChange(offset, (*change.progress.ranges, *finished))
+        groups[name] = GroupChange(progress, attempts)
     return Changes(groups, {**changes.letters, **letters})
 
 

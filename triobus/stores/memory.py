@@ -22,7 +22,7 @@ from triobus._threads import run_in_thread
 from triobus.stores._duplicates import Known, known_places, refusal
 from triobus.stores._scheduled import ScheduledEvents
 from triobus.stores._store import EventStore
-from triobus.stores._transaction import Call, Returned, Transaction
+from triobus.stores._transaction import NOT_CALLED, Call, Returned, Transaction
 from triobus.stores._values import (
     EVERYTHING,
     Append,
@@ -150,12 +150,18 @@ class MemoryEventStore(EventStore):
         now = datetime.now(UTC)
         results: list[Any] = [self._append(append, now) for append in commit.appends]
         settled: list[Settled] = []
+        ended: set[object] = set()
         resets: list[tuple[str, Reached]] = []
         for item in commit.others:
             result: Any
-            if isinstance(item, Call):
+            if isinstance(item, Call) and item.chain in ended:
+                result = NOT_CALLED
+            elif isinstance(item, Call):
                 result = await self._called(item, now)
-                settled += item.settled if isinstance(result, Returned) else ()
+                if isinstance(result, Returned):
+                    settled += item.settled
+                elif item.chain is not None:
+                    ended.add(item.chain)
             elif isinstance(item, Schedule):
                 result = self._schedule_event(item)
             elif isinstance(item, Unschedule):

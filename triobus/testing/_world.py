@@ -12,6 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -321,7 +322,7 @@ def run_in_world(
             return _BEGINNING + timedelta(seconds=clock.current_time())
 
         around = replaced(
-            random_bytes=Random(f"{seed} ids").randbytes,
+            random_bits=partial(Random(f"{seed} ids").getrandbits, 80),
             time_ns=lambda: int(now().timestamp() * 1e9),
             now=now,
             instead_of_thread=world.call,

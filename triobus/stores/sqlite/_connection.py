@@ -13,6 +13,7 @@ from urllib.parse import quote
 import attrs
 
 from triobus._errors import NotAStore, StoreClosed, StoreError, StoreIOError, StoreReadOnly
+from triobus._process import process
 from triobus.stores._duplicates import LONGEST_NAME
 from triobus.stores.sqlite import _faults, _path, _schema
 from triobus.stores.sqlite._faults import STEPS_BETWEEN_LOOKS, Faults
@@ -43,6 +44,7 @@ class Database:
     """The file that was closed last."""
     claim: Claim | None = None
     _pid: int = 0
+    _forks: int = 0
     is_writer: bool = False
     was_unclean: bool = False
     broken: StoreError | None = None
@@ -73,7 +75,7 @@ class Database:
 
     def open(self, *, creates: bool = True) -> None:
         """Open the file for reading; make it if there is none, unless that is not wanted."""
-        self._pid = os.getpid()
+        self._pid, self._forks = os.getpid(), process.forks
         self.broken = self.warning = self.wal = None
         try:
             if self.path == MEMORY:
@@ -95,7 +97,7 @@ class Database:
         connection = self.connection
         try:
             is_clean = self.is_writer and self.at is not None and self.broken is None
-            if connection is not None and is_clean and os.getpid() == self._pid:
+            if connection is not None and is_clean and self._forks == process.forks:
                 self.checkpoint("PASSIVE")
                 connection.close()
                 self._empty_log()
@@ -215,7 +217,7 @@ class Database:
         """Close the file, whatever is beside it."""
         connection, self.connection = self.connection, None
         try:
-            if connection is not None and os.getpid() == self._pid:
+            if connection is not None and self._forks == process.forks:
                 with self._log_kept():
                     connection.close()
         finally:
@@ -260,12 +262,12 @@ class Database:
 
     def check_process(self) -> None:
         """Raise `StoreForked` in a child of the process that has opened it."""
-        if self.connection is not None and os.getpid() != self._pid:
+        if self.connection is not None and self._forks != process.forks:
             raise _path.forked(self._pid, self.path)
 
     def ready(self) -> sqlite3.Connection:
         """Return the connection. Raises `StoreClosed` and the like where it is of no use."""
-        if self.connection is None or os.getpid() != self._pid:
+        if self.connection is None or self._forks != process.forks:
             self.check_open()
         if self.broken is not None:
             raise self.broken

@@ -14,7 +14,7 @@ import outcome
 
 from triobus._errors import OutcomeUnknown, StoreError, StoreReadOnly
 from triobus._threads import makes_durable
-from triobus.stores._transaction import Call, Returned
+from triobus.stores._transaction import NOT_CALLED, Call, NotCalled, Returned
 from triobus.stores._values import (
     Attempts,
     Changes,
@@ -186,13 +186,12 @@ class Writer:
             written = self._arranged(connection, commit, now, looks=True)
             connection.executemany(INSERT, written.rows)
         settled: list[Settled] = []
+        ended: set[object] = set()
         resets: list[tuple[str, Reached]] = []
         for item in commit.others:
             result: Any
-            if isinstance(item, Call) and item in failed:
-                result = outcome.Error(failed[item])
-            elif isinstance(item, Call):
-                result = self._calls.called(connection, written, item)
+            if isinstance(item, Call):
+                result = self._called(connection, written, item, failed, ended)
                 settled += item.settled if isinstance(result, Returned) else ()
             elif isinstance(item, Schedule):
                 result = self._calls.schedule(item)
@@ -215,6 +214,26 @@ class Writer:
         for group, reached in resets:  # last: what has changed of the group is of the past
             _write_reset(connection, group, reached.offset)
         return written
+
+    def _called(
+        self,
+        connection: sqlite3.Connection,
+        written: Arrangement,
+        call: Call,
+        failed: Mapping[Call, BaseException],
+        ended: set[object],
+    ) -> Returned | outcome.Error | NotCalled:
+        """Make a call, unless it or one before it in its chain has failed."""
+        if call.chain in ended:
+            return NOT_CALLED
+        result: Returned | outcome.Error
+        if call in failed:
+            result = outcome.Error(failed[call])
+        else:
+            result = self._calls.called(connection, written, call)
+        if call.chain is not None and isinstance(result, outcome.Error):
+            ended.add(call.chain)
+        return result
 
     def _offset_of(self, group: str) -> int:
         query = "SELECT position FROM progress WHERE name = ?"

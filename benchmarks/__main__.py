@@ -11,6 +11,7 @@ from benchmarks import (
     effects,
     fanout,
     idle,
+    instruments,
     latency,
     measuring,
     memory,
@@ -34,6 +35,7 @@ BENCHMARKS = {
         memory,
         idle,
         startup,
+        instruments,
     )
 }
 ROUNDS, QUICK_ROUNDS = 5, 3

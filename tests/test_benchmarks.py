@@ -29,6 +29,7 @@ LIMITS = {
     "memory": "raw channel, an event queued",
     "idle": "Trio alone, switches",
     "startup": "import trio",
+    "instruments": "publish, no instrument",
 }
 
 

@@ -108,6 +108,16 @@ Time, batches and control
   `group.reset()` sends a paused group to another place in the log, in one commit with a function of
   yours, and forgets its attempts and dead letters.
 
+Looking on
+
+- `bus.add_instrument()` takes an `Instrument`, which is told what is published, attempted, retried,
+  settled, dead-lettered and committed, and of groups that are paused. It may come and go while the
+  bus runs. One that raises is removed and logged, and disturbs nothing. Without instruments, and
+  for what none of them overrides, nothing is spent.
+- `triobus.prometheus` and `triobus.opentelemetry` have one each, for metrics and traces.
+- `bus.retries` lists what waits for a retry; it can be tried now, or given up.
+- `Handlers` are declared where no bus is known, and `bus.include()` puts them into a group.
+
 Start and stop
 
 - When the body of `async with bus:` begins, or `await nursery.start(bus.run)` returns, every worker
@@ -129,6 +139,7 @@ Start and stop
 from triobus._bus import EventBus, StopReport
 from triobus._bus.dead_letters import DeadLetters
 from triobus._bus.health import Health
+from triobus._bus.retries import Retries, WaitingRetry
 from triobus._errors import (
     BusAlreadyStarted,
     BusClosed,
@@ -137,6 +148,7 @@ from triobus._errors import (
     EventIdConflict,
     EventNotDecodable,
     EventNotEncodable,
+    GivenUp,
     GroupNotPaused,
     HandlerTimeout,
     HeldBack,
@@ -172,6 +184,8 @@ from triobus._events import Converter, DomainEvent, Published, upcaster
 from triobus._events.causes import Delivery
 from triobus._groups.current import current_delivery
 from triobus._groups.dead_letters import DeadLetter
+from triobus._groups.declared import BatchHandlers, Handlers
+from triobus._groups.instruments import Instrument
 from triobus._groups.listeners import Listener
 from triobus._groups.outcome import Outcome
 from triobus._groups.retry import Retry, RetryAfter
@@ -191,6 +205,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "BatchGroup",
+    "BatchHandlers",
     "BusAlreadyStarted",
     "BusClosed",
     "BusFull",
@@ -206,12 +221,15 @@ __all__ = [
     "EventNotDecodable",
     "EventNotEncodable",
     "EventStore",
+    "GivenUp",
     "Group",
     "GroupNotPaused",
     "GroupStatistics",
     "HandlerTimeout",
+    "Handlers",
     "Health",
     "HeldBack",
+    "Instrument",
     "InvalidEvent",
     "InvalidHandler",
     "InvalidOption",
@@ -225,6 +243,7 @@ __all__ = [
     "OutcomeUnknown",
     "ProcessDied",
     "Published",
+    "Retries",
     "Retry",
     "RetryAfter",
     "SequenceConflict",
@@ -251,6 +270,7 @@ __all__ = [
     "TriobusError",
     "UnknownDeadLetter",
     "UnknownSubscription",
+    "WaitingRetry",
     "WouldDeadlock",
     "current_delivery",
     "upcaster",

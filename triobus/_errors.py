@@ -75,6 +75,10 @@ class HeldBack(TriobusError):
     """An event was not tried: an earlier one of its aggregate is a dead letter (`hold=True`)."""
 
 
+class GivenUp(TriobusError):
+    """An event that waited for a retry was given up by `bus.retries.give_up()`."""
+
+
 class WouldDeadlock(TriobusError, RuntimeError):
     """Something was waited for that waits for the one who asks: a handler, a listener, a thread."""
 

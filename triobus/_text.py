@@ -52,6 +52,7 @@ MESSAGE_LENGTH = 4 * 1024
 TRACEBACK_LENGTH = 16 * 1024
 """How many bytes are kept of the end of its traceback."""
 
+_BRIEF = 200
 _LEAVES_TOLD = 20
 """How many of a group's errors are told one by one."""
 # Asked of the types, for `__class__`, `exceptions` and more of a user's error may be anything.
@@ -97,6 +98,14 @@ def message_of(error: BaseException) -> str:
     if len(found) > _LEAVES_TOLD:
         told.append(f"and {len(found) - _LEAVES_TOLD} more")
     return _cut("; ".join(told))
+
+
+def brief(error: BaseException) -> str:
+    """Return one line of at most 200 characters about an error, whatever it is."""
+    message = line(message_of(error)[:_BRIEF])
+    name = line(type_of(error))
+    text = f"{name}: {message}" if message else name
+    return text if len(text) <= _BRIEF else f"{text[: _BRIEF - 1]}…"
 
 
 def _is_group(error: BaseException) -> bool:

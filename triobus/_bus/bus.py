@@ -11,11 +11,12 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from triobus import _checks
 from triobus._bus.dead_letters import DeadLetters
-from triobus._bus.grouping import group
+from triobus._bus.grouping import group, include
 from triobus._bus.health import Health, health_of, statistics_of
 from triobus._bus.life import Drain, Life, StopReport, until_idle
 from triobus._bus.listening import listen, wait_for
 from triobus._bus.lives import Lives
+from triobus._bus.retries import Retries
 from triobus._errors import (
     InvalidOption,
     WouldDeadlock,
@@ -75,7 +76,9 @@ class EventBus:
         _check_drain(drain)
         _checks.choice("log_errors", log_errors, get_args(LogErrors))
         self._lives = Lives(store, on_failure, log_errors, drain)
+        self._lives.instruments.on_removed = lambda instrument: instrument.removed_from(self)
         self._dead_letters = DeadLetters(lambda: self._life, self._check_answerable)
+        self._retries = Retries(lambda: self._life, self._check_running)
         self._default = self.group("default", workers=workers, buffer=buffer, start=start)
 
     @property
@@ -90,6 +93,7 @@ class EventBus:
     listen = listen
     wait_for = wait_for
     group = group
+    include = include
 
     def _subscribe(self, handler: Handler, wanted: Wanted) -> Subscription:
         """Subscribe a handler in the group "default"."""
@@ -110,9 +114,36 @@ class EventBus:
         """What handlers have failed for good: `list`, `replay` and `discard`."""
         return self._dead_letters
 
-    def _watch(self, instrument: Instrument) -> None:
-        """Let an instrument see what happens from here on."""
-        self._lives.watch(instrument)
+    @property
+    def retries(self) -> Retries:
+        """What waits for a retry: `list`, `retry_now` and `give_up`."""
+        return self._retries
+
+    def add_instrument(self, instrument: Instrument) -> None:
+        """Tell an instrument what happens from here on; harmless if it is told already.
+
+        Raises `InvalidOption` for what is no `Instrument`, and what its `added_to` raises.
+        """
+        if not isinstance(instrument, Instrument):
+            raise InvalidOption(
+                f"instrument={instrument!r}: give an object of a class derived from "
+                "triobus.Instrument"
+            )
+        if instrument not in self._lives.instruments:
+            instrument.added_to(self)
+            self._lives.watch(instrument)
+
+    def remove_instrument(self, instrument: Instrument) -> None:
+        """Tell an instrument nothing more. Raises `InvalidOption` if it is not told anything.
+
+        That is so, too, when it was removed because one of its methods had raised, which is logged.
+        """
+        if instrument not in self._lives.instruments:
+            raise InvalidOption(
+                f"instrument={instrument!r} is none of the bus: it was not added, or it was "
+                "removed, as one is that raises; the log says so then"
+            )
+        self._lives.instruments.remove(instrument)
 
     # Starting and stopping
 
@@ -221,9 +252,9 @@ class EventBus:
             due_at = life.log.schedule.moment().due(asked)
             if due_at is not None:
                 await checkpoint_if_cancelled()
-                return await life.log.publish_later(event, due_at)
+                return await life.publishing.publish_later(event, due_at)
         await checkpoint_if_cancelled()
-        return await self._lives.life.log.publish(event, expected_sequence)
+        return await self._lives.life.publishing.publish(event, expected_sequence)
 
     @enable_ki_protection
     async def cancel_scheduled(self, event_id: UUID) -> bool:
@@ -251,7 +282,7 @@ class EventBus:
         """
         events = list(events)
         await checkpoint_if_cancelled()
-        return await self._lives.life.log.publish_many(events, expected_sequence)
+        return await self._lives.life.publishing.publish_many(events, expected_sequence)
 
     @enable_ki_protection
     def publish_nowait(self, event: DomainEvent) -> Published:
@@ -263,7 +294,7 @@ class EventBus:
         life = self._life
         if life.home is not None:
             life.home.check_same_thread("publish_nowait()", "publish_from_thread()")
-        return life.log.publish_nowait(event)
+        return life.publishing.publish_nowait(event)
 
     @enable_ki_protection
     async def publish_and_wait(self, event: DomainEvent) -> Outcome:
@@ -278,7 +309,7 @@ class EventBus:
         await checkpoint_if_cancelled()
         life.completions.add(completion)
         try:
-            return await life.log.publish_and_wait(event, completion)
+            return await life.publishing.publish_and_wait(event, completion)
         finally:
             life.completions.discard(completion)
 
@@ -331,6 +362,9 @@ class EventBus:
                     "same bus, for which it would wait: call it outside, or start a task for it in "
                     "a nursery that outlives the handler"
                 )
+
+    def _check_running(self, call: str) -> None:
+        self._life.cycle.check("replay", call)
 
     def _check_answerable(self, call: str) -> None:
         self._check_waitable(call)

@@ -1,9 +1,11 @@
-"""`EventBus.group`: a further group, typed by whether its handlers take one event or a batch."""
+"""`EventBus.group` and `include`: further groups, and handlers that were declared elsewhere."""
 
 from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
 from triobus import _checks
-from triobus._groups.subscriptions import BatchGroup, Group, Start
+from triobus._errors import InvalidOption
+from triobus._groups.declared import BatchHandlers, Handlers
+from triobus._groups.subscriptions import BatchGroup, Group, Start, Subscription
 
 Ordering = Literal["aggregate", "none"]
 
@@ -66,3 +68,35 @@ def group(
         start=start,
     )
     return found
+
+
+def include(self: Any, handlers: Handlers, *, group: str = "default") -> tuple[Subscription, ...]:
+    """Subscribe what is declared in `handlers`, all of it in one group; return the subscriptions.
+
+    A group that the bus has not is made, as `bus.group(group)` does it. What is declared later is
+    not taken. Raises `InvalidOption` where the group has batches and the handlers take single
+    events, or the other way round, and what `subscribe` raises: then none is subscribed.
+    """
+    if not isinstance(handlers, Handlers):
+        raise InvalidOption(f"handlers={handlers!r}: give a Handlers, with what is declared there")
+    _checks.name("group", group)
+    options = self._lives.options.get(group)
+    has_batches = options is not None and options.batch is not None
+    if has_batches is not isinstance(handlers, BatchHandlers):
+        takes = "single events" if has_batches else "batches"
+        raise InvalidOption(
+            f"group={group!r} gives its handlers {'batches' if has_batches else 'single events'}, "
+            f"and these take {takes}: declare them in "
+            f"{'BatchHandlers()' if has_batches else 'Handlers()'}, or make the group "
+            f"{'without batch' if has_batches else 'before, with batch=...'}"
+        )
+    target: Group = self.group(group) if options is None else options.group
+    made: list[Subscription] = []
+    try:
+        for handler, wanted in handlers._all():
+            made.append(target._subscribe(handler, wanted))  # one may raise
+    except BaseException:
+        for subscription in made:
+            subscription.unsubscribe()
+        raise
+    return tuple(made)

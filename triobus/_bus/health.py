@@ -31,7 +31,7 @@ class Health:
 
 def statistics_of(life: Life) -> BusStatistics:
     """Return the counters of one life of a bus."""
-    groups = {name: shell.statistics() for name, shell in life.shells.items()}
+    groups = {name: shell.statistics() for name, shell in [*life.shells.items()]}
 
     def total(counter: Callable[[GroupStatistics], int]) -> int:
         return sum(map(counter, groups.values()))

@@ -18,6 +18,7 @@ from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
 from triobus._bus.home import Home
 from triobus._bus.log import Log, log_of
+from triobus._bus.publishing import ObservedPublishing, Publishing
 from triobus._bus.routing import Routing
 from triobus._bus.states import LifeCycle
 from triobus._errors import BusClosed, StoreError
@@ -26,7 +27,7 @@ from triobus._events.causes import handling
 from triobus._groups.dead_letters import DeadLetterKeeper
 from triobus._groups.failures import LogErrors, OnFailure
 from triobus._groups.idle import Idle
-from triobus._groups.instruments import Instrument
+from triobus._groups.instruments import Instruments
 from triobus._groups.subscriptions import GroupOptions
 from triobus._groups.workers import GroupShell
 from triobus.stores import EventStore
@@ -59,11 +60,13 @@ class Life:
     _log_errors: LogErrors
     _drain: Drain
     """What leaving the block waits for."""
-    instruments: list[Instrument]
+    instruments: Instruments
     cycle: LifeCycle = attrs.field(factory=LifeCycle, init=False)
     idle: Idle = attrs.field(factory=Idle, init=False)
     routing: Routing = attrs.field(init=False)
     log: Log = attrs.field(init=False)
+    publishing: Publishing = attrs.field(init=False)
+    """What accepts events: the log, with the instruments around it that there are."""
     completions: set[Any] = attrs.field(factory=set, init=False)
     """Who is told when the life ends before they have been answered."""
     asked_to_stop: trio.Event = attrs.field(factory=trio.Event, init=False)
@@ -93,6 +96,7 @@ class Life:
         self.log = log_of(self.store, self.routing)
         self.log.schedule.on_released = self.idle.notice
         self.log.schedule.on_first = self._start_schedule
+        self.observe()
 
     # What belongs to it
 
@@ -105,6 +109,16 @@ class Life:
     def letters(self) -> DeadLetterKeeper:
         """The dead letters."""
         return self.log.letters
+
+    def observe(self) -> None:
+        """Take it up that an instrument has come or gone."""
+        is_observed = bool(self.instruments.publishing)
+        self.publishing = (
+            ObservedPublishing(self.log, self.instruments) if is_observed else self.log
+        )
+        self.routing.forget_routes()
+        for shell in self.shells.values():
+            shell.observe()
 
     def add(self, options: GroupOptions) -> None:
         """Run a group too; while the bus runs, its workers come at once."""
@@ -329,8 +343,8 @@ class Life:
         if self.home is not None:
             self._stopped_at = self.home.clock.current_time()
         if self._was_drained:
-            for instrument in self.instruments:
-                instrument.drained()
+            for watcher in self.instruments.drained:
+                watcher.drained()
         self.routing.close()
         for completion in self.completions:
             completion.cut_off()

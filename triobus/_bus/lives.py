@@ -13,7 +13,7 @@ from triobus._environment import environment
 from triobus._errors import BusAlreadyStarted, DuplicateName, InvalidOption
 from triobus._events import DomainEvent
 from triobus._groups.failures import LogErrors, OnFailure
-from triobus._groups.instruments import Instrument
+from triobus._groups.instruments import Instrument, Instruments
 from triobus._groups.subscriptions import BatchGroup, Group, GroupOptions, Start
 from triobus.stores import EventStore
 
@@ -30,7 +30,7 @@ class Lives:
     options: dict[str, GroupOptions] = attrs.field(factory=dict, init=False)
     """What was said of each group, by its name."""
     life: Life = attrs.field(init=False)
-    instruments: list[Instrument] = attrs.field(factory=list, init=False)
+    instruments: Instruments = attrs.field(factory=Instruments, init=False)
     _instrument_of: Callable[[Any], Any] | None = attrs.field(default=None, init=False)
     """What has given the bus an instrument of its environment, if something has."""
     _blocks: list[Life] = attrs.field(factory=list, init=False)
@@ -38,6 +38,12 @@ class Lives:
 
     def __attrs_post_init__(self) -> None:
         self.life = self._new_life()
+        self.instruments.on_change = self._observe
+
+    def _observe(self) -> None:
+        for options in self.options.values():
+            options.group._observe()
+        self.life.observe()
 
     def _new_life(self) -> Life:
         life = Life(self.store, self._on_failure, self._log_errors, self._drain, self.instruments)
@@ -75,6 +81,7 @@ class Lives:
             self._check_types,
             partial(self._resubscribed, name),
             self._check_transactional,
+            self.instruments,
         )
         options = self.options[name] = GroupOptions(
             group=group,
@@ -101,21 +108,21 @@ class Lives:
 
     def watch(self, instrument: Instrument) -> None:
         """Let an instrument see what happens from here on."""
-        self.instruments.append(instrument)
-        self.life.routing.forget_routes()
-        for options in self.options.values():
-            instrument.attend(options.group)
+        self.instruments.add(instrument)
+        if instrument in self.instruments.attend:
+            for options in self.options.values():
+                instrument.attend(options.group)  # type: ignore[attr-defined]  # then it has that
 
     def _attend(self, group: Group) -> None:
-        for instrument in self.instruments:
-            instrument.attend(group)
+        for watcher in self.instruments.attend:
+            watcher.attend(group)
 
     def watch_as_environment_says(self, bus: Any) -> None:
         """Give the bus the instrument that every bus of this environment gets, but once."""
         instrument_of = environment.get().instrument_of
         if instrument_of is not None and instrument_of is not self._instrument_of:
             self._instrument_of = instrument_of
-            self.watch(instrument_of(bus))
+            bus.add_instrument(instrument_of(bus))
 
     async def begin(self, bus: Any) -> None:
         """Begin a life, a new one if the last is over. Raises `BusAlreadyStarted`."""

@@ -3,7 +3,7 @@
 `Log` is what one life of a bus asks of either, so that nothing else has to know which it is.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from datetime import datetime
 from itertools import repeat
 from typing import Any, Protocol
@@ -22,7 +22,7 @@ from triobus._errors import BusFull, InvalidOption
 from triobus._events import DomainEvent, Published, published
 from triobus._events.batch import Batch
 from triobus._groups.dead_letters import DeadLetterKeeper, MemoryDeadLetters
-from triobus._groups.delivery import InFlight, Lanes, Replayed
+from triobus._groups.delivery import Bundle, InFlight, Lanes, Replayed
 from triobus._groups.effects import Effect, Effected
 from triobus._groups.listeners import Inbox, Listener
 from triobus._groups.outcome import Outcome, PendingOutcome
@@ -132,6 +132,10 @@ class MemoryGroupLog:
     def serve(self, shell: GroupShell) -> None:
         """Publishers bring the events."""
 
+    def when_recorded(self, function: Callable[[], None]) -> None:
+        """Nothing is recorded."""
+        function()
+
     def record_attempts(self, delivery: InFlight, index: int, attempts: int, delay: float) -> None:
         """They are in memory already."""
 
@@ -141,6 +145,14 @@ class MemoryGroupLog:
 
     def on_due(self) -> None:
         """Nothing is ever read back."""
+
+    async def event_at(self, position: int | None) -> Any:
+        """Every event is in memory."""
+        raise AssertionError(position)
+
+    async def withdraw(self, numbers: Set[int]) -> list[InFlight | Bundle]:
+        """Return deliveries that wait for a retry, which all are in memory."""
+        return self.lanes.withdraw(numbers)
 
     async def have(self, _: Sequence[Effect]) -> Sequence[Effected]:
         """Nothing is ever committed."""

@@ -7,6 +7,7 @@ no publisher is overtaken, and one that is woken has nothing left to do.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -19,7 +20,7 @@ from triobus._events import DomainEvent, key_of, with_cause
 from triobus._events.batch import Batch, runs
 from triobus._events.causes import calling_cause, calling_deliveries, calling_delivery, handling
 from triobus._groups.delivery import InFlight, Lanes
-from triobus._groups.instruments import Instrument
+from triobus._groups.instruments import Instruments
 from triobus._groups.listeners import Inbox, Waiter
 from triobus._groups.subscriptions import Subscription
 from triobus._groups.workers import GroupShell
@@ -52,16 +53,25 @@ class _Route:
     inboxes: list[Inbox]
     offers: list[Offer]
     waiters: list[Waiter]
-    instruments: Sequence[Instrument]
+    _instruments: Instruments
+    adds: list[tuple[Callable[..., None], tuple[Subscription, ...]]] = attrs.field(init=False)
+    """What is called with an event and its key, each with a plan: the lanes, and before them what
+    tells the instruments that there are."""
     shells: list[GroupShell] = attrs.field(init=False)
     is_plain: bool = attrs.field(init=False)
     """Whether groups alone take events of the type, and some group does."""
+    is_told: bool = attrs.field(init=False)
+    """Whether others than groups get to know of the events."""
     is_unwanted: bool = attrs.field(init=False)
     """Whether neither a group nor a listener takes them."""
 
     def __attrs_post_init__(self) -> None:
         self.shells = [shell for _, shell, _ in self.targets]
         self.is_plain = not (self.inboxes or self.waiters) and bool(self.targets)
+        self.is_told = bool(self._instruments.published) or not self.is_plain
+        self.adds = [(lanes.add, plan) for lanes, _, plan in self.targets]
+        if self._instruments.published:
+            self.adds.insert(0, (partial(_tell_of, self._instruments), ()))
         self.is_unwanted = not (self.inboxes or self.targets)
 
 
@@ -70,7 +80,7 @@ class Routing:
     """Accepts events for the groups, listeners and waiters of one life of a bus."""
 
     _cycle: LifeCycle
-    instruments: list[Instrument]
+    instruments: Instruments
     shells: dict[str, GroupShell] = attrs.field(factory=dict, init=False)
     """The groups by name."""
     published: int = attrs.field(default=0, init=False)
@@ -99,10 +109,8 @@ class Routing:
                 return None
         key = key_of(event)
         self.published += 1
-        if route.instruments:
-            self._tell(route, [event])
-        for lanes, _, plan in targets:
-            lanes.add(event, key, plan)
+        for add, plan in route.adds:
+            add(event, key, plan)
         return route.shells
 
     def enter(self, batch: Batch) -> bool:
@@ -215,7 +223,7 @@ class Routing:
                 touched[shell] = None
             if route.is_unwanted:
                 self.unhandled[events[0].event_type] += len(events)
-            if route.instruments or not route.is_plain:
+            if route.is_told:
                 self._tell(route, events)
         self.published += len(batch.events)
         if batch.completion is not None:
@@ -241,14 +249,13 @@ class Routing:
                 self.published += 1
                 if route.is_unwanted:
                     self.unhandled[event.event_type] += 1
-                for instrument in route.instruments:
-                    instrument.accepted(event, position)
+                if self.instruments.published:
+                    self.instruments.call("published", event, position)
             self._offer(route, event, position)
 
     def _tell(self, route: _Route, events: Sequence[DomainEvent]) -> None:
         for event in events:
-            for instrument in route.instruments:
-                instrument.accepted(event, None)
+            self.instruments.call("published", event, None)
             self._offer(route, event, None)
 
     def _offer(self, route: _Route, event: DomainEvent, position: int | None) -> None:
@@ -318,6 +325,10 @@ class Routing:
         """Give it no more, unless that was done before."""
         self.waiters.pop(waiter, None)
         self._routes.clear()
+
+
+def _tell_of(instruments: Instruments, event: DomainEvent, _key: object, _plan: object) -> None:
+    instruments.call("published", event, None)
 
 
 def describe_full(place: Place) -> str:

@@ -15,7 +15,7 @@ that are due take turns, so that neither a hot aggregate nor the rest can starve
 import itertools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence, Set
 from datetime import datetime
 from typing import Any
 
@@ -30,10 +30,11 @@ from triobus._durability.evicted import Evicted
 from triobus._durability.lanes import StoredLanes
 from triobus._durability.plans import Plans
 from triobus._durability.suspects import Suspects
-from triobus._errors import StoreError, StoreIOError
+from triobus._durability.unreadable import unreadable
+from triobus._errors import EventNotDecodable, StoreError, StoreIOError
 from triobus._events import DomainEvent
 from triobus._events.batch import runs
-from triobus._groups.delivery import Completion, InFlight, Replayed
+from triobus._groups.delivery import Bundle, Completion, InFlight, Replayed
 from triobus._groups.effects import Effect, Effected
 from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupShell
@@ -65,6 +66,8 @@ class CatchUp:
     """Raises `BusClosed` while the bus does not use the store."""
     _on_own_change: Callable[[], None]
     """Called when there is something that the next commit can take along, and may wait for it."""
+    when_recorded: Callable[[Callable[[], None]], None]
+    """Calls a function when all is recorded that is finished by now."""
     shell: GroupShell = attrs.field(init=False)
     """What runs for the group."""
     lanes: StoredLanes = attrs.field(init=False)
@@ -175,6 +178,26 @@ class CatchUp:
     def record_attempts(self, delivery: InFlight, index: int, attempts: int, delay: float) -> None:
         """Know how far a delivery has come that is not finished."""
         self.acknowledgements.record_attempts(delivery, index, attempts, delay)
+
+    async def event_at(self, position: int | None) -> Any:
+        """Return the event at a position of the log, or what stands for one that is unreadable."""
+        assert position is not None
+        (record,) = await self._store._fetch(position - 1, 1, position)
+        try:
+            return self._store._decode(record)
+        except EventNotDecodable:
+            return unreadable(record)
+
+    async def withdraw(self, numbers: Set[int]) -> list[InFlight | Bundle]:
+        """Return deliveries that wait for a retry, and that are in flight now."""
+        sleeping = self.lanes.sleeping(numbers)
+        events = [await self.event_at(asleep.position) for asleep in sleeping]
+        found = self.lanes.withdraw(numbers)
+        for asleep, event in zip(sleeping, events, strict=True):
+            delivery = self.lanes.rouse(asleep, event)
+            if delivery is not None:  # else its time has come meanwhile
+                found.append(delivery)
+        return found
 
     async def have(self, effects: Sequence[Effect]) -> Sequence[Effected]:
         """Make calls inside one commit that settles what they handle too."""

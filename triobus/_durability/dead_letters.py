@@ -8,6 +8,7 @@ import attrs
 
 from triobus._durability.unreadable import unreadable
 from triobus._errors import BusClosed, EventNotDecodable, StoreClosed
+from triobus._events import DomainEvent
 from triobus._groups.dead_letters import DeadLetter, DeadLetterIndex, Lane, Undelivered
 from triobus._text import described
 from triobus.stores import EventStore
@@ -124,6 +125,11 @@ class StoredDeadLetters(DeadLetterIndex):
                 attrs.evolve(record, attempts=attempts, last_failed_at=now, **described(error))
             )
 
+    def newest(self, letter_id: int, event: Any) -> DeadLetter | None:
+        """Return a letter of an event that has just failed; None if it was removed meanwhile."""
+        record = self._changed.get(letter_id)
+        return None if record is None else _shown(record, event, event)
+
     def check_removable(self) -> None:
         """Raise `BusClosed` if what is removed would not be recorded."""
         if not self.is_current:
@@ -191,13 +197,7 @@ class StoredDeadLetters(DeadLetterIndex):
             event = self._store._decode(record)
         except EventNotDecodable as error:
             failure = error
-        fields = attrs.asdict(letter)
-        shown = DeadLetter(
-            event=event,
-            event_id=stand_in.event_id,
-            event_type=record.event_type,
-            **fields,
-        )
+        shown = _shown(letter, event, stand_in)
         return Undelivered(shown, stand_in if event is None else event, failure)
 
     def _change(self, record: DeadLetterRow) -> None:
@@ -207,6 +207,16 @@ class StoredDeadLetters(DeadLetterIndex):
     def _add_key(self, key: DeadLetterKey) -> None:
         self._keys[key.id] = key
         self._enter(key.id, _lane(key))
+
+
+def _shown(letter: DeadLetterRow, event: Any, named: Any) -> DeadLetter:
+    """Return a letter with its event, if that could be made, and the names of what has its id."""
+    return DeadLetter(
+        event=event if isinstance(event, DomainEvent) else None,
+        event_id=named.event_id,
+        event_type=named.event_type,
+        **attrs.asdict(letter),
+    )
 
 
 def _lane(key: DeadLetterKey) -> Lane:

@@ -1,6 +1,7 @@
 """Handing over: events that have just been stored go to the groups and to those who listen."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -68,6 +69,29 @@ class HandOver:
                 elif batch.completion is not None:
                     self._watch_on(event, place.position, batch.completion)
         self._next(events, keys)
+
+    def events_of(
+        self, submissions: Sequence[Submission], *, is_stored: bool
+    ) -> Sequence[DomainEvent]:
+        """Return the events that are in the log now; or that were to be, when nothing is stored."""
+        events: list[DomainEvent] = []
+        for each in submissions:
+            if each.batch is not None and not is_stored:
+                events += each.batch.events
+            elif each.batch is not None:
+                pairs = zip(each.batch.events, each.positions, strict=True)
+                events += [event for event, place in pairs if place.is_new]
+            elif is_stored and isinstance(each.item, Release):
+                events += self._made_of(each.result.rows)
+        return events
+
+    def _made_of(self, rows: Sequence[Row]) -> list[DomainEvent]:
+        """Return the events of rows, without those that cannot be made."""
+        found = []
+        for row in rows:
+            with suppress(EventNotDecodable):
+                found.append(self._store._decode(row))
+        return found
 
     def _rows(self, rows: Sequence[Row]) -> None:
         """Give the groups what came out of the schedule; they read what cannot be made here."""

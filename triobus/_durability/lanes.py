@@ -4,7 +4,7 @@ Deliveries are numbered by positions, so that each has its place in the order wh
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from heapq import heapify, heappop, heappush
 from itertools import repeat
 from math import inf
@@ -13,11 +13,21 @@ from typing import NamedTuple
 import attrs
 
 from triobus._events import DomainEvent
-from triobus._groups.delivery import NO_POSITIONS, Bundle, Completion, InFlight, Lanes, Queued
+from triobus._groups.delivery import (
+    NO_POSITIONS,
+    Bundle,
+    Completion,
+    InFlight,
+    Lanes,
+    Queued,
+    Waiting,
+)
 from triobus._groups.subscriptions import Subscription
 
 KEPT_AWAKE = 256
 """How many deliveries that wait for a retry stay in memory when a store has them."""
+_ERRORS_KEPT = 256
+"""How many different texts of errors are kept for what has no event in memory."""
 _BETWEEN = 2**32
 """Numbers between two positions, for the replays that were begun between these."""
 
@@ -34,6 +44,8 @@ class Asleep(NamedTuple):
     turn: int
     """Which subscription of the plan is next."""
     done: tuple[str, ...]
+    error: str | None
+    """What the last attempt has failed with, if that is kept."""
 
 
 def place_of(queued: Queued) -> int:
@@ -69,6 +81,8 @@ class StoredLanes(Lanes):
     _dues: list[float] = attrs.field(factory=list)
     """When those of them may begin."""
     _now: float = 0.0
+    _errors: dict[str, str] = attrs.field(factory=dict)
+    """The texts that sleeping deliveries share."""
 
     @property
     def added(self) -> int:
@@ -202,7 +216,7 @@ class StoredLanes(Lanes):
 
     def wake(
         self, asleep: Asleep, event: DomainEvent, plan: tuple[Subscription, ...] | None = None
-    ) -> None:
+    ) -> InFlight:
         """Go on with a delivery whose time has come, with another plan for what is damaged."""
         delivery = InFlight(
             number=asleep.position * _BETWEEN,
@@ -215,9 +229,11 @@ class StoredLanes(Lanes):
             attempt=asleep.attempt,
             done=asleep.done,
             is_recorded=True,
+            error=asleep.error,
         )
         del self.due[asleep.position]
         self._bring_back(delivery)
+        return delivery
 
     # The order
 
@@ -307,8 +323,61 @@ class StoredLanes(Lanes):
             delivery.plan,
             delivery.index,
             delivery.done,
+            self._kept(delivery.error),
         )
         heappush(self._asleep, asleep)
+
+    def _kept(self, error: str | None) -> str | None:
+        """Return the text of an error as others have it too, or None if there are too many."""
+        if error is None or (error not in self._errors and len(self._errors) >= _ERRORS_KEPT):
+            return None
+        return self._errors.setdefault(error, error)
+
+    # Being looked at
+
+    def look(self) -> Iterator[Waiting]:
+        """Yield what waits for a retry, in no order."""
+        yield from super().look()
+        for asleep in self._asleep:
+            yield Waiting(
+                asleep.due,
+                asleep.position * _BETWEEN,
+                asleep.key,
+                asleep.position,
+                asleep.plan[asleep.turn],
+                asleep.attempt,
+                asleep.error,
+                None,
+            )
+
+    def hurry(self, numbers: Set[int]) -> int:
+        """Make deliveries ready that wait for a retry, by their numbers; return how many.
+
+        Some of them have to be read back for that.
+        """
+        found = self.sleeping(numbers)
+        for asleep in found:
+            self._asleep.remove(asleep)
+            self.due[asleep.position] = asleep
+        heapify(self._asleep)
+        return len(found) + super().hurry(numbers)
+
+    def sleeping(self, numbers: Set[int]) -> list[Asleep]:
+        """Return those of the numbers whose events have to be read."""
+        return [asleep for asleep in self._asleep if asleep.position * _BETWEEN in numbers]
+
+    def rouse(self, asleep: Asleep, event: DomainEvent) -> InFlight | None:
+        """Return a delivery that sleeps, now in flight; None if it does not sleep any more."""
+        if asleep not in self._asleep:
+            return None
+        self._asleep.remove(asleep)
+        heapify(self._asleep)
+        self.due[asleep.position] = asleep
+        delivery = self.wake(asleep, event)
+        self._resumed.remove((delivery.number, delivery))
+        heapify(self._resumed)
+        self.held -= 1
+        return delivery
 
     def _bring_back(self, delivery: InFlight | Bundle) -> None:
         if not isinstance(delivery, Bundle):

@@ -20,7 +20,7 @@ from triobus._durability.suspects import Suspects, blamed_alone
 from triobus._errors import BusClosed, StoreError, StoreInUse
 from triobus._events import DomainEvent
 from triobus._events.moments import Moment
-from triobus._groups.instruments import Instrument
+from triobus._groups.instruments import Instruments
 from triobus._groups.subscriptions import GroupOptions
 from triobus.stores import EventStore
 from triobus.stores._commits import CommitQueue, Submission
@@ -38,7 +38,7 @@ class Recorder:
 
     store: EventStore
     _tell: Callable[[Sequence[DomainEvent], int, bool], None]
-    _instruments: Sequence[Instrument]
+    _instruments: Instruments
     letters: StoredDeadLetters = attrs.field(init=False)
     schedule: StoredSchedule = attrs.field(init=False)
     catch_ups: dict[str, CatchUp] = attrs.field(factory=dict, init=False)
@@ -59,6 +59,12 @@ class Recorder:
     """Whether there is something to be recorded."""
     _is_storing: bool = attrs.field(default=False, init=False)
     """Whether what was collected is on its way."""
+    _waiting: list[Callable[[], None]] = attrs.field(factory=list, init=False)
+    """What is called when all is recorded that is finished by now."""
+    _going: int = attrs.field(default=0, init=False)
+    """How many of these, the first ones, the commit under way is for."""
+    _began: float = attrs.field(default=0.0, init=False)
+    """When that commit began, if an instrument wants to know."""
 
     def __attrs_post_init__(self) -> None:
         self.letters = StoredDeadLetters(self.store, self.on_change, self.flush_letters)
@@ -139,7 +145,12 @@ class Recorder:
     def add(self, options: GroupOptions) -> CatchUp:
         """Return what brings the store's log to one more group."""
         catch_up = CatchUp(
-            options, self.store, self.on_change, self._check_attached, self._on_own_change
+            options,
+            self.store,
+            self.on_change,
+            self._check_attached,
+            self._on_own_change,
+            self.when_recorded,
         )
         self.catch_ups[options.group.name] = catch_up
         if self.is_attached:
@@ -180,6 +191,13 @@ class Recorder:
         self._is_changed = True
         if self.is_attached:
             self._commits.signal()
+
+    def when_recorded(self, function: Callable[[], None]) -> None:
+        """Call a function when all is recorded that is finished by now: never, after a crash."""
+        if self.is_pending:
+            self._waiting.append(function)
+        else:
+            function()
 
     def _check_attached(self) -> None:
         if not self.is_attached:
@@ -237,6 +255,9 @@ class Recorder:
     def take_changes(self) -> Changes:
         """Return what the groups have come to since the last time."""
         self._is_storing, self._is_changed = self._is_changed, False
+        self._going = len(self._waiting)
+        if self._instruments.committed:
+            self._began = trio.current_time()
         if not self._is_storing:
             return _NO_CHANGES
         groups = {
@@ -246,11 +267,14 @@ class Recorder:
         }
         return Changes(groups, self.letters.take_change())
 
-    def give_back(self, changes: Changes, error: BaseException) -> None:
+    def give_back(
+        self, changes: Changes, submissions: Sequence[Submission], error: BaseException
+    ) -> None:
         """These changes are not stored, because of an error.
 
         They are not tried again until something happens that may go better.
         """
+        self._tell_committed(changes, submissions, error)
         self._is_changed = self._is_changed or self._is_storing
         self._is_storing = False
         if isinstance(error, StoreError):
@@ -268,15 +292,34 @@ class Recorder:
         for name, change in changes.groups.items():
             self.catch_ups[name].acknowledgements.progress.on_stored(change.progress)
             self.catch_ups[name].on_recorded()
-            for instrument in self._instruments:
-                instrument.recorded(name, change.progress.offset, change.progress.ranges)
+            for watcher in self._instruments.recorded:
+                watcher.recorded(name, change.progress.offset, change.progress.ranges)
         for submission in submissions:
             self._on_stored(submission)
         self._on_settled(submissions)
+        self._tell_committed(changes, submissions, None)
+        self._tell_recorded()
         if submissions:
             dues = [due for submission in submissions for due in submission.dues]
             self.schedule.on_stored(dues)
             self._hand_over.all(submissions)
+
+    def _tell_recorded(self) -> None:
+        """Call those that wait until something is recorded which is recorded now."""
+        count = self._going if self._is_changed else len(self._waiting)
+        told, self._waiting, self._going = self._waiting[:count], self._waiting[count:], 0
+        for function in told:
+            function()
+
+    def _tell_committed(
+        self, changes: Changes, submissions: Sequence[Submission], error: BaseException | None
+    ) -> None:
+        """Let instruments know of a commit."""
+        is_commit = changes.groups or changes.letters or any(each.item for each in submissions)
+        if not (is_commit and self._instruments.committed):
+            return
+        found = self._hand_over.events_of(submissions, is_stored=error is None)
+        self._instruments.call("committed", found, trio.current_time() - self._began, error)
 
     def _on_settled(self, submissions: Sequence[Submission]) -> None:
         """Know what transactional handlers have settled, all together as the store put it."""
@@ -302,8 +345,8 @@ class Recorder:
         elif isinstance(item, Reset):
             self.letters.forget_group(item.group)
             self.catch_ups[item.group].begin_anew(submission.result.offset)
-            for instrument in self._instruments:
-                instrument.reset(item.group, submission.result.offset)
+            for watcher in self._instruments.reset:
+                watcher.reset(item.group, submission.result.offset)
 
 
 def _log_groups(snapshot: Snapshot, catch_ups: Iterable[CatchUp]) -> None:

@@ -9,6 +9,7 @@ from triobus._events.event import (
     key_of,
     published,
     with_cause,
+    with_metadata,
 )
 from triobus._events.upcasters import upcaster
 
@@ -24,4 +25,5 @@ __all__ = [
     "published",
     "upcaster",
     "with_cause",
+    "with_metadata",
 ]

@@ -1,6 +1,7 @@
 """The event whose handler is calling: it is the cause of the events that it publishes."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -24,6 +25,9 @@ class Delivery:
     """The name of the subscription."""
     attempt: int
     """Which attempt this is, from 1."""
+    batch: tuple["Delivery", ...] = attrs.field(default=(), repr=False)
+    """What an instrument is told of a handler that takes a batch: all its deliveries, this one
+    first. Else there are none."""
 
 
 def snapshot_of(delivery: Any) -> Delivery:
@@ -79,6 +83,21 @@ def calling_cause() -> DomainEvent | None:
     bundle = calling_bundle()
     event: DomainEvent | None = bundle[0].event if len(bundle) == 1 else None
     return event
+
+
+@contextmanager
+def publishing_inside(event: DomainEvent) -> Iterator[DomainEvent]:
+    """Let the instruments of the bus whose handler is calling look on while it publishes an event.
+
+    Yields what is to be published.
+    """
+    bundle = calling_bundle()
+    instruments = bundle[0].subscription._owner._instruments if bundle else None
+    if instruments is None or not instruments.publishing:
+        yield event
+        return
+    with instruments.around_publishing([event]) as (found,):
+        yield found
 
 
 def _innermost() -> Handling | None:

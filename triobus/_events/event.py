@@ -14,7 +14,7 @@ import msgspec
 
 from triobus._errors import InvalidEvent
 from triobus._events.identity import new_id, now, utc
-from triobus._events.limits import annotations_of
+from triobus._events.limits import annotations_of, fits_metadata
 from triobus._text import line, shown
 
 
@@ -224,6 +224,25 @@ def with_cause(event: DomainEvent, cause: DomainEvent) -> DomainEvent:
     object.__setattr__(caused, "correlation_id", correlation_id)
     object.__setattr__(caused, "causation_id", causation_id)
     return caused
+
+
+def with_metadata(event: DomainEvent, further: Mapping[str, str]) -> DomainEvent:
+    """Return `event` with more metadata, as far as that fits; the keys that it has stay.
+
+    It is a copy that differs in nothing else. An event that cannot be copied is returned itself.
+    """
+    metadata = dict(event.metadata)
+    for key, value in _frozen(further).items():
+        if key not in metadata and fits_metadata(metadata, key, value):
+            metadata[key] = value
+    if len(metadata) == len(event.metadata):
+        return event
+    try:
+        extended = _copy(event)
+    except InvalidEvent:
+        return event
+    object.__setattr__(extended, "metadata", FrozenDict(metadata))
+    return extended
 
 
 _HASH = "_attrs_cached_hash"

@@ -105,6 +105,11 @@ def fault_of_metadata(metadata: Mapping[str, str], owner: str = "") -> str:
     return ""
 
 
+def fits_metadata(metadata: Mapping[str, str], key: str, value: str) -> bool:
+    """Whether one more key would still be within the limits."""
+    return len(metadata) < METADATA_KEYS and max(len(key), len(value)) <= METADATA_LENGTH
+
+
 def annotations_of(cls: type) -> dict[str, Any] | None:
     """Return the annotations of a class, without those of its bases; None if they raise."""
     try:

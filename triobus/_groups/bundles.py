@@ -138,7 +138,7 @@ class BundleWorker:
 
     def _advance(self, delivery: InFlight) -> None:
         """Go on after a subscription; behind the last one of its plan a delivery is finished."""
-        is_finished = self._shell.log.advance(delivery)
+        is_finished = self._shell.advance(delivery)
         if is_finished:
             delivery.index += 1
             if delivery.completion is not None:

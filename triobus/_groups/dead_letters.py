@@ -1,6 +1,7 @@
 """Dead letters in memory: what was given up, kept until it is replayed or discarded."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
 from typing import Any, Protocol
@@ -91,6 +92,9 @@ class DeadLetterKeeper(Protocol):
     def lane_of(self, letter_id: int) -> Lane:
         """Return the lane of a letter."""
 
+    def counts(self) -> Mapping[str, int]:
+        """Return how many letters there are, by group; for any thread."""
+
     def lane(self, lane: Lane) -> Iterable[int]:
         """Return the ids of the letters of a lane; the oldest first."""
 
@@ -114,6 +118,9 @@ class DeadLetterKeeper(Protocol):
 
     def add_failure(self, letter_id: int, attempts: int, error: Exception, now: datetime) -> None:
         """Note that a replay failed again, unless the letter was removed meanwhile."""
+
+    def newest(self, letter_id: int, event: Any) -> DeadLetter | None:
+        """Return a letter of an event that has just failed; None if it was removed meanwhile."""
 
     def check_removable(self) -> None:
         """Raise `BusClosed` if what is removed would not last as long as the letters do."""
@@ -145,6 +152,13 @@ class DeadLetterIndex:
     held_back: set[int] = attrs.field(factory=set, init=False)
     last_id: int = attrs.field(default=0, init=False)
     _by_lane: dict[Lane, dict[int, None]] = attrs.field(factory=dict, init=False)
+
+    def counts(self) -> Mapping[str, int]:
+        """Return how many letters there are, by group; for any thread."""
+        counts: Counter[str] = Counter()
+        for (group, _, _), entered in [*self._by_lane.items()]:
+            counts[group] += len(entered)
+        return counts
 
     def lane(self, lane: Lane) -> Sequence[int]:
         """Return the ids of the letters of a lane; the oldest first."""
@@ -278,6 +292,10 @@ class MemoryDeadLetters(DeadLetterIndex):
                 last_failed_at=now,
                 **described(error),
             )
+
+    def newest(self, letter_id: int, event: Any) -> DeadLetter | None:  # noqa: ARG002  # it has it
+        """Return a letter that has just failed; None if it was removed meanwhile."""
+        return self._letters.get(letter_id)
 
     def check_removable(self) -> None:
         """Any can be removed at any time."""

@@ -21,7 +21,7 @@ tuple, and an aggregate with nothing busy or waiting costs nothing at all.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from heapq import heapify, heappop, heappush
 from itertools import count, repeat
 from math import inf
@@ -31,6 +31,7 @@ import attrs
 
 from triobus._events import DomainEvent
 from triobus._groups.subscriptions import Subscription
+from triobus._text import brief
 
 NO_POSITIONS = repeat(None)
 
@@ -88,6 +89,8 @@ class InFlight:
     is_settled: bool = False
     """Whether the store has been told, with the effects of a handler, that it is finished."""
 
+    error: str | None = None
+    """What its last attempt has failed with, in one line."""
     is_followed: bool = False
     """Whether the next one of its aggregate is in the same bundle."""
 
@@ -164,6 +167,21 @@ class Bundle:
     def size(self) -> int:
         """How many deliveries it counts for."""
         return len(self.deliveries)
+
+
+@attrs.frozen
+class Waiting:
+    """A delivery that waits for a retry, as one looks at it."""
+
+    due: float
+    number: int
+    key: str | None
+    position: int | None
+    subscription: Subscription
+    attempt: int
+    error: str | None
+    event: DomainEvent | None
+    """None for one that a store has."""
 
 
 @attrs.define(eq=False)
@@ -404,8 +422,59 @@ class Lanes:
         if delay is None:
             return None
         due = now + delay
+        told = brief(error)
+        for part in delivery.parts:
+            part.error = told
         self._put_aside(delivery, due)
         return due
+
+    def look(self) -> Iterator[Waiting]:
+        """Yield what waits for a retry, in no order."""
+        for due, _, delivery in self._waiting:
+            for each in delivery.parts:
+                yield Waiting(
+                    due,
+                    each.number,
+                    each.key,
+                    each.position,
+                    each.subscription,
+                    delivery.attempt,
+                    each.error,
+                    each.event,
+                )
+
+    def hurry(self, numbers: Set[int]) -> int:
+        """Make deliveries ready that wait for a retry, by their numbers; return how many."""
+        found = self._drawn(numbers)
+        for delivery in found:
+            self._bring_back(delivery)
+        return sum(len(delivery.parts) for delivery in found)
+
+    def withdraw(self, numbers: Set[int]) -> "list[InFlight | Bundle]":
+        """Return deliveries that wait for a retry, now in flight, by their numbers."""
+        found = self._drawn(numbers)
+        for delivery in found:
+            self._bring_back(delivery)
+            self._resumed.remove((delivery.number, delivery))
+            self.held -= delivery.size
+        heapify(self._resumed)
+        return found
+
+    def resume(self, delivery: "InFlight | Bundle") -> None:
+        """Make a delivery ready that is in flight."""
+        self.held += delivery.size
+        heappush(self._resumed, (delivery.number, delivery))
+
+    def _drawn(self, numbers: Set[int]) -> "list[InFlight | Bundle]":
+        """Take deliveries out of those that wait for a retry."""
+        found: list[Any] = []
+        kept: list[Any] = []
+        for entry in self._waiting:
+            is_meant = any(each.number in numbers for each in entry[2].parts)
+            (found if is_meant else kept).append(entry)
+        heapify(kept)
+        self._waiting = kept
+        return [entry[2] for entry in found]
 
     def freeze(self) -> None:
         """Let nothing become ready any more; it stays held, and counts as such."""

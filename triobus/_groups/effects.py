@@ -233,7 +233,7 @@ class Effects:
 
     def _advance(self, delivery: InFlight) -> bool:
         """Go on after a subscription; return whether the delivery is finished."""
-        is_finished: bool = self._shell.log.advance(delivery)
+        is_finished: bool = self._shell.advance(delivery)
         if is_finished and delivery.completion is not None:
             delivery.completion.finished()
         return is_finished

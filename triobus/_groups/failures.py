@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -10,11 +10,12 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from triobus._errors import StrayCancelled
+from triobus._errors import GivenUp, StrayCancelled
 from triobus._events import key_of
+from triobus._events.causes import snapshot_of
 from triobus._groups.dead_letters import DeadLetterKeeper
 from triobus._groups.delivery import Bundle, InFlight, Lanes
-from triobus._groups.instruments import Instrument
+from triobus._groups.instruments import Instruments
 from triobus._groups.retry import wish_in
 from triobus._groups.subscriptions import Subscription
 from triobus._text import described, escaped, leaves, line, message_of, type_of
@@ -37,7 +38,7 @@ class Failures:
     on_failure: OnFailure
     lanes: Lanes
     letters: DeadLetterKeeper
-    _instruments: Sequence[Instrument]
+    _instruments: Instruments
     _log_errors: LogErrors
     _expect: Callable[[float], None]
     """Called with the time at which a retry is due."""
@@ -130,8 +131,10 @@ class Failures:
         for each in delivery.parts:
             if each.letter_id is None:
                 self._record_attempts(each, each.index, counted, due - now)
-            for instrument in self._instruments:
-                instrument.retry_planned(each, due)
+            for watcher in self._instruments.retry_planned:
+                watcher.retry_planned(each, due)
+            if self._instruments.retry_scheduled:
+                self._instruments.call("retry_scheduled", snapshot_of(each), due)
         self._expect(due)
         if logger.isEnabledFor(logging.INFO):
             logger.info(
@@ -164,15 +167,39 @@ class Failures:
         self, delivery: InFlight, subscription: Subscription, error: Exception, attempts: int
     ) -> None:
         """Keep the event as a dead letter of the subscription."""
-        for instrument in self._instruments:
-            instrument.given_up(delivery.event, subscription, attempts, error)
+        for watcher in self._instruments.given_up:
+            watcher.given_up(delivery.event, subscription, attempts, error)
         now = datetime.now(UTC)
-        if delivery.letter_id is not None:
-            self.letters.add_failure(delivery.letter_id, attempts, error, now)
+        letter_id = delivery.letter_id
+        if letter_id is not None:
+            self.letters.add_failure(letter_id, attempts, error, now)
         else:
-            self._keep(delivery, subscription, error, attempts, now)
+            letter_id = self._keep(delivery, subscription, error, attempts, now)
+        if self._instruments.dead_lettered:
+            letter = self.letters.newest(letter_id, delivery.event)
+            if letter is not None:
+                self._instruments.call("dead_lettered", letter)
         if delivery.completion is not None:
             delivery.completion.failed(subscription, error)
+
+    @enable_ki_protection
+    def end_waiting(self, delivery: InFlight | Bundle, advance: Callable[[InFlight], bool]) -> int:
+        """Give up what was to be tried again, and go on behind that; return how many events."""
+        parts, attempts = delivery.parts, delivery.attempt
+        for each in parts:
+            known = f"; the last error was {each.error}" if each.error else ""
+            error = GivenUp(f"given up after {attempts} attempt{'s' * (attempts != 1)}{known}")
+            self.give_up(each, each.subscription, error, attempts)
+            if advance(each):
+                each.index = len(each.plan)
+                if each.completion is not None:
+                    each.completion.finished()
+        delivery.attempt = 0
+        if isinstance(delivery, Bundle):
+            delivery.drop_finished()
+        if any(each.index < len(each.plan) for each in delivery.deliveries):
+            self.lanes.resume(delivery)
+        return len(parts)
 
     def _keep(
         self,
@@ -181,7 +208,7 @@ class Failures:
         error: Exception,
         attempts: int,
         now: datetime,
-    ) -> None:
+    ) -> int:
         self.dead_lettered += 1
         letter_id = self.letters.add(
             delivery.event,
@@ -199,6 +226,7 @@ class Failures:
             self._record_attempts(delivery, delivery.index + 1, 0, 0)
         if logger.isEnabledFor(logging.ERROR):
             self._log_letter(letter_id, delivery, subscription, error, attempts)
+        return letter_id
 
     def _log_letter(
         self,

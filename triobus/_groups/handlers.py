@@ -36,30 +36,31 @@ def qualified_name(handler: Handler) -> str:
 
 def invocation(
     handler: Handler,
-    where: Predicate | None,
     timeout: float | None,
     limiter: trio.CapacityLimiter,
     transact: Transact | None = None,
-    *,
-    is_batch: bool = False,
 ) -> Invoke:
-    """Return an async function that calls `handler` with one event as its subscription asks.
+    """Return an async function that calls `handler` with one event, or a batch of them.
 
-    An `async def` handler without `where` and `timeout` is returned as it is, for speed. With
-    `transact` it is called inside a commit, and with the transaction too. Raises `InvalidHandler`
-    for what cannot be called so. With `is_batch` it gets the events of all deliveries that the
-    worker handles at once.
+    An `async def` handler without `timeout` is returned as it is, for speed. With `transact` it is
+    called inside a commit, and with the transaction too. Raises `InvalidHandler` for what cannot be
+    called so.
     """
-    _check(handler, is_transactional=transact is not None)
+    check_handler(handler, is_transactional=transact is not None)
     if transact is not None:
-        invoke = _in_transaction(handler, transact, timeout)
-    else:
-        invoke = handler if is_async(handler) else _in_thread(handler, limiter)
-        if timeout is not None:
-            invoke = _within(invoke, timeout, qualified_name(handler))
-    if where is not None:
-        invoke = (_matching_some if is_batch else _matching)(invoke, where)
-    return invoke
+        return _in_transaction(handler, transact, timeout)
+    invoke = handler if is_async(handler) else _in_thread(handler, limiter)
+    return invoke if timeout is None else _within(invoke, timeout, qualified_name(handler))
+
+
+def filtered(invoke: Invoke, where: Predicate | None, *, is_batch: bool) -> Invoke:
+    """Return what calls it with those events that `where` wants; it returns `NOT_MATCHED` for none.
+
+    With `is_batch` it is called for all deliveries that the worker handles at once.
+    """
+    if where is None:
+        return invoke
+    return (_matching_some if is_batch else _matching)(invoke, where)
 
 
 def _unwrapped(handler: Handler) -> Any:
@@ -87,7 +88,8 @@ def _is_circular() -> Callable[[Any], bool]:
     return stop
 
 
-def _check(handler: Handler, *, is_transactional: bool) -> None:
+def check_handler(handler: Handler, *, is_transactional: bool) -> None:
+    """Raise `InvalidHandler` for what cannot be called with an event, or not so."""
     if inspect.iscoroutine(handler):
         handler.close()
         raise InvalidHandler(

@@ -27,7 +27,7 @@ def statistics_of(shell: Any) -> GroupStatistics:
         in_flight = busy = min(lanes.in_flight, shell.worker_count)
     else:
         in_flight = lanes.in_flight * bool(shell.worker_count)
-        busy = sum(own.delivery is not None for own in shell._handlings)
+        busy = sum(own.delivery is not None for own in [*shell._handlings])
     return GroupStatistics(
         published=lanes.added,
         handled=lanes.finished,

@@ -15,9 +15,11 @@ from triobus._groups.handlers import (
     Handler,
     Invoke,
     Predicate,
+    filtered,
     invocation,
     qualified_name,
 )
+from triobus._groups.instruments import Instruments, observed
 from triobus._groups.retry import Retry
 from triobus._groups.subscribing import Wanted, subscribe
 from triobus._groups.subscribing_batches import subscribe_batch
@@ -47,15 +49,19 @@ class Subscription:
     """The test that an event has to pass."""
     _is_plain: bool = attrs.field(init=False)
     """Whether every event it matches is simply to be handled: active, and without `hold`."""
+    _call: Invoke
+    """Calls the handler with one event, as its timeout asks."""
     _invoke: Invoke
-    """Calls the handler with one event, as `where` and the timeout ask."""
+    """What a worker calls: the same, with `where` and the instruments around it."""
     _owner: "Group"
     """The group itself; `group` is its name."""
     _handler: Handler
     """What the program gave."""
     _timeout: float | None
-    _is_transactional: bool
+    _takes_transaction: bool
     """Whether the handler is called with a transaction, for one event at a time."""
+    _is_transactional: bool
+    """Whether it is called so, and nobody looks on."""
 
     def __attrs_post_init__(self) -> None:
         self._is_plain = not self.hold
@@ -70,10 +76,19 @@ class Subscription:
         """Whether it is called in one commit with others, as `Effects` does."""
         return self._is_transactional and self.is_active and not self.hold
 
-    def _watch(self, watched: Callable[[Invoke], Invoke]) -> None:
-        """Let something stand around each attempt from here on, and make each by itself."""
-        self._invoke = watched(self._invoke)
-        self._is_transactional = False
+    def _observe(self) -> None:
+        """Put together what a worker calls, with the instruments that there are now.
+
+        One that is looked on is called by itself, and not in one commit with others.
+        """
+        instruments, is_batch = self._owner._instruments, self._owner._batch is not None
+        invoke = observed(self._call, instruments, is_batch=is_batch)
+        is_observed = invoke is not self._call or bool(instruments.around)
+        self._is_transactional = self._takes_transaction and not is_observed
+        invoke = filtered(invoke, self._where, is_batch=is_batch)
+        for watcher in instruments.around:
+            invoke = watcher.around(self, invoke)
+        self._invoke = invoke
 
     def unsubscribe(self) -> None:
         """Stop calling the handler, for events that are already queued too. Harmless when repeated.
@@ -139,6 +154,7 @@ class Group:
     _on_change: Callable[[], None]
     _check_transactional: Callable[[], None]
     """Raises `InvalidOption` if the bus has no store that could commit what a handler writes."""
+    _instruments: Instruments
     _is_paused: bool = attrs.field(default=False, init=False)
     _resetting: trio.Lock = attrs.field(factory=trio.Lock, init=False)
     """The task that resets the group has it, and nothing resumes the group meanwhile."""
@@ -155,15 +171,15 @@ class Group:
     def _subscribe(self, handler: Handler, wanted: Wanted) -> Subscription:
         if wanted.transactional:
             self._check_transactional()
+        call = invocation(
+            handler,
+            wanted.timeout,
+            self._limiter,
+            self._in_transaction if wanted.transactional else None,
+        )
         subscription = Subscription(
-            invoke=invocation(
-                handler,
-                wanted.where,
-                wanted.timeout,
-                self._limiter,
-                self._in_transaction if wanted.transactional else None,
-                is_batch=self._batch is not None,
-            ),
+            call=call,
+            invoke=call,
             name=wanted.name or qualified_name(handler),
             group=self.name,
             types=wanted.types,
@@ -174,7 +190,8 @@ class Group:
             owner=self,
             handler=handler,
             timeout=wanted.timeout,
-            is_transactional=wanted.transactional and self._batch is None,
+            takes_transaction=wanted.transactional and self._batch is None,
+            is_transactional=False,
         )
         if subscription.name in self._by_name:
             raise DuplicateName(
@@ -182,6 +199,7 @@ class Group:
                 "give this one another name: subscribe(..., name=...)"
             )
         self._check_types(subscription.types)
+        subscription._observe()
         self._by_name[subscription.name] = subscription
         self._on_change()
         return subscription
@@ -203,13 +221,17 @@ class Group:
         """
         self._running.check_not_inside("pause()")
         await checkpoint_if_cancelled()
-        self._is_paused = True
+        if not self._is_paused:
+            self._is_paused = True
+            self._instruments.call("group_paused", self.name)
         await self._running.rest()
 
     async def resume(self) -> None:
         """Go on where the group was paused; harmless if it is not."""
         async with self._resetting:
-            self._is_paused = False
+            if self._is_paused:
+                self._is_paused = False
+                self._instruments.call("group_resumed", self.name)
             self._running.go_on()
 
     async def reset(
@@ -242,6 +264,11 @@ class Group:
                 )
             await self._running.rest()
             await self._running.reset(target, transaction)
+
+    def _observe(self) -> None:
+        """Take it up that an instrument has come or gone."""
+        for subscription in self._by_name.values():
+            subscription._observe()
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:

@@ -20,17 +20,17 @@ from trio.lowlevel import cancel_shielded_checkpoint, disable_ki_protection, ena
 
 from triobus._checks import truth
 from triobus._errors import HeldBack, WouldDeadlock
-from triobus._events.causes import Handling, calling_deliveries, handling
+from triobus._events.causes import Handling, calling_deliveries, handling, snapshot_of
 from triobus._groups.bundles import BundleWorker
 from triobus._groups.contexts import CleanContext
 from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper
 from triobus._groups.deadline import Deadline
-from triobus._groups.delivery import InFlight, Lanes, Replayed
+from triobus._groups.delivery import Bundle, InFlight, Lanes, Replayed
 from triobus._groups.effects import Effect, Effected, Effects
 from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_id_of
 from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER
 from triobus._groups.idle import Idle
-from triobus._groups.instruments import Instrument
+from triobus._groups.instruments import Instruments
 from triobus._groups.overview import statistics_of, work_of
 from triobus._groups.statistics import GroupStatistics
 from triobus._groups.subscriptions import Group, Subscription
@@ -72,6 +72,9 @@ class GroupLog(Protocol):
     def advance(self, delivery: InFlight, /) -> bool:
         """Go on as `Lanes.advance` does; a delivery that is finished is settled."""
 
+    def when_recorded(self, function: Callable[[], None], /) -> None:
+        """Call a function when all is recorded that is finished by now."""
+
     def record_attempts(
         self, delivery: InFlight, index: int, attempts: int, delay: float, /
     ) -> None:
@@ -82,6 +85,12 @@ class GroupLog(Protocol):
 
     def on_due(self) -> None:
         """The time of an event that has to be read back may have come."""
+
+    async def event_at(self, position: int | None, /) -> Any:
+        """Return the event at a position of the log, or what stands for one that is unreadable."""
+
+    async def withdraw(self, numbers: Set[int], /) -> list[InFlight | Bundle]:
+        """Return deliveries that wait for a retry, by their numbers; they are in flight now."""
 
     async def have(self, effects: Sequence[Effect], /) -> Sequence[Effected]:
         """Make calls with a transaction inside one commit that settles what they handle."""
@@ -109,7 +118,7 @@ class GroupShell:
     _on_failure: OnFailure
     _log_errors: LogErrors
     letters: DeadLetterKeeper
-    _instruments: Sequence[Instrument]
+    _instruments: Instruments
     idle: Idle
     """Where waiting until nothing is left to do is kept."""
 
@@ -127,6 +136,8 @@ class GroupShell:
     """Deliveries on their way to a worker: still queued, for none has begun them."""
     lanes: Lanes = attrs.field(init=False)
     failures: Failures = attrs.field(init=False)
+    advance: Callable[[InFlight], bool] = attrs.field(init=False)
+    """Goes on with a delivery as the log does, while instruments look on if there are some."""
     effects: Effects = attrs.field(init=False)
     retries: int = attrs.field(default=0, init=False)
     """Attempts that were made again."""
@@ -153,6 +164,7 @@ class GroupShell:
             expect=self.expect,
             record_attempts=self.log.record_attempts,
         )
+        self.observe()
         self.effects = Effects(self)
         self.group._running = self
         self.log.serve(self)
@@ -160,6 +172,22 @@ class GroupShell:
             self.lanes.freeze()
 
     # Deliveries
+
+    def observe(self) -> None:
+        """Take it up that an instrument has come or gone."""
+        is_told = bool(self._instruments.settled)
+        self.advance = self._advance_observed if is_told else self.log.advance
+
+    def _advance_observed(self, delivery: InFlight) -> bool:
+        """Go on as the log does, and tell instruments when a delivery is settled."""
+        is_finished = self.log.advance(delivery)
+        if is_finished:
+            told = snapshot_of(delivery)
+            if delivery.is_settled:  # in the commit of its handler
+                self._instruments.call("settled", told)
+            else:
+                self.log.when_recorded(lambda: self._instruments.call("settled", told))
+        return is_finished
 
     @enable_ki_protection
     def wake(self) -> None:
@@ -196,6 +224,21 @@ class GroupShell:
         self.lanes.let_go(is_meant)
         self.log.on_due()
         self.wake()
+
+    def hurry(self, numbers: Set[int]) -> int:
+        """Make attempts now that would be due later, by numbers; return for how many events."""
+        count = self.lanes.hurry(numbers)
+        self.log.on_due()
+        self.wake()
+        return count
+
+    async def give_up(self, numbers: Set[int]) -> int:
+        """Make dead letters of what waits for a retry, by numbers; return of how many events."""
+        found = await self.log.withdraw(numbers)
+        count = sum(self.failures.end_waiting(delivery, self.advance) for delivery in found)
+        self.wake()
+        self.notice_idle()
+        return count
 
     # Room
 
@@ -418,7 +461,7 @@ async def _work(shell: GroupShell, own: Handling) -> None:
     """Take deliveries through their handlers, one after the other, for ever."""
     # One long function with its attributes in locals: a call more costs a tenth of the speed.
     lanes, log, failures, effects = shell.lanes, shell.log, shell.failures, shell.effects
-    take, advance, receive = lanes.take, log.advance, shell.receive.receive
+    take, receive = lanes.take, shell.receive.receive
     durations, idle = shell.durations, shell.idle
     trio_clock = trio.lowlevel.current_clock()
     clock = trio_clock.current_time if is_virtual(trio_clock) else time.perf_counter
@@ -443,6 +486,7 @@ async def _work(shell: GroupShell, own: Handling) -> None:
             turn_ends = started + _SECONDS_PER_TURN
         turn += 1
         own.delivery = delivery
+        advance = shell.advance  # an instrument may have come or gone
         if lanes.held <= shell.admits_at:
             log.on_room(shell)
         is_open = True

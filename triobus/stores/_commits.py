@@ -70,8 +70,10 @@ class StoreUser(Protocol):
     def take_changes(self) -> Changes:
         """Return what the groups have come to since the last time."""
 
-    def give_back(self, changes: Changes, error: BaseException) -> None:
-        """These changes are not stored, because of an error."""
+    def give_back(
+        self, changes: Changes, submissions: Sequence[Submission], error: BaseException
+    ) -> None:
+        """These changes, and what was submitted, are not stored, because of an error."""
 
     def committed(self, changes: Changes, submissions: Sequence[Submission]) -> None:
         """These changes are stored, and the events have these places in the log, in this order."""
@@ -266,7 +268,7 @@ class CommitQueue:
                 submission.error = _copied(error) if isinstance(error, StoreError) else error
                 submission.is_lost = True
             if user is not None:
-                user.give_back(changes, error)
+                user.give_back(changes, submissions, error)
             return error
         else:
             if self.is_halted:

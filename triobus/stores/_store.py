@@ -181,6 +181,10 @@ class EventStore(ABC):
         """A condition to look at, though the store works; None if there is none."""
         return None
 
+    def _size(self) -> int | None:
+        """How many bytes it takes on disk, if that can be told at once; for any thread."""
+        return None
+
     def _check_process(self) -> None:  # noqa: B027  # a store in memory is of use there
         """Raise `StoreForked` in a forked child, if the store is of no use there."""
 

@@ -17,7 +17,7 @@ import attrs
 from triobus._errors import InvalidHandler, StatementRefused
 from triobus._events import DomainEvent, EventCodec, with_cause
 from triobus._events.batch import Batch
-from triobus._events.causes import Delivery
+from triobus._events.causes import Delivery, publishing_inside
 from triobus._events.moments import Moment, check_due
 from triobus.stores._duplicates import Differs, check_same
 from triobus.stores._values import Append, LogPosition, NewRow, Schedule, Settled, Waiting
@@ -152,10 +152,15 @@ class Transaction(ABC):
         (checked,) = Batch([event]).events
         if self._call.cause is not None:
             checked = with_cause(checked, self._call.cause)
-        batch = Batch([checked])
+        with publishing_inside(checked) as found:
+            self._take(found, due)
+
+    def _take(self, event: DomainEvent, due: float | None) -> None:
+        """Have an event stored with the commit."""
+        batch = Batch([event])
         (row,) = self._call.rows_of(batch)
         if due is not None:
-            self._later.append((checked, Schedule(row, due)))
+            self._later.append((event, Schedule(row, due)))
         else:
             self._rows.append(row)
             if self._batch is None:

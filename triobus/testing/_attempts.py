@@ -1,6 +1,6 @@
 """Watching the attempts of handlers, where the recording and the promises look."""
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
@@ -9,6 +9,7 @@ from triobus._events import DomainEvent
 from triobus._events.causes import calling_bundle
 from triobus._groups.delivery import InFlight
 from triobus._groups.handlers import Invoke
+from triobus._groups.instruments import Watcher
 from triobus._groups.subscriptions import Group, Subscription
 
 Key = tuple[str, str]
@@ -21,21 +22,18 @@ def key_of(subscription: Subscription) -> Key:
 
 
 @attrs.define(eq=False)
-class AttemptInstrument(ABC):
+class AttemptInstrument(Watcher):
     """The part of an instrument that stands around the handlers of every subscription."""
 
     _groups: dict[str, Group] = attrs.field(factory=dict, init=False)
-    _attended: set[Subscription] = attrs.field(factory=set, init=False)
 
     def attend(self, group: Group) -> None:
-        """Watch the attempts of a group."""
+        """Know a group."""
         self._groups[group.name] = group
-        for subscription in group.subscriptions:
-            if subscription not in self._attended:
-                self._attended.add(subscription)
-                subscription._watch(self._watched)
 
-    def _watched(self, invoke: Invoke) -> Invoke:
+    def around(self, _: Subscription, invoke: Invoke) -> Invoke:
+        """Watch the attempts of a subscription."""
+
         async def watched(given: DomainEvent | tuple[DomainEvent, ...]) -> object:
             async def call() -> object:
                 return await invoke(given)

@@ -196,7 +196,7 @@ class Watch(AttemptInstrument):
     def _settled(self, event_id: UUID, subscription: Subscription) -> None:
         self._log.open.get(event_id, set()).discard(key_of(subscription))
 
-    def accepted(self, event: DomainEvent, position: int | None) -> None:
+    def published(self, event: DomainEvent, position: int | None) -> None:
         if position is not None:
             self._log.ids[position] = event.event_id
         self._log.open[event.event_id] = self._wanted_by(event)

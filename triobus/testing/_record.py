@@ -11,9 +11,9 @@ from triobus._bus import EventBus
 from triobus._environment import environment
 from triobus._errors import InvalidOption
 from triobus._events import DomainEvent
+from triobus._events.causes import Delivery
 from triobus._groups.delivery import InFlight
 from triobus._groups.handlers import NOT_MATCHED
-from triobus._groups.instruments import Range
 from triobus._groups.subscribing import event_types
 from triobus._groups.subscriptions import Subscription
 from triobus._text import said, shown
@@ -118,16 +118,16 @@ def record(bus: EventBus) -> "Recording":
     Call it before the bus starts to see everything. Called again for the same bus it returns the
     same recording. It keeps all events in memory: it is for tests.
     """
-    for instrument in bus._lives.instruments:
-        if isinstance(instrument, Recording) and not instrument.is_shared:
-            return instrument
+    for instrument in bus._lives.instruments.present:
+        if isinstance(instrument, Witness) and not instrument.recording.is_shared:
+            return instrument.recording
     recording = Recording()
-    bus._watch(recording)
+    bus.add_instrument(recording.witness)
     return recording
 
 
 @attrs.define(eq=False, repr=False)
-class Recording(AttemptInstrument):
+class Recording:
     """What a bus did, in order. Made by `record`; times are seconds on Trio's clock."""
 
     _on_change: Callable[[str], None] | None = None
@@ -139,11 +139,14 @@ class Recording(AttemptInstrument):
     _changes: list[str] = attrs.field(factory=list, init=False)
     """What was changed in events, and when."""
     _snapshots: Snapshots = attrs.field(init=False)
+    witness: "Witness" = attrs.field(init=False)
+    """What a bus tells."""
     _origin: float | None = attrs.field(default=None, init=False)
     """The time that the timeline has as 0.000."""
 
     def __attrs_post_init__(self) -> None:
         self._snapshots = Snapshots(self._on_change or self._changes.append)
+        self.witness = Witness(self)
 
     @property
     def is_shared(self) -> bool:
@@ -322,7 +325,12 @@ class Recording(AttemptInstrument):
             self._numbers.setdefault(entry.event.event_id, len(self._numbers) + 1)
         self._entries.append(entry)
 
-    # What the bus tells
+
+@attrs.define(eq=False)
+class Witness(AttemptInstrument):
+    """Writes down in a recording what a bus tells."""
+
+    recording: Recording
 
     async def _attempt(
         self,
@@ -330,14 +338,16 @@ class Recording(AttemptInstrument):
         events: Sequence[DomainEvent],
         call: Callable[[], Awaitable[object]],
     ) -> object:
+        recording = self.recording
         subscription, number = deliveries[0].subscription, deliveries[0].attempt
         name = "/".join(key_of(subscription))
         attempts = [
-            RecordedAttempt(**_about(event, subscription), attempt=number) for event in events
+            RecordedAttempt(**_about(event, *key_of(subscription)), attempt=number)
+            for event in events
         ]
         for attempt in attempts:
-            self._add(attempt)
-            self._snapshots.compare(attempt.event, f"before attempt {number} of {name}")
+            recording._add(attempt)
+            recording._snapshots.compare(attempt.event, f"before attempt {number} of {name}")
         result, error = None, None
         try:
             result = await call()
@@ -348,40 +358,31 @@ class Recording(AttemptInstrument):
             for attempt in attempts:
                 attempt.result, attempt.error = result, error
                 attempt.ended = trio.current_time()
-                self._snapshots.compare(attempt.event, f"while {name} had it")
+                recording._snapshots.compare(attempt.event, f"while {name} had it")
         if result is NOT_MATCHED:
             for attempt in attempts:
-                self._entries.remove(attempt)
-                self._wanted.get(attempt.event.event_id, set()).discard(key_of(subscription))
+                recording._entries.remove(attempt)
+                recording._wanted.get(attempt.event.event_id, set()).discard(key_of(subscription))
         return result
 
-    def accepted(self, event: DomainEvent, position: int | None) -> None:
-        self._wanted[event.event_id] = self._wanted_by(event)
-        self._snapshots.take(event)
-        self._add(RecordedEvent(event=event, time=trio.current_time(), position=position))
+    def published(self, event: DomainEvent, position: int | None) -> None:
+        recording = self.recording
+        recording._wanted[event.event_id] = self._wanted_by(event)
+        recording._snapshots.take(event)
+        recording._add(RecordedEvent(event=event, time=trio.current_time(), position=position))
 
-    def retry_planned(self, delivery: InFlight, due: float) -> None:
-        about = _about(delivery.event, delivery.subscription)
-        self._add(RecordedRetry(**about, attempt=delivery.attempt, due=due))
+    def retry_scheduled(self, delivery: Delivery, due: float) -> None:
+        about = _about(delivery.event, delivery.group, delivery.subscription)
+        self.recording._add(RecordedRetry(**about, attempt=delivery.attempt, due=due))
 
     def given_up(
         self, event: DomainEvent, subscription: Subscription, attempts: int, error: Exception
     ) -> None:
-        about = _about(event, subscription)
-        self._add(RecordedDeadLetter(**about, attempts=attempts, error=error))
-
-    def recorded(self, group: str, offset: int, ranges: Sequence[Range]) -> None:
-        """Do nothing: progress cannot be seen from outside."""
-
-    def reset(self, group: str, offset: int) -> None:
-        """What is handled again is recorded again."""
-
-    def drained(self) -> None:
-        """Do nothing: the attempts have told all."""
+        about = _about(event, *key_of(subscription))
+        self.recording._add(RecordedDeadLetter(**about, attempts=attempts, error=error))
 
 
-def _about(event: DomainEvent, subscription: Subscription) -> dict[str, Any]:
-    group, name = key_of(subscription)
+def _about(event: DomainEvent, group: str, name: str) -> dict[str, Any]:
     return {"event": event, "group": group, "subscription": name, "time": trio.current_time()}
 
 

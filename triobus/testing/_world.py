@@ -217,8 +217,10 @@ class World:
     def watch(self, bus: EventBus) -> Instrument:
         """Come to know a bus that starts."""
         self.buses.append(bus)
-        bus._watch(self.promises.of(bus, self._plan_failure))
-        return self.recording  # the last, and so around the others: it sees planned failures
+        bus.add_instrument(self.promises.of(bus, self._plan_failure))
+        return (
+            self.recording.witness
+        )  # the last, and so around the others: it sees planned failures
 
     def _plan_failure(self) -> Exception | None:
         is_planned = self._chance.random() < self.faults.handler_failures

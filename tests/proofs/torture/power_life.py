@@ -17,7 +17,7 @@ import attrs
 import trio
 
 import triobus
-from triobus._groups.instruments import Range
+from triobus._groups.instruments import Range, Watcher
 from triobus.stores.sqlite import _connection, _writing
 
 LIVES = 3
@@ -51,8 +51,8 @@ class Looked(triobus.DomainEvent):
     number: int
 
 
-@attrs.define
-class Recorded:
+@attrs.define(eq=False)
+class Recorded(Watcher):
     """Hears when the progress of a group is in the store."""
 
     mark: Callable[..., None]
@@ -60,11 +60,6 @@ class Recorded:
     def recorded(self, group: str, offset: int, ranges: Sequence[Range]) -> None:
         ranges = [f"{first}-{last}" for first, last in ranges if last is not None]
         self.mark("recorded", group, offset, *ranges)
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        if name in ("attend", "accepted", "retry_planned", "given_up", "drained"):
-            return lambda *_: None
-        raise AttributeError(name)
 
 
 @contextmanager
@@ -120,7 +115,7 @@ def new_bus(path: str, synchronous: str, handled: Callable[..., None]) -> triobu
 async def live(path: str, life: int, synchronous: str, mark: Callable[..., None]) -> None:
     """Publish and handle; the first life ends in the middle of that."""
     bus = new_bus(path, synchronous, lambda *words: mark("handled", *words))
-    bus._watch(Recorded(mark))
+    bus.add_instrument(Recorded(mark))
 
     def accepted(published: triobus.Published) -> None:
         mark("accepted", published.position, published.event_id)

@@ -13,10 +13,36 @@ from tests.unit.types.events import (
     Returned,
     Shipped,
 )
-from triobus import DomainEvent, EventBus, Listener, Retry, Subscription, Transaction
+from triobus import (
+    BatchHandlers,
+    DomainEvent,
+    EventBus,
+    Handlers,
+    Listener,
+    Retry,
+    Subscription,
+    Transaction,
+)
 
 bus = EventBus()
 mail = bus.group("mail", workers=2)
+handlers = Handlers()
+batches = BatchHandlers()
+
+
+@handlers.subscribe(Ordered, name="declared", hold=True)
+async def declared(event: Ordered) -> None: ...
+
+
+@handlers.subscribe(Ordered, transactional=True)
+def declared_transactional(event: Ordered, transaction: Transaction) -> None: ...
+
+
+@batches.subscribe((Ordered, Paid))
+async def declared_batch(events: tuple[Ordered | Paid, ...]) -> None: ...
+
+
+assert_type(bus.include(handlers, group="mail"), tuple[Subscription, ...])
 
 
 # Decorators

@@ -1,10 +1,20 @@
 """What type checkers have to refuse, and for what, line by line. It is never run."""
 
 from tests.unit.types.events import Found, Lost, Ordered, OrderedTwice, Paid, Returned, Shipped
-from triobus import DomainEvent, EventBus, Transaction
+from triobus import BatchHandlers, DomainEvent, EventBus, Handlers, Transaction
 
 bus = EventBus()
 mail = bus.group("mail")
+handlers = Handlers()
+batches = BatchHandlers()
+
+
+@handlers.subscribe(Ordered)  # refused: handler
+async def declared_of_another(event: Paid) -> None: ...
+
+
+@batches.subscribe(Ordered)  # refused: handler
+async def declared_of_one(event: Ordered) -> None: ...
 
 
 # Decorators

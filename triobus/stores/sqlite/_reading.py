@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from typing import Any
 
 import attrs
@@ -270,5 +270,13 @@ class Reader:
     def _size(self) -> int:
         if self._db.at is None:
             return int(self._one("PRAGMA page_count") * self._one("PRAGMA page_size"))
-        paths = (self._db.at.path, self._db.at.path + "-wal")
-        return sum(os.stat(path).st_size for path in paths if os.path.exists(path))
+        return size_of(self._db.at.path)
+
+
+def size_of(path: str) -> int:
+    """Return how many bytes the files of a store take."""
+    size = 0
+    for name in (path, path + "-wal"):
+        with suppress(FileNotFoundError):
+            size += os.stat(name).st_size
+    return size

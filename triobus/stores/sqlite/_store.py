@@ -52,7 +52,7 @@ from triobus.stores._values import (
 from triobus.stores.sqlite import _log
 from triobus.stores.sqlite._connection import MEMORY, Database
 from triobus.stores.sqlite._path import check_path
-from triobus.stores.sqlite._reading import Reader
+from triobus.stores.sqlite._reading import Reader, size_of
 from triobus.stores.sqlite._verify import Verifier
 from triobus.stores.sqlite._writing import Writer
 
@@ -106,6 +106,10 @@ class SqliteEventStore(EventStore):
     def _warning(self) -> str | None:
         """A condition to look at, though the store works; None if there is none."""
         return self._database.warning
+
+    def _size(self) -> int | None:
+        """How many bytes its files take; None in memory."""
+        return None if self.path == MEMORY else size_of(self.path)
 
     def _check_process(self) -> None:
         """Raise `StoreForked` in a forked child of the process that has opened it."""

@@ -44,6 +44,8 @@ from triobus.stores._values import (
     DeadLetterKey,
     DeadLetterRow,
     GroupRow,
+    Holder,
+    Overview,
     Row,
     Selection,
     Snapshot,
@@ -51,6 +53,8 @@ from triobus.stores._values import (
 )
 from triobus.stores.sqlite import _log
 from triobus.stores.sqlite._connection import MEMORY, Database
+from triobus.stores.sqlite._lock import holder
+from triobus.stores.sqlite._overview import overview
 from triobus.stores.sqlite._path import check_path
 from triobus.stores.sqlite._reading import Reader
 from triobus.stores.sqlite._verify import Verifier
@@ -217,6 +221,18 @@ class SqliteEventStore(EventStore):
     async def statistics(self) -> StoreStatistics:
         """Return what the store holds. It looks at every event."""
         return await self._run(self._reader.statistics)
+
+    async def _overview(self, *, exact: bool = False) -> Overview:
+        """Return what a person wants to know first; in bounded time unless it is to be exact."""
+        return await self._run(overview, self._reader, exact)
+
+    async def _holder(self) -> Holder | None:
+        """Return which process writes to the store; None if none does."""
+        return await self._run(self._look_for_holder)
+
+    def _look_for_holder(self) -> Holder | None:
+        file = self._database.at
+        return None if file is None else holder(file)
 
     async def check(self, after: int = 0, limit: int = 1000) -> tuple[int, list[int]]:
         """Compare up to `limit` events behind a position with their checksums.

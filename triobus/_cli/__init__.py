@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import trio
 
 from triobus import __version__
-from triobus._cli import _status, _verify
+from triobus._cli import _events, _status, _verify
 from triobus._cli._commands import Commands
 from triobus._cli._demo import DEMO, generated_prices
 from triobus._cli._input import BytesSource, FileSource
@@ -87,7 +87,7 @@ examples:
 a line of the input:
   {"type": "price.closed", "data": {"symbol": "IBM", "day": "2000-01-01", "close": "100.52"}}"""
 
-_ON_STORES = (_status.add, _verify.add)
+_ON_STORES = (_status.add, _events.add, _verify.add)
 """The commands that work on a store."""
 
 

@@ -80,7 +80,10 @@ def status(options: argparse.Namespace) -> tuple[int, str]:
     """Return the exit code and the text."""
     described: Callable[[Status], str] = Status.as_json if options.json else Status.as_text
     if options.watch:
-        return trio.run(_watch, options, described)
+        try:
+            trio.run(_watch, options, described)
+        except KeyboardInterrupt:
+            return 0, ""
     found = trio.run(_look, options)
     return int(bool(found.waiting)), described(found)
 
@@ -90,12 +93,9 @@ async def _look(options: argparse.Namespace) -> "Status":
         return await Status.of(store, exact=options.exact)
 
 
-async def _watch(
-    options: argparse.Namespace, described: Callable[["Status"], str]
-) -> tuple[int, str]:
+async def _watch(options: argparse.Namespace, described: Callable[["Status"], str]) -> None:
     async with to_read(options.store) as store:
         await watched(partial(Status.of, store, exact=options.exact), described, options)
-    return 0, ""
 
 
 @attrs.frozen

@@ -78,5 +78,9 @@ def operate(path: Path) -> None:
     """Let the shop work until nothing moves any more."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     clock.jump(YEAR_2100)
-    logging.getLogger("triobus").setLevel(logging.CRITICAL)  # its errors are meant
-    trio.run(_operate, path, clock=clock)
+    logger = logging.getLogger("triobus")
+    logger.setLevel(logging.CRITICAL)  # its errors are meant
+    try:
+        trio.run(_operate, path, clock=clock)
+    finally:
+        logger.setLevel(logging.NOTSET)

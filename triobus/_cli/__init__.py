@@ -5,20 +5,19 @@ What a command finds out goes to standard output, everything else to standard er
 
 import argparse
 import contextlib
-import logging
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import trio
 
 from triobus import __version__
-from triobus._cli import _events, _status, _verify
+from triobus._cli import _events, _groups, _letters, _retries, _show, _status, _verify
 from triobus._cli._commands import Commands
 from triobus._cli._demo import DEMO, generated_prices
 from triobus._cli._input import BytesSource, FileSource
 from triobus._cli._load import load
-from triobus._cli._messages import CommandError, LogToStderr, say
+from triobus._cli._messages import CommandError, log_on_stderr, say
 from triobus._cli._run import Run
 from triobus._cli._streams import ReaderGone, drop_output, readers_watched
 from triobus._cli._summary import as_json, as_text, report_of_store, report_rows
@@ -87,7 +86,15 @@ examples:
 a line of the input:
   {"type": "price.closed", "data": {"symbol": "IBM", "day": "2000-01-01", "close": "100.52"}}"""
 
-_ON_STORES = (_status.add, _events.add, _verify.add)
+_ON_STORES = (
+    _status.add,
+    _events.add,
+    _show.add,
+    _letters.add,
+    _retries.add,
+    _groups.add,
+    _verify.add,
+)
 """The commands that work on a store."""
 
 
@@ -146,7 +153,7 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         restore=getattr(module, RESTORE, None),
         report=report_of_store(module),
     )
-    with _log_on_stderr():
+    with log_on_stderr():
         trio.run(run.carry_out)
     code, rows = run.exit_code(are_dead_letters_expected=options.target == DEMO), None
     try:
@@ -156,18 +163,6 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         say(escaped(f"triobus: {error}"))
         code = 2
     return code, as_json(run, rows) if options.json else as_text(run, rows)
-
-
-@contextlib.contextmanager
-def _log_on_stderr() -> Iterator[None]:
-    """Print what triobus logs, unless the user's module has set logging up itself."""
-    logger, handler = logging.getLogger("triobus"), LogToStderr(logging.WARNING)
-    if not logger.hasHandlers():
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
 
 
 def _parser() -> argparse.ArgumentParser:

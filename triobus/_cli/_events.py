@@ -142,7 +142,7 @@ class _Showing:
         options = self._options
         after = options.after or 0
         if self._since is not None:
-            after = max(after, await _position_at(store, self._since) - 1)
+            after = max(after, await position_at(store, self._since) - 1)
         last = options.last
         if last is None and options.after is None and self._since is None:
             last = _LAST
@@ -169,7 +169,7 @@ class _Showing:
         last = await store._last_position()
         if self._until is None:
             return last
-        return min(last, await _position_at(store, self._until, or_later=False) - 1)
+        return min(last, await position_at(store, self._until, or_later=False) - 1)
 
     async def _show_all(self, store: EventStore, after: int, end: int | None = None) -> None:
         end = await self._end(store) if end is None else end
@@ -200,7 +200,7 @@ async def batches(
         after = rows[-1].position
 
 
-async def _position_at(store: EventStore, when: datetime, *, or_later: bool = True) -> int:
+async def position_at(store: EventStore, when: datetime, *, or_later: bool = True) -> int:
     """Return the first position that was recorded at a time or later, or only later.
 
     By halves, for the clock that recorded them goes on; where it was set back, it is a position

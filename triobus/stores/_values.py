@@ -141,6 +141,13 @@ class Reset:
     """A `Call` that is made in the same transaction, if there is one."""
 
 
+@attrs.frozen(eq=False)
+class RemoveGroup:
+    """A group is to be forgotten: progress, attempts and dead letters."""
+
+    group: str
+
+
 @attrs.frozen
 class Reached:
     """A group goes on behind this position."""

@@ -23,6 +23,7 @@ from triobus.stores._values import (
     LogPosition,
     ProgressChange,
     Reached,
+    RemoveGroup,
     Reset,
     Schedule,
     Settled,
@@ -198,6 +199,8 @@ class Writer:
                 result = self._calls.schedule(item)
             elif isinstance(item, Unschedule):
                 result = self.scheduled.remove(item.event_id, item.now)
+            elif isinstance(item, RemoveGroup):
+                result = _remove_group(connection, item.group)
             elif isinstance(item, Reset):
                 result = self._calls.reset(connection, written, item, failed)
                 resets += [(item.group, result)] if isinstance(result, Reached) else []
@@ -313,9 +316,20 @@ class Writer:
 
 
 def _write_reset(connection: sqlite3.Connection, group: str, offset: int) -> None:
+    _forget_work(connection, group)
+    _write_progress(connection, group, ProgressChange(offset))
+
+
+def _remove_group(connection: sqlite3.Connection, group: str) -> bool:
+    """Forget a group; return whether it was there."""
+    _forget_work(connection, group)
+    query = "DELETE FROM progress WHERE name = ? AND name > ''"
+    return connection.execute(query, (group,)).rowcount > 0
+
+
+def _forget_work(connection: sqlite3.Connection, group: str) -> None:
     for table in ("finished", "attempts", "dead_letters"):
         connection.execute(f"DELETE FROM {table} WHERE group_name = ?", (group,))
-    _write_progress(connection, group, ProgressChange(offset))
 
 
 def _write_letter(connection: sqlite3.Connection, id_: int, letter: DeadLetterRow | None) -> None:

@@ -12,7 +12,18 @@ from collections.abc import Sequence
 import trio
 
 from triobus import __version__
-from triobus._cli import _events, _groups, _letters, _retries, _show, _status, _verify
+from triobus._cli import (
+    _backup,
+    _events,
+    _export,
+    _groups,
+    _import,
+    _letters,
+    _retries,
+    _show,
+    _status,
+    _verify,
+)
 from triobus._cli._commands import Commands
 from triobus._cli._demo import DEMO, generated_prices
 from triobus._cli._input import BytesSource, FileSource
@@ -93,6 +104,9 @@ _ON_STORES = (
     _letters.add,
     _retries.add,
     _groups.add,
+    _export.add,
+    _import.add,
+    _backup.add,
     _verify.add,
 )
 """The commands that work on a store."""

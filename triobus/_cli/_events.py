@@ -1,7 +1,8 @@
 """`triobus events`: the log, as a table or as lines."""
 
 import argparse
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from datetime import datetime
 from uuid import UUID
 
@@ -174,9 +175,10 @@ class _Showing:
     async def _show_all(self, store: EventStore, after: int, end: int | None = None) -> None:
         end = await self._end(store) if end is None else end
         found = False
-        async for rows in batches(store, after, end, self._selected):
-            found = True
-            self._show(rows)
+        async with aclosing(batches(store, after, end, self._selected)) as some:
+            async for rows in some:
+                found = True
+                self._show(rows)
         self._options.stdout.flush()
         if not found and not self._options.follow:
             say("triobus: there are no such events")
@@ -190,7 +192,7 @@ class _Showing:
 
 async def batches(
     store: EventStore, after: int, end: int, selected: Selection = EVERYTHING
-) -> AsyncIterator[list[Row]]:
+) -> AsyncGenerator[list[Row]]:
     """Yield the events behind a position and up to another one, some at a time."""
     while after < end:
         rows = await store._fetch(after, _AT_ONCE, end, selected)

@@ -2,7 +2,8 @@
 
 import argparse
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
@@ -145,29 +146,16 @@ async def _one(options: argparse.Namespace) -> tuple[int, str]:
 async def _listed(options: argparse.Namespace) -> tuple[int, str]:
     rows: list[dict[str, Any]] = []
     total = 0
-    async with to_read(options.store) as store:
-        async for letter, row in chosen(store, options):
+    async with to_read(options.store) as store, aclosing(chosen(store, options)) as letters:
+        async for letter, row in letters:
             total += 1
             if total > options.limit:
                 continue
             if options.json:
                 listed = attrs.asdict(letter) | {"event": line_of(row)}
                 print(json_line(listed), file=options.stdout)
-                continue
-            rows.append(
-                {
-                    "id": letter.id,
-                    "position": letter.position,
-                    "type": row.event_type,
-                    "aggregate": letter.aggregate_id,
-                    "group": letter.group,
-                    "subscription": letter.subscription,
-                    "attempts": letter.attempts,
-                    "last failed at": letter.last_failed_at,
-                    "error": letter.error_type,
-                    "message": cut(one_line(letter.message), _MESSAGE),
-                }
-            )
+            else:
+                rows.append(_as_row(letter, row))
     code = int(total > 0)
     if options.json:
         return code, ""
@@ -176,6 +164,21 @@ async def _listed(options: argparse.Namespace) -> tuple[int, str]:
     left = total - len(rows)
     more = [f"and {left:,} more; --limit N shows them"] if left else []
     return code, "\n".join([table(rows, columns=width()), *more])
+
+
+def _as_row(letter: DeadLetterRow, row: Row) -> dict[str, Any]:
+    return {
+        "id": letter.id,
+        "position": letter.position,
+        "type": row.event_type,
+        "aggregate": letter.aggregate_id,
+        "group": letter.group,
+        "subscription": letter.subscription,
+        "attempts": letter.attempts,
+        "last failed at": letter.last_failed_at,
+        "error": letter.error_type,
+        "message": cut(one_line(letter.message), _MESSAGE),
+    }
 
 
 @attrs.define(eq=False)
@@ -207,8 +210,8 @@ class _Group:
 
 async def _grouped(options: argparse.Namespace) -> tuple[int, str]:
     groups: dict[tuple[str, str, str], _Group] = {}
-    async with to_read(options.store) as store:
-        async for letter, _ in chosen(store, options):
+    async with to_read(options.store) as store, aclosing(chosen(store, options)) as letters:
+        async for letter, _ in letters:
             key = (letter.group, letter.subscription, letter.error_type)
             groups.setdefault(key, _Group(*key)).add(letter)
     found = sorted(groups.values(), key=lambda group: -group.count)
@@ -245,7 +248,7 @@ def _none(total: int) -> str:
 
 async def chosen(
     store: EventStore, options: argparse.Namespace, keys: Sequence[DeadLetterKey] | None = None
-) -> AsyncIterator[tuple[DeadLetterRow, Row]]:
+) -> AsyncGenerator[tuple[DeadLetterRow, Row]]:
     """Yield the dead letters that the options choose, the oldest first, each with its event."""
     found = await store._letter_keys() if keys is None else keys
     ids = [
@@ -276,7 +279,8 @@ async def wanted(store: EventStore, options: argparse.Namespace) -> list[DeadLet
         )
     if not is_filtered:
         return keys
-    left = {letter.id async for letter, _ in chosen(store, options, keys)}
+    async with aclosing(chosen(store, options, keys)) as letters:
+        left = {letter.id async for letter, _ in letters}
     return [key for key in keys if key.id in left]
 
 

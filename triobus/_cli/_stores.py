@@ -15,6 +15,11 @@ _DSN = ("postgresql://", "postgres://")
 
 def to_read(target: str) -> EventStore:
     """Return the store of that name, to look at it only; a bus may be using it."""
+    return file_to_read(target)
+
+
+def file_to_read(target: str) -> SqliteEventStore:
+    """Return the store in the file of that name, to look at it only."""
     _check_file(target)
     return SqliteEventStore(target, read_only=True)
 

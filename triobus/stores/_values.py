@@ -22,6 +22,14 @@ class NewRow(NamedTuple):
     correlation_id: str | None = None
 
 
+class Imported(NamedTuple):
+    """An event that is taken over from elsewhere."""
+
+    record: NewRow
+    recorded_at: datetime | None
+    """When it was stored there; None for one that is new."""
+
+
 class Selection(NamedTuple):
     """Which events of a log are to be read: all, or those that have all of what is given."""
 

@@ -14,6 +14,7 @@ import outcome
 
 from triobus._errors import OutcomeUnknown, StoreError, StoreReadOnly
 from triobus._threads import makes_durable
+from triobus.stores._duplicates import Known
 from triobus.stores._transaction import Call, Returned
 from triobus.stores._values import (
     Attempts,
@@ -130,6 +131,14 @@ class Writer:
         self._db.is_writer = True
         self._db.frames = _connection.FRAMES_BEFORE_CHECKPOINT if self._db.was_unclean else 0
 
+    def known(self, event_id: str) -> Known | None:
+        """Return what the log has under an id."""
+        return self._calls.known(event_id)
+
+    def forget_sequences(self) -> None:
+        """Look the last sequences of aggregates up again."""
+        self._sequences.clear()
+
     @makes_durable
     def commit(self, commit: Commit) -> list[list[LogPosition] | Exception]:
         """Store what is pending, and return what became of each append and all the rest."""
@@ -140,7 +149,7 @@ class Writer:
             scheduled = self.scheduled.count
             try:
                 written = self._written(connection, commit)
-                self._finish_commit(connection)
+                self.finish_commit(connection)
             except BaseException:
                 self.scheduled.count = scheduled
                 raise
@@ -259,7 +268,7 @@ class Writer:
                 return self._arranged(connection, commit, now, looks=True)
         return arranged
 
-    def _finish_commit(self, connection: sqlite3.Connection) -> None:
+    def finish_commit(self, connection: sqlite3.Connection) -> None:
         """Commit; if that fails, make certain that it has."""
         try:
             connection.execute("COMMIT")

@@ -224,7 +224,9 @@ def test_a_file_that_is_there_is_not_written_over(
     assert (code, "No such file or directory" in stderr) == (2, True)
 
 
-def test_a_copy_that_finds_no_room_is_said_and_not_kept(here: Here, store: str, tmp_path: Path) -> None:
+def test_a_copy_that_finds_no_room_is_said_and_not_kept(
+    here: Here, store: str, tmp_path: Path
+) -> None:
     done = subprocess.run(
         ["sh", "-c", f"ulimit -f 80; exec {sys.executable} -m triobus backup {store} copy.db"],
         cwd=tmp_path,

@@ -16,10 +16,12 @@ from triobus._cli import (
     _backup,
     _events,
     _export,
+    _graph,
     _groups,
     _import,
     _letters,
     _retries,
+    _schema,
     _show,
     _status,
     _verify,
@@ -107,6 +109,8 @@ _ON_STORES = (
     _export.add,
     _import.add,
     _backup.add,
+    _graph.add,
+    _schema.add,
     _verify.add,
 )
 """The commands that work on a store."""

@@ -1,12 +1,14 @@
 """The command line in the process of a test, and names for the modules that it runs."""
 
 import itertools
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.cli import operated
 from tests.cli.running import Here
 from triobus.__main__ import main
 
@@ -37,3 +39,16 @@ def here(
     for module in set(sys.modules) - before:
         if module.startswith("shop"):
             del sys.modules[module]
+
+
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("operated") / "shop.db"
+    operated.operate(path)
+    return path
+
+
+@pytest.fixture
+def store(made_store: Path, tmp_path: Path) -> str:
+    """A store of one's own with 8 events, one scheduled, three dead letters and a retry."""
+    return str(shutil.copy(made_store, tmp_path / "shop.db"))

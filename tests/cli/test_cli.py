@@ -201,7 +201,8 @@ BAD_LINES = [
     ),
     (
         '{"type": "shop.placed", "data": {"order_id": "a"}, "id": 1}',
-        "id: no field of an event in JSON, which has: 'type', 'data', 'aggregate', 'metadata'",
+        "id: no field of an event in JSON, which has: 'type', 'data', 'aggregate', 'metadata', "
+        "'schema_version', 'position', 'sequence', 'recorded_at'",
     ),
     ('"' + "x" * LONGEST_LINE, "the line is longer than 1048576 bytes"),
 ]

@@ -173,7 +173,7 @@ def test_what_is_no_json_object_is_refused(text: bytes, message: str) -> None:
         (
             {"type": "codec.traded", "data": GOOD, "when": 1},
             "when: no field of an event in JSON, which has: 'type', 'data', 'aggregate', "
-            "'metadata'",
+            "'metadata', 'schema_version', 'position', 'sequence', 'recorded_at'",
         ),
         (
             {"type": "codec.trade", "data": GOOD},

@@ -1,34 +1,50 @@
-"""The command line: `triobus run`, `triobus demo` and `triobus verify`.
+"""The command line: running a bus, and looking after its store.
 
 What a command finds out goes to standard output, everything else to standard error.
 """
 
 import argparse
 import contextlib
-import logging
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import trio
 
 from triobus import __version__
+from triobus._cli import (
+    _backup,
+    _events,
+    _export,
+    _graph,
+    _groups,
+    _import,
+    _letters,
+    _retries,
+    _schema,
+    _show,
+    _status,
+    _verify,
+)
+from triobus._cli._commands import Commands
 from triobus._cli._demo import DEMO, generated_prices
 from triobus._cli._input import BytesSource, FileSource
 from triobus._cli._load import load
-from triobus._cli._messages import CommandError, LogToStderr, say
+from triobus._cli._messages import CommandError, log_on_stderr, say
 from triobus._cli._run import Run
 from triobus._cli._streams import ReaderGone, drop_output, readers_watched
 from triobus._cli._summary import as_json, as_text, report_of_store, report_rows
-from triobus._cli._verify import verify
-from triobus._errors import InvalidStorePath
+from triobus._errors import StoreCorrupt, StoreError
 from triobus._text import escaped
 from triobus.stores import SqliteEventStore
 
 RESTORE = "triobus_restore"
 """The function of the user's module that takes up the events of the store."""
 
-_DESCRIPTION = "Run a domain-event bus that lives inside a Trio program."
+_DESCRIPTION = """\
+Run a domain-event bus that lives inside a Trio program, and look after its store."""
+
+_EPILOG = "'triobus COMMAND --help' has examples of each."
 
 _RUN_TEXT = """\
 Start the EventBus that a Python module holds, or that a function of it makes, publish the events of
@@ -83,17 +99,21 @@ examples:
 a line of the input:
   {"type": "price.closed", "data": {"symbol": "IBM", "day": "2000-01-01", "close": "100.52"}}"""
 
-
-_VERIFY_TEXT = """\
-Read the whole log of a store, compare every event with its checksum, and list what is
-damaged. It changes nothing, and a bus may be using the store meanwhile. A checksum finds accidents,
-not forgeries."""
-
-_VERIFY_EPILOG = """\
-exit codes:
-  0  everything is whole
-  1  something is damaged
-  2  the store cannot be looked at"""
+_ON_STORES = (
+    _status.add,
+    _events.add,
+    _show.add,
+    _letters.add,
+    _retries.add,
+    _groups.add,
+    _export.add,
+    _import.add,
+    _backup.add,
+    _graph.add,
+    _schema.add,
+    _verify.add,
+)
+"""The commands that work on a store."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -121,11 +141,13 @@ def _carried_out(arguments: Sequence[str] | None) -> int:
     quiet = contextlib.redirect_stdout(sys.stderr) if options.json else contextlib.nullcontext()
     try:
         with quiet:
+            options.stdout = stdout
             code, text = options.command(options)
-        print(escaped(text, kept="\n"), file=stdout, flush=True)
-    except (CommandError, InvalidStorePath) as error:
+        if text:
+            print(escaped(text, kept="\n"), file=stdout, flush=True)
+    except (CommandError, StoreError) as error:
         say(escaped(f"triobus: {error}"))
-        return 2
+        return 1 if isinstance(error, StoreCorrupt) else 2
     except KeyboardInterrupt:
         say("triobus: interrupted")
         return 130
@@ -149,7 +171,7 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         restore=getattr(module, RESTORE, None),
         report=report_of_store(module),
     )
-    with _log_on_stderr():
+    with log_on_stderr():
         trio.run(run.carry_out)
     code, rows = run.exit_code(are_dead_letters_expected=options.target == DEMO), None
     try:
@@ -161,49 +183,45 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
     return code, as_json(run, rows) if options.json else as_text(run, rows)
 
 
-@contextlib.contextmanager
-def _log_on_stderr() -> Iterator[None]:
-    """Print what triobus logs, unless the user's module has set logging up itself."""
-    logger, handler = logging.getLogger("triobus"), LogToStderr(logging.WARNING)
-    if not logger.hasHandlers():
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="triobus", description=_DESCRIPTION)
+    parser = argparse.ArgumentParser(
+        prog="triobus", description=_DESCRIPTION, epilog=_EPILOG, allow_abbrev=False
+    )
     parser.add_argument("--version", action="version", version=f"triobus {__version__}")
     parser.set_defaults(command=None)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = Commands(parser.add_subparsers(title="commands", metavar="COMMAND"))
+    for add in (_add_run, _add_demo, *_ON_STORES):
+        add(commands)
+    return parser
 
-    def command(name: str, summary: str, description: str, epilog: str) -> argparse.ArgumentParser:
-        return commands.add_parser(
-            name,
-            help=summary,
-            description=description,
-            epilog=epilog,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
 
-    run = command("run", "run a bus of yours on events that are read", _RUN_TEXT, _RUN_EPILOG)
+def _add_run(commands: Commands) -> None:
+    run = commands.add(
+        "run",
+        _run,
+        summary="run a bus of yours on events that are read",
+        description=_RUN_TEXT,
+        epilog=_RUN_EPILOG,
+    )
     run.add_argument(
         "target",
         metavar="MODULE:NAME",
         help="where the EventBus is, such as shop.events:bus, or a function, plain or async, that "
         "makes it",
     )
-    run.set_defaults(command=_run)
     _add_options(run, input_default="-", input_help="default: -, standard input")
-    demo = command("demo", "run a small trading pipeline", _DEMO_TEXT, _DEMO_EPILOG)
-    demo.set_defaults(command=_run, target=DEMO)
+
+
+def _add_demo(commands: Commands) -> None:
+    demo = commands.add(
+        "demo",
+        _run,
+        summary="run a small trading pipeline",
+        description=_DEMO_TEXT,
+        epilog=_DEMO_EPILOG,
+    )
+    demo.set_defaults(target=DEMO)
     _add_options(demo, input_default=None, input_help="default: made-up prices")
-    check = command("verify", "look whether a store is whole", _VERIFY_TEXT, _VERIFY_EPILOG)
-    check.set_defaults(command=lambda options: verify(options.file), json=False)
-    check.add_argument("file", metavar="FILE", help="the file of the store")
-    return parser
 
 
 def _add_options(

@@ -123,6 +123,7 @@ class LineSplitter:
     A line that is too long is reported as soon as that is known, and the rest of it is dropped.
     """
 
+    longest: int = LONGEST_LINE
     _number: int = 1
     _pending: bytearray = attrs.field(factory=bytearray)
     _is_too_long: bool = False
@@ -145,7 +146,7 @@ class LineSplitter:
     def _add(self, part: bytes) -> list[Line]:
         if self._is_too_long:
             return []
-        if len(self._pending) + len(part) > LONGEST_LINE:
+        if len(self._pending) + len(part) > self.longest:
             self._is_too_long = True
             self._pending.clear()
             return [Line(self._number, None)]

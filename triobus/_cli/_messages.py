@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from triobus._cli._streams import is_reader_gone
 from triobus._text import escaped
@@ -24,3 +26,15 @@ class LogToStderr(logging.Handler):
         """Print one record on one line, without its traceback; nothing once the reader has gone."""
         if not is_reader_gone():
             say(escaped(f"{record.name}: {record.getMessage()}"))
+
+
+@contextmanager
+def log_on_stderr() -> Iterator[None]:
+    """Print what triobus logs, unless the user's module has set logging up itself."""
+    logger, handler = logging.getLogger("triobus"), LogToStderr(logging.WARNING)
+    if not logger.hasHandlers():
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

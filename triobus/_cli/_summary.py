@@ -1,6 +1,6 @@
 """The summary of a run, as tables or as JSON."""
 
-import re
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
@@ -8,8 +8,8 @@ import msgspec
 
 from triobus._checks import is_async
 from triobus._cli._messages import CommandError
+from triobus._cli._output import cell, json_text, table
 from triobus._cli._run import Report, Run
-from triobus._text import escaped
 
 REPORT = "triobus_report"
 """The function of the user's module that returns rows to print below the summary."""
@@ -45,14 +45,7 @@ def report_rows(module: ModuleType, run: Run) -> Rows | None:
 def as_json(run: Run, rows: Rows | None) -> str:
     """Return the summary as a JSON object."""
     summary = _summary(run) | ({} if rows is None else {"report": rows})
-    text = msgspec.json.format(msgspec.json.encode(summary).decode(), indent=2)
-    # msgspec leaves DEL, C1 controls and what turns the direction of writing as they are.
-    return "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in text)
-
-
-def _escape(character: str) -> str:
-    """Return how JSON writes a character if not as itself."""
-    return re.sub("....", r"\\u\g<0>", character.encode("utf-16-be").hex())
+    return json_text(summary)
 
 
 def _summary(run: Run) -> dict[str, Any]:
@@ -101,7 +94,7 @@ def as_text(run: Run, rows: Rows | None) -> str:
         lines.append(f"bad lines: {run.bad_lines:,}, {what}")
     if run.store is not None:
         lines.append(
-            f"kept in {_cell(run.store.path)}; known already: {run.known:,}, "
+            f"kept in {cell(run.store.path)}; known already: {run.known:,}, "
             f"left over from before: {run.left_before:,}"
         )
     if run.stopped_by is not None:
@@ -119,9 +112,9 @@ def as_text(run: Run, rows: Rows | None) -> str:
         }
         for name, group in summary["groups"].items()
     ]
-    lines += ["", *table(groups)]
+    lines += ["", table(groups, right=set(groups[0]) - {"group"})]
     if rows:
-        lines += ["", *table(rows)]
+        lines += ["", table(rows, right={*chain(*rows)} - {*list(rows[0])[:1]})]
     return "\n".join(lines)
 
 
@@ -131,18 +124,3 @@ def _duration(seconds: float | None) -> str:
     if seconds >= 1:
         return f"{seconds:.1f} s"
     return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} us"
-
-
-def table(rows: Rows) -> list[str]:
-    """Return lines with the first column at the left and the others at the right."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names, *([_cell(row.get(name, "")) for name in names] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    cells.insert(1, ["-" * width for width in widths])
-    return [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in cells
-    ]
-
-
-def _cell(value: Any) -> str:
-    return escaped(f"{value:,}" if type(value) is int else str(value))

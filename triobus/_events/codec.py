@@ -4,6 +4,9 @@ The command line reads events by `EventDecoder`, one object a text:
 
     {"type": "price.closed", "data": {"symbol": "IBM", "close": "100.52"}}
 
+Beside these it may have "aggregate", "metadata", "schema_version", and the place that the event had
+in a log.
+
 A store keeps them by `EventCodec`, where one object has all fields:
 
     {"symbol":"IBM","close":"100.52","event_id":"...","occurred_at":"...Z",...,"metadata":{}}
@@ -40,6 +43,10 @@ _TOP = {
     "data": Member("a JSON object", is_required=True),
     "aggregate": Member("str | None"),
     "metadata": Member("a JSON object of strings"),
+    "schema_version": Member("int"),
+    "position": Member("int"),
+    "sequence": Member("int | None"),
+    "recorded_at": Member("str"),
 }
 
 
@@ -50,6 +57,11 @@ class _Top(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     data: msgspec.Raw
     aggregate: str | msgspec.UnsetType | None = msgspec.UNSET
     metadata: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    schema_version: int | msgspec.UnsetType = msgspec.UNSET
+    # What a log knows of an event, which has a place of its own in another one.
+    position: int | msgspec.UnsetType = msgspec.UNSET
+    sequence: int | msgspec.UnsetType | None = msgspec.UNSET
+    recorded_at: str | msgspec.UnsetType = msgspec.UNSET
 
 
 _read_top = msgspec.json.Decoder(_Top).decode
@@ -70,7 +82,10 @@ class EventDecoder:
         except Exception as error:  # noqa: BLE001  # msgspec's errors are of several kinds
             raise why_not_read(error, text, _TOP, owner="an event in JSON") from None
         wire = self._find(top.type)
-        event = _made(wire, bytes(top.data), "data", metadata=top.metadata)
+        data = bytes(top.data)
+        if top.schema_version not in (msgspec.UNSET, wire.cls.schema_version):
+            data = upcast(wire.cls, top.schema_version, data)
+        event = _made(wire, data, "data", metadata=top.metadata)
         try:
             key = key_of(event)
         except Exception as error:

@@ -44,9 +44,12 @@ from triobus.stores._values import (
     Commit,
     DeadLetterKey,
     DeadLetterRow,
+    GroupOverview,
     GroupRow,
+    Holder,
     LogPosition,
     NewRow,
+    Overview,
     Row,
     Schedule,
     Selection,
@@ -175,6 +178,45 @@ class EventStore(ABC):
     @abstractmethod
     async def statistics(self) -> StoreStatistics:
         """Return what the store holds. Raises `StoreError`."""
+
+    async def _overview(
+        self,
+        *,
+        exact: bool = False,  # noqa: ARG002  # as it is anyway, where it costs no more
+    ) -> Overview:
+        """Return what a person wants to know first; in bounded time unless it is to be exact."""
+        found, scheduled = await self.statistics(), self._scheduled_count
+        due = {
+            group.name: [each.due_at for each in group.attempts if not each.is_begun]
+            for group in await self._groups()
+        }
+        return Overview(
+            events=found.events,
+            aggregates=found.aggregates,
+            has_more_aggregates=False,
+            types=found.types,
+            types_of_last=found.events,
+            first_recorded_at=found.first_recorded_at,
+            last_recorded_at=found.last_recorded_at,
+            size_bytes=found.size_bytes,
+            scheduled=scheduled,
+            next_due=None,
+            groups={
+                name: GroupOverview(
+                    offset=group.offset,
+                    lag=group.lag,
+                    retries=len(due[name]),
+                    next_due=min(due[name], default=None),
+                    dead_letters=group.dead_letters,
+                )
+                for name, group in found.groups.items()
+            },
+        )
+
+    async def _holder(self) -> Holder | None:
+        """Return who writes to the store, without a claim to it; None if nobody does."""
+        await trio.lowlevel.checkpoint()
+        return None
 
     @property
     def _warning(self) -> str | None:

@@ -36,6 +36,7 @@ from triobus.stores._values import (
     Reached,
     Release,
     Released,
+    RemoveGroup,
     Reset,
     Row,
     Schedule,
@@ -166,6 +167,9 @@ class MemoryEventStore(EventStore):
                 result = self._schedule_event(item)
             elif isinstance(item, Unschedule):
                 result = self._later.remove(item.event_id, item.now)
+            elif isinstance(item, RemoveGroup):
+                result = self._offsets.pop(item.group, None) is not None
+                self._forget_work(item.group)
             elif isinstance(item, Reset):
                 result = await self._reset(item, now)
                 resets += [(item.group, result)] if isinstance(result, Reached) else []
@@ -175,10 +179,13 @@ class MemoryEventStore(EventStore):
         self._change(with_settled(commit.changes, settled, self._offsets.__getitem__))
         for group, reached in resets:  # last: what has changed of the group is of the past
             self._offsets[group] = reached.offset
-            self._finished[group], self._attempts[group] = {}, {}
-            for id_ in [id_ for id_, letter in self._kept.items() if letter.group == group]:
-                del self._kept[id_]
+            self._forget_work(group)
         return results
+
+    def _forget_work(self, group: str) -> None:
+        self._finished[group], self._attempts[group] = {}, {}
+        for id_ in [id_ for id_, letter in self._kept.items() if letter.group == group]:
+            del self._kept[id_]
 
     async def _reset(self, item: Reset, now: datetime) -> Reached | InvalidOption | outcome.Error:
         last = len(self._log)

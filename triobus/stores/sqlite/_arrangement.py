@@ -129,6 +129,11 @@ class Arrangement:
         found: list[LogPosition] | Exception = self.results.pop()
         return found
 
+    def place_at(self, append: Append, recorded_at: datetime) -> list[LogPosition] | Exception:
+        """Do the same for events that were recorded at a time of their own."""
+        self._now = recorded_at
+        return self.place(append)
+
     def _placed(
         self, records: Sequence[NewRow], known: Sequence[LogPosition | None]
     ) -> list[LogPosition]:

@@ -9,6 +9,7 @@ from contextlib import suppress
 import attrs
 
 from triobus._errors import InvalidStorePath, StoreInUse
+from triobus.stores._values import Holder
 from triobus.stores.sqlite._path import (
     BINARY,
     NOT_FOLLOWED,
@@ -104,6 +105,28 @@ class Claim:
 
 _held: set[Claim] = set()
 """The claims of this process."""
+
+
+def holder(file: StoreFile) -> Holder | None:
+    """Return who has a store, without a claim to it; None if nobody does. For readers.
+
+    A lock file that this process has locked is not opened: closing it would drop the lock.
+    """
+    path = file.path + "-lock"
+    with guard:
+        for claim in _held:
+            if (claim.file.device, claim.file.inode) == (file.device, file.inode):
+                return Holder(claim.pid)
+        try:
+            descriptor = os.open(path, os.O_RDONLY | NOT_FOLLOWED | NOT_INHERITED | NOT_WAITED_FOR)
+        except FileNotFoundError:
+            return None
+        except OSError:
+            return Holder(None)  # it is there, and is not ours to look into
+        try:
+            return _seen(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _forget_in_child() -> None:
@@ -208,6 +231,10 @@ if sys.platform == "win32":
     def _holder(descriptor: int) -> int | None:
         return _pid_in(_content(descriptor))
 
+    def _seen(descriptor: int) -> Holder | None:
+        pid = _holder(descriptor)
+        return None if pid is None else Holder(pid)
+
     def _remove_and_close(path: str, lock: tuple[int, int], descriptor: int) -> None:
         os.close(descriptor)  # first, for an open file cannot be removed here
         if identity_of(os.lstat(path)) == lock:
@@ -226,16 +253,35 @@ else:
 
     def _holder(descriptor: int) -> int | None:
         """Return the pid of the process that has the lock; None if it cannot be seen from here."""
-        if sys.platform == "linux":
-            # The system knows better than the file, whose holder may not have written yet, or have
-            # written what it is called in its own container.
-            layout = struct.Struct("@hhqqi0q")  # type, whence, start, length, pid
-            asked = layout.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            with suppress(OSError):
-                kind, _, _, _, pid = layout.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
-                if kind != fcntl.F_UNLCK:
-                    return pid if pid > 0 else None
+        # The system knows better than the file, whose holder may not have written yet, or have
+        # written what it is called in its own container.
+        if (pid := _locker(descriptor)) is not None and pid != _NOBODY:
+            return pid if pid > 0 else None
         return _pid_in(_content(descriptor))
+
+    _NOBODY = -(2**40)
+
+    def _locker(descriptor: int) -> int | None:
+        """Return the pid that the system knows for the lock's holder, or `_NOBODY`.
+
+        0 or less for a process that has no pid here; None if the system cannot be asked.
+        """
+        if sys.platform != "linux":
+            return None
+        layout = struct.Struct("@hhqqi0q")  # type, whence, start, length, pid
+        asked = layout.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        with suppress(OSError):
+            kind, _, _, _, pid = layout.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+            return _NOBODY if kind == fcntl.F_UNLCK else int(pid)
+        return None
+
+    def _seen(descriptor: int) -> Holder | None:
+        """Return who has the lock of a lock file that is open to read."""
+        pid = _locker(descriptor)
+        if pid is None:  # what a killed process has left is not told apart
+            pid = _pid_in(_content(descriptor))
+            return None if pid is None else Holder(pid)
+        return None if pid == _NOBODY else Holder(pid if pid > 0 else None)
 
     def _remove_and_close(path: str, lock: tuple[int, int], descriptor: int) -> None:
         try:

@@ -313,10 +313,10 @@ def _create(path: str) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        _sync_directory(os.path.dirname(path))
+        sync_directory(os.path.dirname(path))
 
 
-def _sync_directory(path: str) -> None:
+def sync_directory(path: str) -> None:
     """Make the new name durable, where directories can be synchronised at all."""
     if sys.platform == "win32":
         return

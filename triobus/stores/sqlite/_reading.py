@@ -223,25 +223,36 @@ class Reader:
     def statistics(self) -> StoreStatistics:
         """Return what the store holds."""
         with self._db.faults.explained("be read"), self._db.one_moment():
-            last = last_position(self._db)
-            moments = [
-                _rows.moment(self._one("SELECT recorded_at FROM events WHERE position = ?", at))
-                for at in (1, last)
-                if last
-            ]
             aggregates = self._one(
                 "SELECT count(DISTINCT aggregate_id) FROM events WHERE aggregate_id IS NOT NULL"
             )
             types = self._counts("count(*)", "events", "event_type")
-            return StoreStatistics(
-                events=last,
+            return attrs.evolve(
+                self.counted(),
                 aggregates=aggregates,
                 types={_rows.text(name): count for name, count in types.items()},
-                first_recorded_at=moments[0] if moments else None,
-                last_recorded_at=moments[-1] if moments else None,
-                size_bytes=self._size(),
-                groups=self._statistics_of_groups(last),
             )
+
+    def counted(self) -> StoreStatistics:
+        """Return what can be had without a look at every event, in the transaction of the caller.
+
+        That is all but the aggregates and the types.
+        """
+        last = last_position(self._db)
+        moments = [
+            _rows.moment(self._one("SELECT recorded_at FROM events WHERE position = ?", at))
+            for at in (1, last)
+            if last
+        ]
+        return StoreStatistics(
+            events=last,
+            aggregates=0,
+            types={},
+            first_recorded_at=moments[0] if moments else None,
+            last_recorded_at=moments[-1] if moments else None,
+            size_bytes=self._size(),
+            groups=self._statistics_of_groups(last),
+        )
 
     def _statistics_of_groups(self, last: int) -> dict[str, StoredGroup]:
         finished = self._counts("sum(last_position - first_position + 1)", "finished", "group_name")

@@ -29,9 +29,14 @@ are beside it; after the `async with` they are gone.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Literal, TypeVar, get_args
 from uuid import UUID
+
+import attrs
+import trio
 
 from triobus import _checks
 from triobus._events import Converter, DomainEvent
@@ -44,13 +49,21 @@ from triobus.stores._values import (
     DeadLetterKey,
     DeadLetterRow,
     GroupRow,
+    Holder,
+    Imported,
+    LogPosition,
+    Overview,
     Row,
     Selection,
     Snapshot,
     StoreStatistics,
 )
 from triobus.stores.sqlite import _log
+from triobus.stores.sqlite._backup import back_up
 from triobus.stores.sqlite._connection import MEMORY, Database
+from triobus.stores.sqlite._import import Importer
+from triobus.stores.sqlite._lock import holder
+from triobus.stores.sqlite._overview import overview
 from triobus.stores.sqlite._path import check_path
 from triobus.stores.sqlite._reading import Reader, size_of
 from triobus.stores.sqlite._verify import Verifier
@@ -61,6 +74,16 @@ Synchronous = Literal["full", "normal"]
 
 _SCANNED_AT_ONCE = 10_000
 """How many events are looked at in one go for some that are of wanted types."""
+
+
+@attrs.frozen
+class Importing:
+    """Takes events over from elsewhere."""
+
+    last: int
+    """The position of the last event that the log had before."""
+    add: Callable[[Sequence[Imported]], Awaitable[list[LogPosition]]]
+    """Appends events, but for those that the log has, and returns where each of them is."""
 
 
 class SqliteEventStore(EventStore):
@@ -221,6 +244,38 @@ class SqliteEventStore(EventStore):
     async def statistics(self) -> StoreStatistics:
         """Return what the store holds. It looks at every event."""
         return await self._run(self._reader.statistics)
+
+    async def _overview(self, *, exact: bool = False) -> Overview:
+        """Return what a person wants to know first; in bounded time unless it is to be exact."""
+        return await self._run(overview, self._reader, exact)
+
+    async def _holder(self) -> Holder | None:
+        """Return which process writes to the store; None if none does."""
+        return await self._run(self._look_for_holder)
+
+    def _look_for_holder(self) -> Holder | None:
+        file = self._database.at
+        return None if file is None else holder(file)
+
+    @asynccontextmanager
+    async def _importing(self) -> AsyncIterator[Importing]:
+        """Take events over inside the block, all or none. Nothing else uses the store meanwhile."""
+        importer = Importer(self._database, self._writer)
+        importing = Importing(await self._run(importer.begin), partial(self._run, importer.add))
+        try:
+            yield importing
+            await self._run(importer.finish)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._run(importer.abandon)
+            raise
+
+    async def _back_up(self, path: str, progress: Callable[[int, int], None]) -> None:
+        """Copy the store, as it is at one moment, into a file that is empty.
+
+        `progress` is called in the store's thread with how many pages are left, and of how many.
+        """
+        await self._run(back_up, self._database, path, progress)
 
     async def check(self, after: int = 0, limit: int = 1000) -> tuple[int, list[int]]:
         """Compare up to `limit` events behind a position with their checksums.

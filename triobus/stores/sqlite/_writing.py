@@ -14,6 +14,7 @@ import outcome
 
 from triobus._errors import OutcomeUnknown, StoreError, StoreReadOnly
 from triobus._threads import makes_durable
+from triobus.stores._duplicates import Known
 from triobus.stores._transaction import NOT_CALLED, Call, NotCalled, Returned
 from triobus.stores._values import (
     Attempts,
@@ -23,6 +24,7 @@ from triobus.stores._values import (
     LogPosition,
     ProgressChange,
     Reached,
+    RemoveGroup,
     Reset,
     Schedule,
     Settled,
@@ -129,6 +131,14 @@ class Writer:
         self._db.is_writer = True
         self._db.frames = _connection.FRAMES_BEFORE_CHECKPOINT if self._db.was_unclean else 0
 
+    def known(self, event_id: str) -> Known | None:
+        """Return what the log has under an id."""
+        return self._calls.known(event_id)
+
+    def forget_sequences(self) -> None:
+        """Look the last sequences of aggregates up again."""
+        self._sequences.clear()
+
     @makes_durable
     def commit(self, commit: Commit) -> list[list[LogPosition] | Exception]:
         """Store what is pending, and return what became of each append and all the rest."""
@@ -139,7 +149,7 @@ class Writer:
             scheduled = self.scheduled.count
             try:
                 written = self._written(connection, commit)
-                self._finish_commit(connection)
+                self.finish_commit(connection)
             except BaseException:
                 self.scheduled.count = scheduled
                 raise
@@ -197,6 +207,8 @@ class Writer:
                 result = self._calls.schedule(item)
             elif isinstance(item, Unschedule):
                 result = self.scheduled.remove(item.event_id, item.now)
+            elif isinstance(item, RemoveGroup):
+                result = _remove_group(connection, item.group)
             elif isinstance(item, Reset):
                 result = self._calls.reset(connection, written, item, failed)
                 resets += [(item.group, result)] if isinstance(result, Reached) else []
@@ -275,7 +287,7 @@ class Writer:
                 return self._arranged(connection, commit, now, looks=True)
         return arranged
 
-    def _finish_commit(self, connection: sqlite3.Connection) -> None:
+    def finish_commit(self, connection: sqlite3.Connection) -> None:
         """Commit; if that fails, make certain that it has."""
         try:
             connection.execute("COMMIT")
@@ -332,9 +344,20 @@ class Writer:
 
 
 def _write_reset(connection: sqlite3.Connection, group: str, offset: int) -> None:
+    _forget_work(connection, group)
+    _write_progress(connection, group, ProgressChange(offset))
+
+
+def _remove_group(connection: sqlite3.Connection, group: str) -> bool:
+    """Forget a group; return whether it was there."""
+    _forget_work(connection, group)
+    query = "DELETE FROM progress WHERE name = ? AND name > ''"
+    return connection.execute(query, (group,)).rowcount > 0
+
+
+def _forget_work(connection: sqlite3.Connection, group: str) -> None:
     for table in ("finished", "attempts", "dead_letters"):
         connection.execute(f"DELETE FROM {table} WHERE group_name = ?", (group,))
-    _write_progress(connection, group, ProgressChange(offset))
 
 
 def _write_letter(connection: sqlite3.Connection, id_: int, letter: DeadLetterRow | None) -> None:

@@ -1,0 +1,63 @@
+"""What a person wants to know of a store first, in bounded time however long the log is."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from triobus.stores._values import GroupOverview, Overview
+from triobus.stores.sqlite import _rows
+from triobus.stores.sqlite._reading import Reader
+
+_LOOKED_AT = 200_000
+"""Of how many events, the last ones, the types are counted; no index has them."""
+_ENTRIES = 1_000_000
+"""How many entries of the index of aggregates are counted; that takes a twentieth of a second."""
+_ENDLESS = 2**62
+_WAITING = (
+    "SELECT group_name, count(*), min(due_at) FROM attempts WHERE due_at >= 0 "
+    "GROUP BY group_name ORDER BY group_name"
+)
+_AGGREGATES = (
+    "SELECT count(DISTINCT aggregate_id), count(*) FROM (SELECT aggregate_id FROM events "
+    "WHERE aggregate_id IS NOT NULL ORDER BY aggregate_id LIMIT ?)"
+)
+_TYPES = "SELECT event_type, count(*) FROM events WHERE position > ? GROUP BY 1 ORDER BY 1"
+
+
+def overview(reader: Reader, exact: bool) -> Overview:
+    """Return what a store holds. Raises `StoreError`."""
+    db = reader._db
+    with db.faults.explained("be read"), db.one_moment():
+        execute = db.ready().execute
+        held = reader.counted()
+        limit = _ENDLESS if exact else _ENTRIES
+        aggregates, entries = execute(_AGGREGATES, (limit,)).fetchone()
+        looked_at = held.events if exact else min(held.events, _LOOKED_AT)
+        types = execute(_TYPES, (held.events - looked_at,)).fetchall()
+        scheduled, due = execute("SELECT count(*), min(due_at) FROM scheduled").fetchone()
+        waiting = {name: (count, due) for name, count, due in execute(_WAITING).fetchall()}
+        return Overview(
+            events=held.events,
+            aggregates=aggregates,
+            has_more_aggregates=entries == limit,
+            types={_rows.text(name): _rows.whole(count) for name, count in types},
+            types_of_last=looked_at,
+            first_recorded_at=held.first_recorded_at,
+            last_recorded_at=held.last_recorded_at,
+            size_bytes=held.size_bytes,
+            scheduled=scheduled,
+            next_due=None if due is None else _rows.seconds(due),
+            groups={
+                name: GroupOverview(
+                    offset=group.offset,
+                    lag=group.lag,
+                    dead_letters=group.dead_letters,
+                    **_of_group(waiting, name),
+                )
+                for name, group in held.groups.items()
+            },
+        )
+
+
+def _of_group(waiting: Mapping[bytes, tuple[int, float]], name: str) -> dict[str, Any]:
+    retries, due = waiting.get(name.encode(), (0, None))
+    return {"retries": retries, "next_due": None if due is None else _rows.seconds(due)}

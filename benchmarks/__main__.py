@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import (
+    batches,
     durable,
     effects,
     fanout,
@@ -17,6 +18,7 @@ from benchmarks import (
     ordering,
     recovery,
     report,
+    scheduled,
     startup,
     throughput,
 )
@@ -30,6 +32,8 @@ BENCHMARKS = {
         ordering,
         durable,
         effects,
+        batches,
+        scheduled,
         recovery,
         memory,
         idle,

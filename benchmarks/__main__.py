@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks import (
+    batches,
     durable,
     effects,
     fanout,
@@ -18,6 +19,7 @@ from benchmarks import (
     ordering,
     recovery,
     report,
+    scheduled,
     startup,
     throughput,
 )
@@ -31,6 +33,8 @@ BENCHMARKS = {
         ordering,
         durable,
         effects,
+        batches,
+        scheduled,
         recovery,
         memory,
         idle,

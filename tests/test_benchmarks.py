@@ -25,6 +25,8 @@ LIMITS = {
     "ordering": "theoretical best",
     "durable": "raw, 1,000 rows a commit",
     "effects": "raw, 1,000 rows of each a commit",
+    "batches": "handler of one, 100 aggregates",
+    "scheduled": "publish",
     "recovery": "reading and decoding in a plain loop",
     "memory": "raw channel, an event queued",
     "idle": "Trio alone, switches",

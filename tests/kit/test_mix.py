@@ -4,7 +4,12 @@ import pytest
 import trio
 
 from tests.kit.scenarios import Ordered
+from tests.planting import instead_of
 from triobus import EventBus, MemoryEventStore, Retry
+from triobus._bus.schedule import MemorySchedule
+from triobus._durability.catch_up import CatchUp
+from triobus._groups.workers import GroupShell
+from triobus.stores._scheduled import ScheduledEvents
 from triobus.testing import ExplorationFailed, Faults, explore
 
 CALM = Faults(crashes=0)
@@ -89,3 +94,50 @@ def test_a_call_that_fails_is_found():
 
     with pytest.raises(ExplorationFailed, match="ValueError: it does not work"):
         explore(scenario, seeds=1, faults=CALM)
+
+
+# Planted bugs
+
+
+async def _mixing(world):
+    async with new_bus(MemoryEventStore(), workers=2, buffer=3) as bus:
+        await world.mix(world.calls(bus, order), steps=20)
+
+
+async def _mixing_without_a_store(world):
+    async with new_bus(workers=2, buffer=3) as bus:
+        await world.mix(world.calls(bus, order), steps=20)
+
+
+def test_an_event_that_is_taken_back_twice_is_found(monkeypatch):
+    monkeypatch.setattr(MemorySchedule, "cancel", lambda self, event_id: True)
+    with pytest.raises(ExplorationFailed, match="was taken back, and was not scheduled"):
+        explore(_mixing_without_a_store, seeds=20, faults=CALM)
+
+
+def test_an_event_that_comes_early_is_found(monkeypatch):
+    @instead_of(monkeypatch, ScheduledEvents, "add")
+    def hurry(add, self, item, known):
+        return add(self, item._replace(due_at=item.due_at - 0.5), known)
+
+    with pytest.raises(ExplorationFailed, match="was handled before it was due"):
+        explore(_mixing, seeds=40, faults=CALM)
+
+
+def test_a_pause_that_does_not_wait_is_found(monkeypatch):
+    async def freeze_only(self):
+        self.lanes.freeze()
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(GroupShell, "rest", freeze_only)
+    with pytest.raises(ExplorationFailed, match="is paused, and 1 of its handlers run"):
+        explore(_mixing, seeds=40, faults=CALM)
+
+
+def test_a_reset_after_which_nothing_comes_again_is_found(monkeypatch):
+    @instead_of(monkeypatch, CatchUp, "begin_anew")
+    def begin_at_the_end(begin_anew, self, offset):
+        begin_anew(self, self.last)
+
+    with pytest.raises(ExplorationFailed, match=r"is recorded as finished|is lost"):
+        explore(_mixing, seeds=40, faults=CALM)

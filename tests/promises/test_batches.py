@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.events import Noted, Other
 from triobus import (
@@ -298,6 +299,35 @@ async def test_a_dead_letter_of_a_batch_is_replayed_as_a_batch_of_one(new_bus):
         bad.clear()
         assert await bus.dead_letters.replay() == 2
     assert calls[-2:] == [(1,), (2,)]
+
+
+async def test_what_waits_for_its_retry_over_a_restart_goes_with_no_batch_before_it(
+    new_store, autojump_clock
+):
+    calls, is_first_life = [], True
+
+    async def load(events):
+        calls.append((numbers(events), current_delivery().attempt, trio.current_time()))
+        if is_first_life:
+            if events[0].number == 1:
+                raise OSError("not now")
+            await trio.sleep_forever()
+
+    def new_bus(**options):
+        bus = EventBus(new_store())
+        bulk = bus.group("bulk", **options)
+        bulk.subscribe(Noted, load, name="load", retry=Retry(attempts=2, delay=60, jitter=0))
+        return bus
+
+    async with new_bus(batch=1, workers=3) as bus:
+        await bus.publish_many([Noted(n) for n in range(3)])
+        await wait_all_tasks_blocked()
+        await bus.stop(timeout=0)
+    calls.clear()
+    is_first_life, started = False, trio.current_time()
+    async with new_bus(batch=10, workers=1) as bus:
+        await bus.wait_idle()
+    assert calls == [((0, 2), 1, started), ((1,), 2, 60.0)]
 
 
 async def test_a_group_without_order_takes_whatever_is_there(new_bus):

@@ -1,7 +1,6 @@
 """Events of a bus without a store that are published for later, and accepted when they are due."""
 
 from collections.abc import Awaitable, Callable
-from heapq import heappop, heappush
 from uuid import UUID
 
 import attrs
@@ -9,13 +8,11 @@ import trio
 
 from triobus._errors import BusClosed, EventIdConflict
 from triobus._events import DomainEvent
+from triobus._events.agenda import Agenda
 from triobus._events.batch import Batch
 from triobus._events.moments import Moment, Moments
 from triobus._groups.deadline import Deadline
 from triobus.stores._duplicates import has_same_content
-
-_LEFT_BEHIND = 100
-"""How many events that were taken back may stay in the order, beside as many as wait."""
 
 
 @attrs.define(eq=False)
@@ -28,35 +25,28 @@ class MemorySchedule:
     """Called when something is scheduled, so that a task runs that waits for it."""
     on_released: Callable[[], None] = attrs.field(init=False)
     """Called when an event that was due is accepted."""
-    _entries: dict[UUID, Batch] = attrs.field(factory=dict, init=False)
-    _order: list[tuple[float, int, UUID]] = attrs.field(factory=list, init=False)
-    """When each is due, and which was published before the other."""
-    _numbers: dict[UUID, tuple[float, int]] = attrs.field(factory=dict, init=False)
-    """The entry of `_order` that counts: an event that was taken back leaves one behind."""
-    _last: int = attrs.field(default=0, init=False)
-    _moments: Moments | None = attrs.field(default=None, init=False)
+    _agenda: Agenda[UUID, Batch] = attrs.field(factory=Agenda, init=False)
+    """The events, each in a batch of its own, on Trio's clock."""
+    _moments: Moments = attrs.field(factory=Moments, init=False)
     _deadline: Deadline = attrs.field(factory=Deadline, init=False)
 
     @property
     def count(self) -> int:
         """How many events are not due yet, or wait for room."""
-        return len(self._entries)
+        return len(self._agenda)
 
     @property
     def events(self) -> list[DomainEvent]:
         """These events."""
-        return [event for batch in self._entries.values() for event in batch.events]
+        return [event for batch in self._agenda for event in batch.events]
 
     @property
     def is_due(self) -> bool:
         """Whether an event is due that is not accepted yet."""
-        self._forget_cancelled()
-        return bool(self._order) and self._order[0][0] <= trio.current_time()
+        return self._agenda.first_due(trio.current_time()) is not None
 
     def moment(self) -> Moment:
         """Return the present moment."""
-        if self._moments is None:
-            self._moments = Moments()
         return self._moments.now()
 
     def add(self, batch: Batch, due_at: float) -> bool:
@@ -66,47 +56,40 @@ class MemorySchedule:
         """
         (event,) = batch.events
         event_id = event.event_id
-        if event_id in self._entries:
-            if has_same_content(self._entries[event_id].events[0], event):
+        kept = self._agenda.get(event_id)
+        if kept is not None:
+            if has_same_content(kept.events[0], event):
                 return False
             raise EventIdConflict(
                 f"event {event_id} was not accepted: another event of this id is scheduled. Give "
                 "each event an id of its own"
             )
-        self._last += 1
-        assert self._moments is not None  # it was asked for the due time
         due = self._moments.on_trios_clock(due_at)
-        self._entries[event_id], self._numbers[event_id] = batch, (due, self._last)
-        heappush(self._order, (due, self._last, event_id))
+        self._agenda.add(event_id, due, batch)
         self._deadline.expect(due)
         self.on_first()
         return True
 
     def cancel(self, event_id: UUID) -> bool:
         """Take an event back; return whether it was there and not due."""
-        if event_id not in self._entries or self._numbers[event_id][0] <= trio.current_time():
+        due_at = self._agenda.due_at(event_id)
+        if due_at is None or due_at <= trio.current_time():
             return False
-        del self._entries[event_id], self._numbers[event_id]
-        if len(self._order) > 2 * len(self._numbers) + _LEFT_BEHIND:
-            self._order = sorted((*place, event_id) for event_id, place in self._numbers.items())
+        self._agenda.remove(event_id)
         return True
-
-    def _forget_cancelled(self) -> None:
-        while self._order and self._numbers.get(self._order[0][2]) != self._order[0][:2]:
-            heappop(self._order)
 
     async def run(self) -> None:
         """Accept what is due, in its order, until the bus stops."""
         while True:
-            while self.is_due:
-                event_id = self._order[0][2]
+            while found := self._agenda.first_due(trio.current_time()):
+                event_id, batch = found
                 try:
-                    await self._accept(self._entries[event_id])
+                    await self._accept(batch)
                 except BusClosed:
                     return
-                heappop(self._order)
-                del self._entries[event_id], self._numbers[event_id]
+                self._agenda.remove(event_id)
                 self.on_released()
-            if self._order:
-                self._deadline.expect(self._order[0][0])
+            next_due = self._agenda.next_due()
+            if next_due is not None:
+                self._deadline.expect(next_due)
             await self._deadline.sleep()

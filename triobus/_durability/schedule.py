@@ -42,8 +42,8 @@ class StoredSchedule:
     damaged: int = attrs.field(default=0, init=False)
     """How many of them cannot be read."""
     _deadline: Deadline = attrs.field(factory=Deadline, init=False)
-    _moments: Moments | None = attrs.field(default=None, init=False)
-    """The clock of the due times, from when something is asked of it in this life."""
+    _moments: Moments = attrs.field(factory=Moments, init=False)
+    """The clock of the due times in this life."""
     _is_releasing: bool = attrs.field(default=False, init=False)
 
     def restore(self, count: int, next_due: float | None) -> None:
@@ -53,13 +53,7 @@ class StoredSchedule:
 
     def moment(self) -> Moment:
         """Return the present moment."""
-        return self._clock.now()
-
-    @property
-    def _clock(self) -> Moments:
-        if self._moments is None:
-            self._moments = Moments()
-        return self._moments
+        return self._moments.now()
 
     @property
     def is_due(self) -> bool:
@@ -82,7 +76,7 @@ class StoredSchedule:
 
     def _expect(self, due: float | None) -> None:
         if due is not None:
-            self._deadline.expect(self._clock.on_trios_clock(due))
+            self._deadline.expect(self._moments.on_trios_clock(due))
 
     @enable_ki_protection
     async def cancel(self, event_id: UUID) -> bool:

@@ -74,28 +74,33 @@ class Moment:
 
 @attrs.define(eq=False)
 class Moments:
-    """The clock of due times in one life of a bus: it goes on with Trio's from when it was made."""
+    """The clock of due times in one life of a bus: it goes on with Trio's from its first use."""
 
-    _ahead: float = attrs.field(init=False)
-    """How far it is ahead of Trio's."""
-    _wall: Wall = attrs.field(init=False)
+    _started: tuple[float, Wall] | None = attrs.field(default=None, init=False)
+    """How far it is ahead of Trio's, and what datetimes are; None before it is used."""
 
-    def __attrs_post_init__(self) -> None:
-        self._ahead = wall_time() - trio.current_time()
-        self._wall = self._look(is_virtual=is_virtual(trio.lowlevel.current_clock()))
-
-    def _look(self, *, is_virtual: bool) -> Wall:
-        now = environment.get().now()
-        known = trio.current_time() + self._ahead if is_virtual else now.timestamp()
-        return Wall(known, now, is_virtual)
+    def _start(self) -> tuple[float, Wall]:
+        ahead = wall_time() - trio.current_time()
+        wall = _look(ahead, is_virtual=is_virtual(trio.lowlevel.current_clock()))
+        self._started = ahead, wall
+        return self._started
 
     def now(self) -> Moment:
         """Return the present moment."""
-        now = trio.current_time() + self._ahead
-        if self._wall.is_virtual and now != self._wall.known:
-            self._wall = self._look(is_virtual=True)
-        return Moment(now, self._wall)
+        ahead, wall = self._started or self._start()
+        now = trio.current_time() + ahead
+        if wall.is_virtual and now != wall.known:
+            wall = _look(ahead, is_virtual=True)
+            self._started = ahead, wall
+        return Moment(now, wall)
 
     def on_trios_clock(self, due: float) -> float:
         """Return a due time on Trio's clock."""
-        return due - self._ahead
+        ahead, _ = self._started or self._start()
+        return due - ahead
+
+
+def _look(ahead: float, *, is_virtual: bool) -> Wall:
+    now = environment.get().now()
+    known = trio.current_time() + ahead if is_virtual else now.timestamp()
+    return Wall(known, now, is_virtual)

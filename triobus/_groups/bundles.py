@@ -66,10 +66,11 @@ class BundleWorker:
     async def _carry(self, bundle: Bundle) -> None:
         """Call one subscription after the other, until the bundle is finished or has to wait."""
         while bundle.deliveries:
-            subscription = bundle.subscription
+            parts = bundle.parts
+            subscription = parts[0].subscription
             bundle.attempt += 1
             try:
-                await self._attempt(bundle.parts, bundle.attempt)
+                await self._attempt(parts, bundle.attempt)
             except (Exception, trio.Cancelled, BaseExceptionGroup) as error:  # noqa: BLE001  # the one around a user's handler
                 bundle.drop_finished()
                 failure = self._shell.failures.put_off(bundle, subscription, error)
@@ -117,24 +118,38 @@ class BundleWorker:
         If it raises, only those are done with it that it was not to be called for at all.
         """
         shell, subscription = self._shell, deliveries[0].subscription
-        wanted = []
-        is_plain = subscription._is_plain and deliveries[0].letter_id is None
-        for each in deliveries:
-            if not is_plain and shell.is_passed_over(each, subscription):
-                self._advance(each)
-            else:
-                each.attempt = attempt
-                wanted.append(each)
+        wanted = self._wanted(deliveries, subscription)
+        for each in wanted:
+            each.attempt = attempt
         if wanted:
             shell.retries += attempt > 1
             own = self._own
             own.delivery, own.deliveries = wanted[0], wanted
-            result = await subscription._invoke(tuple(each.event for each in wanted))
+            events = [each.event for each in wanted]
+            result = await subscription._invoke(tuple(events))
             for each in own.deliveries:  # of which `where` may have left some out
                 if each.completion is not None:
                     shell.handled(each, subscription, result)
-        for each in wanted:
-            self._advance(each)
+        advance = shell.advance
+        for each in wanted:  # as `_advance` does, of which a call would cost as much again
+            if advance(each):
+                each.index += 1
+                if each.completion is not None:
+                    each.completion.finished()
+
+    def _wanted(
+        self, deliveries: Sequence[InFlight], subscription: Subscription
+    ) -> Sequence[InFlight]:
+        """Return those that a subscription is called for; it is done with the others."""
+        if subscription._is_plain and deliveries[0].letter_id is None:
+            return deliveries
+        wanted = []
+        for each in deliveries:
+            if self._shell.is_passed_over(each, subscription):
+                self._advance(each)
+            else:
+                wanted.append(each)
+        return wanted
 
     def _advance(self, delivery: InFlight) -> None:
         """Go on after a subscription; behind the last one of its plan a delivery is finished."""

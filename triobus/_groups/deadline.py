@@ -16,8 +16,8 @@ class Deadline:
 
     def expect(self, due: float) -> None:
         """Let the task wake at that time, and not later."""
-        self.at = min(self.at, due)
-        self._scope.deadline = self.at
+        if due < self.at:
+            self.at = self._scope.deadline = due
 
     async def sleep(self) -> None:
         """Sleep until the time has come; nothing is expected then any more."""

@@ -50,13 +50,9 @@ class Completion(Protocol):
 
 
 Queued = tuple[
-    int,
-    DomainEvent,
-    str | None,
-    tuple[Subscription, ...],
-    Completion | None,
-    int | None,
-    int | None,
+    # Its number, event, key and plan; the completion, the letter's id, and the position.
+    *tuple[int, DomainEvent, str | None, tuple[Subscription, ...]],
+    *tuple[Completion | None, int | None, int | None],
 ]
 """A queued delivery: the first seven fields of `InFlight`, for a third of what that costs."""
 
@@ -136,7 +132,10 @@ class Bundle:
     @property
     def parts(self) -> list[InFlight]:
         """The deliveries whose turn it is; others are past that subscription."""
-        index = min(each.index for each in self.deliveries)
+        indexes = {each.index for each in self.deliveries}
+        if len(indexes) == 1:  # as nearly always
+            return self.deliveries
+        index = min(indexes)
         return [each for each in self.deliveries if each.index == index]
 
     def drop_finished(self) -> None:
@@ -345,44 +344,58 @@ class Lanes:
         These are the oldest ones of the same plan, in their order: they are ready, or line up
         behind others of the bundle. A replay goes alone, and so does what had attempts before.
         """
-        bundle = Bundle([first])
+        bundle = Bundle([first], first.attempt)
         if first.letter_id is not None or first.is_recorded:
             return bundle
-        last = {first.key: first}
+        deliveries = bundle.deliveries
         line = None if first.key is None else self._lanes[first.key]
-        while line and bundle.size < limit and self._goes_along(line[0], first):
-            self._join(bundle, last, line.popleft())
-        if line:
-            del last[first.key]  # what comes behind these lines up
-        queue, passed_over = self._queue, deque[Queued]()
-        passed_keys = set()
-        while queue and bundle.size < limit and len(passed_over) < limit:
-            if queue[0][0] >= self._barrier:
+        while line and len(deliveries) < limit and self._goes_along(line[0], first):
+            deliveries[-1].is_followed = True
+            deliveries.append(InFlight(*line.popleft()))
+        # Behind a line that is left there is nothing to take.
+        self._take_from_queue(deliveries, {} if line else {first.key: deliveries[-1]}, limit)
+        self.held -= len(deliveries) - 1
+        return bundle
+
+    def _take_from_queue(
+        self, deliveries: list[InFlight], last: dict[str | None, InFlight], limit: int
+    ) -> None:
+        """Add what can be handled with the first delivery; what cannot keeps its order.
+
+        `last` has the last delivery of each aggregate that the queue may go on with.
+        """
+        queue, lanes, barrier, first = self._queue, self._lanes, self._barrier, deliveries[0]
+        passed_over, passed_keys = deque[Queued](), set[str | None]()
+        while queue and len(deliveries) < limit and len(passed_over) < limit:
+            if queue[0][0] >= barrier:
                 break
             queued = queue.popleft()
             key = queued[2]
-            goes_along = self._goes_along(queued, first) and (key is None or key not in passed_keys)
-            if goes_along and (key is None or key in last or key not in self._lanes):
+            if self._goes_along(queued, first) and (
+                key is None or (key not in passed_keys and (key in last or key not in lanes))
+            ):
+                delivery = InFlight(*queued)
+                deliveries.append(delivery)
                 if key is not None:
-                    self._lanes.setdefault(key, None)
-                self._join(bundle, last, queued)
-            elif key is not None and key in self._lanes:
+                    if key in last:
+                        last[key].is_followed = True
+                    else:
+                        lanes[key] = None
+                    last[key] = delivery
+            elif key is not None and key in lanes:
                 last.pop(key, None)
                 self._line_up(key, queued)
             else:
                 passed_over.append(queued)
                 passed_keys.add(key)
         queue.extendleft(reversed(passed_over))
-        return bundle
 
     def put_back(self, first: InFlight, followers: Sequence[InFlight]) -> None:
         """Let deliveries of a bundle that were not begun line up behind the one before them."""
         if not followers:
             return
         assert first.key is not None
-        line = self._lanes[first.key]
-        if line is None:
-            line = self._lanes[first.key] = deque()
+        line = self._lanes[first.key] = self._lanes[first.key] or deque()
         line.extendleft(each.queued for each in reversed(followers))
         self.held += len(followers)
         first.is_followed = False
@@ -393,17 +406,7 @@ class Lanes:
         heappush(self._resumed, (delivery.number, delivery))
 
     def _goes_along(self, queued: Queued, first: InFlight) -> bool:
-        return queued[3] == first.plan and queued[5] is None
-
-    def _join(self, bundle: Bundle, last: dict[str | None, InFlight], queued: Queued) -> None:
-        """Take a queued delivery into a bundle, behind the last one of its aggregate there."""
-        self.held -= 1
-        delivery = InFlight(*queued)
-        if delivery.key is not None:
-            if delivery.key in last:
-                last[delivery.key].is_followed = True
-            last[delivery.key] = delivery
-        bundle.deliveries.append(delivery)
+        return queued[5] is None and queued[3] == first.plan
 
     def _line_up(self, key: str, queued: Queued) -> None:
         line = self._lanes[key]

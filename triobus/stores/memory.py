@@ -140,7 +140,7 @@ class MemoryEventStore(EventStore):
             tuple(self._keys_of_letters()),
             self._is_unclean,
             self._last_letter,
-            len(self._later.waiting),
+            len(self._later),
             self._later.next_due(),
         )
 
@@ -215,18 +215,25 @@ class MemoryEventStore(EventStore):
     @property
     def _scheduled_count(self) -> int:
         """How many events are scheduled."""
-        return len(self._later.waiting)
+        return len(self._later)
 
     async def _called(self, call: Call, now: datetime) -> Returned | outcome.Error:
         """Make a call; if it raises, nothing of what it published is in the log."""
-        transaction, before = _MemoryTransaction(call), dict(self._later.waiting)
+        transaction, kept = _MemoryTransaction(call), list[str]()
+
+        def keep(item: Schedule) -> Waiting | Exception:
+            found = self._schedule_event(item)
+            if isinstance(found, Waiting) and found.is_new:
+                kept.append(str(item.record.event_id))
+            return found
+
         try:
             value = await _run(call, transaction)
-            return transaction._store_events(
-                value, partial(self._append, now=now), self._schedule_event
-            )
+            # What is scheduled comes first, and is taken back; what is appended is so as a whole.
+            return transaction._store_events(value, partial(self._append, now=now), keep)
         except BaseException as error:  # noqa: BLE001  # the task that waits for the call gets it
-            self._later.waiting = before
+            for event_id in kept:
+                self._later.forget(event_id)
             return outcome.Error(error)
 
     async def _ask(self, call: Call) -> Any:
@@ -252,7 +259,7 @@ class MemoryEventStore(EventStore):
             position = self._by_id.get(event_id)
             is_new = position is None
             if position is None:
-                self._later.waiting.pop(event_id, None)
+                self._later.forget(event_id)
                 position = self._by_id[event_id] = len(self._log) + 1
                 sequence = None
                 if record.aggregate_id is not None:

@@ -4,8 +4,12 @@ The author of a scenario overlaps only the calls that come to mind. Here every p
 and of its store meets every other.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from random import Random
+from typing import Literal
+from uuid import UUID
 
 import attrs
 import trio
@@ -14,6 +18,7 @@ from triobus._bus import EventBus
 from triobus._errors import (
     BusClosed,
     BusFull,
+    GroupNotPaused,
     OutcomeUnknown,
     StoreClosed,
     UnknownDeadLetter,
@@ -21,7 +26,7 @@ from triobus._errors import (
 )
 from triobus._events import DomainEvent
 from triobus._groups.retry import Retry
-from triobus._groups.subscriptions import Group, Subscription
+from triobus._groups.subscriptions import BatchGroup, Group, Subscription
 from triobus.stores import EventStore
 
 Operation = Callable[[], Awaitable[object]]
@@ -29,12 +34,15 @@ Operation = Callable[[], Awaitable[object]]
 _REFUSALS = (
     BusClosed,
     BusFull,
+    GroupNotPaused,
     OutcomeUnknown,
     StoreClosed,
     UnknownDeadLetter,
     UnknownSubscription,
 )
 """What a call may be answered with because of another one."""
+_INEXACT = 1e-6
+"""Seconds by which a due time may be missed: sums of floats are not exact."""
 _MOST_GROUPS = 3
 _MOST_SUBSCRIPTIONS = 6
 
@@ -113,12 +121,15 @@ def calls_of(
         "publish again": calls.publish_again,
         "publish_many": calls.publish_many,
         "publish_and_wait": calls.publish_and_wait,
+        "publish later": calls.publish_later,
+        "cancel_scheduled": calls.cancel_scheduled,
         "wait_idle": bus.wait_idle,
         "listen": calls.listen,
         "wait_for": calls.wait_for,
         "subscribe": calls.subscribe,
         "unsubscribe": calls.unsubscribe,
         "group": calls.group,
+        "group.pause": calls.pause,
         "dead_letters.list": bus.dead_letters.list,
         "dead_letters.replay": calls.replay,
         "dead_letters.discard": calls.discard,
@@ -126,12 +137,13 @@ def calls_of(
     }
     if bus.store is not None:
         found |= {
+            "group.reset": calls.reset,
             "store.append": calls.append,
             "store.read": calls.read,
             "store.get": calls.get,
             "store.statistics": bus.store.statistics,
         }
-    return found
+    return {name: partial(calls.checked, operation) for name, operation in found.items()}
 
 
 @attrs.define(eq=False)
@@ -142,6 +154,14 @@ class _Calls:
     _make_event: Callable[[int], DomainEvent]
     _random: Random
     _events: list[DomainEvent] = attrs.field(factory=list)
+    _dues: dict[UUID, float] = attrs.field(factory=dict)
+    """When events are due that are scheduled, and were not published at once besides."""
+    _scheduled: set[UUID] = attrs.field(factory=set)
+    """Events that may be taken back, for nobody was told yet that they were."""
+    _early: str = ""
+    """What was handled before it was due."""
+    _running: Counter[str] = attrs.field(factory=Counter)
+    """How many handlers run of each group that was made here."""
     _groups: list[Group] = attrs.field(factory=list)
     _subscriptions: list[Subscription] = attrs.field(factory=list)
     _names: int = 0
@@ -150,6 +170,11 @@ class _Calls:
     def _store(self) -> EventStore:
         assert self._bus.store is not None
         return self._bus.store
+
+    async def checked(self, operation: Operation) -> None:
+        """Make a call, and see that no event has come early meanwhile."""
+        await operation()
+        assert not self._early, self._early
 
     def _event(self) -> DomainEvent:
         event = self._make_event(len(self._events) + 1)
@@ -163,7 +188,26 @@ class _Calls:
         await self._publish(self._event())
 
     async def publish_again(self) -> None:
-        await self._publish(self._random.choice(self._events) if self._events else self._event())
+        event = self._random.choice(self._events) if self._events else self._event()
+        self._dues.pop(event.event_id, None)
+        await self._publish(event)
+
+    async def publish_later(self) -> None:
+        event, delay = self._event(), self._random.choice([0.1, 1, 5])
+        self._dues[event.event_id] = trio.current_time() + delay
+        self._scheduled.add(event.event_id)
+        published = await self._bus.publish(event, delay=delay)
+        is_early = published.position is not None and event.event_id in self._dues
+        assert not is_early, f"{event.event_id} is at {published.position}, and it is not due"
+
+    async def cancel_scheduled(self) -> None:
+        if not self._events:
+            await trio.lowlevel.checkpoint()
+            return
+        chosen = self._random.choice(self._events).event_id
+        if await self._bus.cancel_scheduled(chosen):
+            assert chosen in self._scheduled, f"{chosen} was taken back, and was not scheduled"
+            self._scheduled.remove(chosen)
 
     async def _publish(self, event: DomainEvent) -> None:
         published = await self._bus.publish(event)
@@ -217,6 +261,7 @@ class _Calls:
                 buffer=3,
                 ordering="none" if self._random.random() < 0.3 else "aggregate",
                 start="beginning" if is_durable and self._random.random() < 0.5 else "now",
+                batch=self._random.choice([None, None, 2, 5]),
             )
             self._groups.append(group)
             self._subscribe(group)
@@ -228,17 +273,54 @@ class _Calls:
 
     def _subscribe(self, group: Group) -> None:
         self._names += 1
-        failures = self._random.choice([0, 0.3, 0.7])
+        name, failures = f"mixed {self._names}", self._random.choice([0, 0.3, 0.7])
 
-        async def handle(_: DomainEvent) -> None:
-            await _pause(self._random)
-            if self._random.random() < failures:
-                raise OSError("chosen by chance")
+        async def handle_all(events: Sequence[DomainEvent]) -> None:
+            for event in events:
+                if trio.current_time() < self._dues.get(event.event_id, 0) - _INEXACT:
+                    self._early = f"{event.event_id} was handled before it was due"
+            self._running[group.name] += 1
+            try:
+                await _pause(self._random)
+                if self._random.random() < failures:
+                    raise OSError("chosen by chance")
+            finally:
+                self._running[group.name] -= 1
+
+        async def handle(event: DomainEvent) -> None:
+            await handle_all([event])
 
         retry = self._random.choice([Retry(attempts=1), Retry(attempts=3, delay=0.5), Retry()])
-        self._subscriptions.append(
-            group.subscribe(DomainEvent, handle, name=f"mixed {self._names}", retry=retry)
-        )
+        if isinstance(group, BatchGroup):
+            made = group.subscribe(DomainEvent, handle_all, name=name, retry=retry)
+        else:
+            made = group.subscribe(DomainEvent, handle, name=name, retry=retry)
+        self._subscriptions.append(made)
+
+    async def pause(self) -> None:
+        await self._in_pause(lambda _: _pause(self._random))
+
+    async def reset(self) -> None:
+        to: Literal["beginning", "end"] = self._random.choice(["beginning", "end"])
+        await self._in_pause(lambda group: group.reset(to))
+
+    async def _in_pause(self, call: Callable[[Group], Awaitable[object]]) -> None:
+        """Make a call while a group is paused. Another task may let it go on meanwhile."""
+        if not self._groups:
+            await trio.lowlevel.checkpoint()
+            return
+        group = self._random.choice(self._groups)
+        try:
+            await group.pause()
+            is_paused = self._bus.statistics().groups[group.name].paused
+            running = self._running[group.name]
+            assert not (is_paused and running), (
+                f"group {group.name!r} is paused, and {running} of its handlers run"
+            )
+            await call(group)
+        finally:
+            with trio.CancelScope(shield=True):
+                await group.resume()
 
     async def unsubscribe(self) -> None:
         await trio.lowlevel.checkpoint()

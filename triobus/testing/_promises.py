@@ -42,9 +42,11 @@ class _Log:
 
     open: dict[UUID, set[Key]] = attrs.field(factory=dict)
     """The subscriptions that an accepted event was for and that have not settled it."""
-    ids: dict[int, UUID] = attrs.field(factory=dict)
-    """Of the events, by position."""
+    events: dict[int, DomainEvent] = attrs.field(factory=dict)
+    """By position."""
     offsets: dict[str, int] = attrs.field(factory=dict)
+    resets: dict[str, int] = attrs.field(factory=dict)
+    """The position to which a group was reset last."""
 
 
 @attrs.define(eq=False)
@@ -197,9 +199,12 @@ class Watch(AttemptInstrument):
         self._log.open.get(event_id, set()).discard(key_of(subscription))
 
     def published(self, event: DomainEvent, position: int | None) -> None:
+        owed = self._wanted_by(event)
         if position is not None:
-            self._log.ids[position] = event.event_id
-        self._log.open[event.event_id] = self._wanted_by(event)
+            self._log.events[position] = event
+            # In the commit of a reset events may be stored that it has passed over.
+            owed = {key for key in owed if position > self._log.resets.get(key[0], 0)}
+        self._log.open[event.event_id] = owed
 
     def retry_planned(self, delivery: InFlight, due: float) -> None:  # noqa: ARG002  # the bus decides that
         key = delivery.subscription.group, delivery.event.aggregate_id or ""
@@ -230,7 +235,8 @@ class Watch(AttemptInstrument):
         finished = [range(before + 1, offset + 1)]
         finished += [range(first, last + 1) for first, last in ranges if last is not None]
         for position in chain.from_iterable(finished):
-            event_id = self._log.ids.get(position)
+            event = self._log.events.get(position)
+            event_id = None if event is None else event.event_id
             open_ = self._open(event_id, group)
             if open_:
                 self._breach(
@@ -250,7 +256,13 @@ class Watch(AttemptInstrument):
         return sorted(name for owner, name in keys if owner == group and get(name) is not None)
 
     def reset(self, group: str, offset: int) -> None:
-        self._log.offsets[group] = offset
+        """Owe a group everything from behind an offset again, and nothing of before."""
+        self._log.offsets[group] = self._log.resets[group] = offset
+        for position, event in self._log.events.items():
+            owed = {key for key in self._log.open[event.event_id] if key[0] != group}
+            if position > offset:
+                owed |= {key for key in self._wanted_by(event) if key[0] == group}
+            self._log.open[event.event_id] = owed
         self._lanes = {key: lane for key, lane in self._lanes.items() if key[0] != group}
 
     def drained(self) -> None:

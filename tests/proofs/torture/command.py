@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from tests.proofs.proof import Proof
-from tests.proofs.torture import faults, flips, kills, points, power, soak
+from tests.proofs.torture import faults, flips, kills, points, power, power_effects, soak
 from tests.proofs.torture.children import serving_two
 from tests.proofs.torture.shim import How
 from tests.proofs.torture.violation import NotPossible, Violation
@@ -21,6 +21,7 @@ CRASHED_AFTER = 0.7
 
 SABOTAGES = {
     "synchronous-off": "power",
+    **dict.fromkeys(power_effects.BUGS, "power"),
     "ack-before-commit": "kills",
     "no-fence": "points",
     "overtake": "kills",
@@ -68,10 +69,12 @@ def _faults(options: argparse.Namespace) -> Sequence[Violation]:
 
 
 def _power(options: argparse.Namespace) -> Sequence[Violation]:
-    if options.sabotage is None:
-        power.run(options.states or STATES, options.seed, print)
+    bug = options.sabotage
+    states = options.states or (STATES if bug is None else STATES_WITH_A_BUG)
+    if bug in (None, "synchronous-off"):
+        power.run(states, options.seed, print, "full" if bug is None else "off")
     else:
-        power.run(options.states or STATES_WITH_A_BUG, options.seed, print, "off")
+        power.run(states, options.seed, print, bug=bug)
     return []
 
 

@@ -7,8 +7,9 @@ recovers, compares all checksums and whatever else `triobus verify` looks at, re
 takes one more event; every fiftieth is gone on with by a whole bus.
 
 What is looked at: no event is lost of which `publish` had returned, and no progress that was
-recorded; positions have no gaps; no group has as settled what it had not handled; the store opens,
-without a complaint.
+recorded; positions have no gaps; no group has as settled what it had not handled; what a
+transactional handler has written and published is of exactly the events that are settled; the store
+opens, without a complaint.
 """
 
 import hashlib
@@ -26,7 +27,16 @@ import trio
 
 import triobus
 from tests.proofs.torture.power_disk import Disk
-from tests.proofs.torture.power_life import Looked, Moved, new_bus, quiet
+from tests.proofs.torture.power_effects import GROUP, wrong_books
+from tests.proofs.torture.power_life import (
+    GROUPS,
+    TYPES,
+    Looked,
+    Moved,
+    new_bus,
+    open_books,
+    quiet,
+)
 from tests.proofs.torture.power_recording import (
     MAPPED,
     STORE,
@@ -43,7 +53,6 @@ STATES_BEFORE_A_BUS = 50
 PARALLEL_FROM = 5_000
 """Below so many states further processes cost more than they do."""
 SECONDS_OF_A_BUS = 60
-TYPES = (Moved, Looked)
 EXTREMES = ("none", "all", "prefix", "prefix")
 DRAWS = 6
 UNIMPORTANT = (MAPPED, "-lock")
@@ -93,26 +102,29 @@ class Figures:
         )
 
 
-def run(states: int, seed: int, say: Callable[[str], None], synchronous: str = "full") -> None:
+def run(
+    states: int, seed: int, say: Callable[[str], None], synchronous: str = "full", bug: str = ""
+) -> None:
     """Visit so many states; raise `Violation` if one has lost something that was acknowledged.
 
-    `synchronous` is "full", "normal", or "off", with which nothing is synchronised at all.
+    `synchronous` is "full", "normal", or "off", with which nothing is synchronised at all; `bug` is
+    one of those of `power_effects`, or nothing.
     """
     if (reason := reason_against()) is not None:
         say(reason)
         return
-    found = lost(states, seed, synchronous)
+    found = lost(states, seed, synchronous, bug)
     if found.first:
         raise Violation(f"seed {seed}, synchronous={synchronous}: {found.first}. In all: {found}")
     say(f"power cuts with synchronous={synchronous}: {found}")
 
 
-def lost(states: int, seed: int, synchronous: str) -> Figures:
+def lost(states: int, seed: int, synchronous: str, bug: str = "") -> Figures:
     """Visit so many states and return what they have lost. Needs a C compiler."""
     found = Figures()
     for number in range(-(-states // STATES_OF_A_RECORDING)):
         some = min(STATES_OF_A_RECORDING, states - number * STATES_OF_A_RECORDING)
-        found += visit(record(synchronous), some, f"{seed} {number}")
+        found += visit(record(synchronous, bug), some, f"{seed} {number}")
     return found
 
 
@@ -315,6 +327,8 @@ async def _read(path: Path, is_bus: bool, is_full: bool) -> Kept:
         if is_full and complaints:
             return Kept(trouble=f"'triobus verify' would complain: {complaints}")
         kept = await _contents(store)
+        if kept.trouble:
+            return kept
         next_position = len(kept.ids) + 1
         if not is_bus:
             (placed,) = await store.append([Looked(0)])
@@ -334,30 +348,37 @@ async def _contents(store: triobus.SqliteEventStore) -> Kept:
         return Kept(trouble=f"the positions have gaps: {positions}")
     groups, keys = await store._groups(), await store._letter_keys()
     await store._letters([key.id for key in keys])
-    unwanted = _bits([(r.position,) * 2 for r in records if r.event_type == Looked.event_type])
-    excused = {"all": 0, "mail": unwanted}
+    settled = {group.name: _bits([(1, group.offset), *group.ranges]) for group in groups}
+    dead = dict.fromkeys(GROUPS, 0)
     for key in keys:
-        excused[key.group] |= 1 << key.position
+        dead[key.group] |= 1 << key.position
+    entered = settled.get(GROUP, 0) & ~dead[GROUP]
+    wrong = await wrong_books(store, records, entered, Moved.event_type)
+    unwanted = _bits([(r.position,) * 2 for r in records if r.event_type != Moved.event_type])
     return Kept(
+        trouble=wrong and f"the books are wrong: {wrong}",
         ids=[record.event_id for record in records],
-        settled={group.name: _bits([(1, group.offset), *group.ranges]) for group in groups},
-        excused=excused,
+        settled=settled,
+        excused={group: dead[group] | (unwanted if group != "all" else 0) for group in GROUPS},
     )
 
 
 async def _go_on(path: Path, before: Kept) -> str:
     """Let a bus publish and finish; return what a group has left out, "" if nothing."""
-    handled = {"all": 0, "mail": 0}
+    handled = dict.fromkeys(GROUPS, 0)
 
     def note(group: str, position: int) -> None:
         handled[group] |= 1 << position
 
     with trio.fail_after(SECONDS_OF_A_BUS):
         async with new_bus(str(path), "full", note) as bus:
+            await open_books(bus)
             await bus.publish(Moved(1))
         async with triobus.SqliteEventStore(path, types=TYPES) as store:
             after = await _contents(store)
-    everything = _bits([(1, len(before.ids) + 1)])
+    if after.trouble:
+        return f"after a bus went on, {after.trouble}"
+    everything = _bits([(1, len(after.ids))])
     for group, positions in handled.items():
         left = everything & ~positions & ~before.settled.get(group, 0) & ~after.excused[group]
         if left or after.settled.get(group) != everything:

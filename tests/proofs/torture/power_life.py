@@ -17,6 +17,8 @@ import attrs
 import trio
 
 import triobus
+from tests.proofs.torture import power_effects
+from tests.proofs.torture.power_effects import Booked
 from triobus._groups.instruments import Range, Watcher
 from triobus.stores.sqlite import _connection, _writing
 
@@ -51,6 +53,10 @@ class Looked(triobus.DomainEvent):
     number: int
 
 
+TYPES = (Moved, Looked, Booked)
+GROUPS = ("all", "mail", power_effects.GROUP)
+
+
 @attrs.define(eq=False)
 class Recorded(Watcher):
     """Hears when the progress of a group is in the store."""
@@ -83,33 +89,46 @@ def events(life: int, publisher: int) -> list[triobus.DomainEvent]:
 
 
 def new_bus(path: str, synchronous: str, handled: Callable[..., None]) -> triobus.EventBus:
-    """Return a bus with two groups; `handled(group, position)` is told what they have done."""
+    """Return a bus with three groups; `handled(group, position)` is told what they have done.
+
+    "all" wants every event, "mail" and "books" want those that have moved something.
+    """
     store = triobus.SqliteEventStore(
         path,
         synchronous="full" if synchronous == "full" else "normal",
-        types=(Moved, Looked),
+        types=TYPES,
     )
     bus = triobus.EventBus(store, workers=2)
     retry = triobus.Retry(attempts=2, delay=0.0001)
 
     def handler(group: str) -> Callable[[triobus.DomainEvent], object]:
-        async def handle(event: Moved | Looked) -> None:
+        async def handle(event: Moved | Looked | Booked) -> None:
             await trio.lowlevel.checkpoint()
             delivery = triobus.current_delivery()
-            if event.number % POISON == 0 or (event.number % 11 == 0 and delivery.attempt == 1):
+            if _fails(event.number, delivery.attempt):
                 raise ValueError(event.number)
             handled(group, delivery.position)
 
         return handle
 
-    wanted = (Moved, Looked)
     bus.group("all", workers=2, start="beginning").subscribe(
-        wanted, handler("all"), name="it", retry=retry
+        TYPES, handler("all"), name="it", retry=retry
     )
     bus.group("mail", workers=2, start="beginning").subscribe(
         Moved, handler("mail"), name="it", retry=retry
     )
+    power_effects.keep_books(bus, Moved, retry, _fails, handled)
     return bus
+
+
+def _fails(number: int, attempt: int) -> bool:
+    return number % POISON == 0 or (number % 11 == 0 and attempt == 1)
+
+
+async def open_books(bus: triobus.EventBus) -> None:
+    """Make the table of the books in the store of a bus, unless it is there."""
+    assert bus.store is not None
+    await bus.store.transact(power_effects.make_table)
 
 
 async def live(path: str, life: int, synchronous: str, mark: Callable[..., None]) -> None:
@@ -130,6 +149,7 @@ async def live(path: str, life: int, synchronous: str, mark: Callable[..., None]
             accepted(published)
 
     async with bus:
+        await open_books(bus)
         async with trio.open_nursery() as nursery:
             for publisher in range(PUBLISHERS):
                 nursery.start_soon(publish_singly, publisher)
@@ -149,13 +169,14 @@ def switch_off() -> None:
     _writing.Writer._begin_to_write = begin_without  # type: ignore[method-assign]  # a sabotage
 
 
-def main(path: str, life: str, synchronous: str) -> None:
-    """Live once. The shim must be preloaded, or there is nobody to tell."""
+def main(path: str, life: str, synchronous: str, bug: str = "") -> None:
+    """Live once, perhaps with a bug. The shim must be preloaded, or there is nobody to tell."""
     logging.getLogger("triobus").addHandler(logging.NullHandler())
     shim = ctypes.CDLL(None)
     _connection.FRAMES_BEFORE_CHECKPOINT = FRAMES_BEFORE_CHECKPOINT
     if synchronous == "off":
         switch_off()
+    power_effects.plant(bug)
 
     def mark(*words: object) -> None:
         shim.power_mark(" ".join(map(str, words)).encode())

@@ -10,7 +10,7 @@ from pathlib import Path
 import attrs
 
 from tests.proofs.torture.power_disk import Disk, Operation, operations
-from tests.proofs.torture.power_life import LIVES
+from tests.proofs.torture.power_life import GROUPS, LIVES
 from tests.proofs.torture.violation import ROOT, Violation
 
 STORE = "power.db"
@@ -43,9 +43,10 @@ def scratch() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def record(synchronous: str) -> Recording:
+def record(synchronous: str, bug: str = "") -> Recording:
     """Let a bus live three times, once until it dies, and return what reached the disk.
 
+    `bug` is one of those of `power_effects`, or nothing.
     Raises `Violation` if the recording does not explain the files that are there afterwards.
     """
     with tempfile.TemporaryDirectory(prefix="triobus-power-", dir=scratch()) as parent:
@@ -56,7 +57,7 @@ def record(synchronous: str) -> Recording:
         disk = Disk(directory.stat().st_ino)
         recorded: list[Operation] = []
         for life in range(LIVES):
-            arguments = [str(directory / STORE), str(life), synchronous]
+            arguments = [str(directory / STORE), str(life), synchronous, bug]
             subprocess.run(
                 [sys.executable, "-m", "tests.proofs.torture.power_life", *arguments],
                 env=os.environ
@@ -86,5 +87,9 @@ def _check_recorded(recorded: list[Operation], synchronous: str) -> None:
     words = {operation.data.split()[0] for operation in recorded if operation.kind == "mark"}
     missing = {"create", "write", "truncate", "sync", "unlink", "mark"} - kinds
     missing |= {str(word) for word in {b"accepted", b"handled", b"recorded"} - words}
+    for group in GROUPS:
+        mark = f"handled {group} ".encode()
+        if not any(operation.data.startswith(mark) for operation in recorded):
+            missing.add(mark.decode())
     if missing:
         raise Violation(f"with synchronous={synchronous} nothing was recorded of {missing}")

@@ -42,6 +42,19 @@ def test_a_loss_is_a_violation_with_the_seed_and_the_point():
 
 
 @needs_compiler
+@pytest.mark.parametrize(
+    ("bug", "said"),
+    [
+        ("settled-later", "follow from what is not settled, or once too often"),
+        ("effect-later", "the totals are .*, and settled are "),
+    ],
+)
+def test_effects_and_an_acknowledgement_that_are_not_in_one_commit_are_found(bug, said):
+    with pytest.raises(Violation, match=f"state .* at .*: the books are wrong: .*{said}"):
+        power.run(60, 2026, print, bug=bug)
+
+
+@needs_compiler
 def test_a_disk_that_leaves_out_what_it_was_asked_for_is_seen_to_lose_events():
     recording = record("full")
     of_the_directory, of_files = (

@@ -16,6 +16,7 @@ from tests.proofs.effects import command as effects
 from tests.proofs.every import command as every
 from tests.proofs.fuzz import command as fuzz
 from tests.proofs.model import command as model
+from tests.proofs.model import control
 from tests.proofs.overlaps import command as overlaps
 from tests.proofs.proof import Proof
 from tests.proofs.torture import command as torture
@@ -26,6 +27,7 @@ PROOFS: dict[str, Proof] = {
     **every.PROOFS,
     **overlaps.PROOFS,
     **model.PROOFS,
+    **control.PROOFS,
     **fuzz.PROOFS,
     **explore.PROOFS,
 }

@@ -17,4 +17,4 @@ def test_every_effect_is_there_exactly_once_after_kills(tmp_path):
 @pytest.mark.parametrize("bug", BUGS)
 def test_a_planted_bug_is_found(tmp_path, bug):
     with pytest.raises(NotExactlyOnce):
-        lives(tmp_path / "ledger.db", random.Random(2), 4, bug, Tally())
+        lives(tmp_path / "ledger.db", random.Random(2), 12, bug, Tally())

@@ -21,7 +21,7 @@ tuple, and an aggregate with nothing busy or waiting costs nothing at all.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from heapq import heapify, heappop, heappush
 from itertools import count, repeat
 from math import inf
@@ -339,25 +339,34 @@ class Lanes:
                 del self._lanes[key]
         return True
 
-    def take_along(self, first: InFlight, limit: int) -> Bundle:
+    def take_along(self, first: InFlight, limit: int, *, is_total: bool = False) -> Bundle:
         """Return a delivery that was taken, with up to `limit` in all that can be handled with it.
 
         These are the oldest ones of the same plan, in their order: they are ready, or line up
-        behind others of the bundle. A replay goes alone, and so does what had attempts before.
+        behind others of the bundle. With `is_total` none that is ready is passed over.
+        A replay goes alone, and so does what had attempts before.
         """
         bundle = Bundle([first])
         if first.letter_id is not None or first.is_recorded:
             return bundle
         last = {first.key: first}
+        queue, passed_over = self._queue, deque[Queued]()
+        bound, line_bound = self._barrier, inf
+        if is_total:
+            bound = min(bound, self._resumed[0][0] if self._resumed else inf)
+            line_bound = min(bound, queue[0][0] if queue else inf)
         line = None if first.key is None else self._lanes[first.key]
         while line and bundle.size < limit and self._goes_along(line[0], first):
+            if line[0][0] > line_bound:
+                break
             self._join(bundle, last, line.popleft())
         if line:
+            if is_total:
+                return bundle
             del last[first.key]  # what comes behind these lines up
-        queue, passed_over = self._queue, deque[Queued]()
         passed_keys = set()
         while queue and bundle.size < limit and len(passed_over) < limit:
-            if queue[0][0] >= self._barrier:
+            if queue[0][0] >= bound:
                 break
             queued = queue.popleft()
             key = queued[2]
@@ -366,26 +375,42 @@ class Lanes:
                 if key is not None:
                     self._lanes.setdefault(key, None)
                 self._join(bundle, last, queued)
-            elif key is not None and key in self._lanes:
+            elif key is not None and key in self._lanes and not (is_total and key in last):
                 last.pop(key, None)
                 self._line_up(key, queued)
+            elif is_total:
+                queue.appendleft(queued)
+                break
             else:
                 passed_over.append(queued)
                 passed_keys.add(key)
         queue.extendleft(reversed(passed_over))
         return bundle
 
-    def put_back(self, first: InFlight, followers: Sequence[InFlight]) -> None:
-        """Let deliveries of a bundle that were not begun line up behind the one before them."""
-        if not followers:
-            return
-        assert first.key is not None
-        line = self._lanes[first.key]
-        if line is None:
-            line = self._lanes[first.key] = deque()
-        line.extendleft(each.queued for each in reversed(followers))
-        self.held += len(followers)
-        first.is_followed = False
+    def put_back(self, untried: Sequence[InFlight], held_up: Mapping[str | None, InFlight]) -> None:
+        """Let deliveries of a bundle that were not begun be ready again, in their old places.
+
+        Those of an aggregate that is held up line up behind the delivery that failed.
+        """
+        self.held += len(untried)
+        for each in held_up.values():
+            each.is_followed = False
+        ready, lines = list[Queued](), dict[str, list[Queued]]()
+        for each in untried:
+            key = each.key
+            if key is None or (key not in held_up and not self._lanes.get(key)):
+                ready.append(each.queued)
+            else:
+                lines.setdefault(key, []).append(each.queued)
+        for queued in ready:
+            self._lanes.pop(queued[2], None)  # type: ignore[arg-type]  # one without a key has none
+        self._queue.extendleft(reversed(ready))
+        for key, some in lines.items():
+            line = self._lanes[key] or deque[Queued]()
+            self._lanes[key] = line
+            line.extendleft(reversed(some))
+            if key not in held_up:
+                heappush(self._resumed, line.popleft())
 
     def go_on(self, delivery: InFlight) -> None:
         """Let a delivery that a worker has be ready again, for its next subscription."""

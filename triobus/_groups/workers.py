@@ -537,5 +537,6 @@ async def _work(shell: GroupShell, own: Handling) -> None:
         durations.append(ended - started)
         started = ended
         if turn >= _DELIVERIES_PER_TURN or ended > turn_ends:
+            own.delivery = None
             await trio.lowlevel.checkpoint()  # without a delivery in flight: other tasks go on
             turn = 0

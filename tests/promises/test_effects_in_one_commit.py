@@ -440,3 +440,31 @@ async def test_slow_handlers_hold_up_a_publisher_for_a_moment_and_not_for_all_of
         assert len(called) - before < 20
         await bus.stop(drain=False)
     assert called == sorted(called)
+
+
+async def test_what_is_not_begun_keeps_its_place_before_what_where_leaves_out(
+    store, autojump_clock
+):
+    ended = []
+    bus = EventBus(store, workers=2)
+    token = trio.lowlevel.current_trio_token()
+
+    def handle(event, _):
+        ended.append(event.number)
+        if event.number == 0:
+            trio.from_thread.run_sync(subscription.unsubscribe, trio_token=token)
+
+    subscription = bus.subscribe(
+        Noted, handle, transactional=True, where=lambda event: event.number != 2, name="some"
+    )
+
+    @bus.subscribe(SpecialNoted, priority=1)
+    async def special(event):
+        ended.append(event.number)
+
+    async with bus:
+        await bus.publish_many([*(Noted(n, "a") for n in range(3)), SpecialNoted(3, "a")])
+        await bus.publish(SpecialNoted(4, "a"))
+        await bus.wait_idle()
+        assert bus.statistics().groups["default"].lag == 0
+    assert ended == [0, 3, 4]

@@ -4,7 +4,7 @@ Deliveries are numbered by positions, so that each has its place in the order wh
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from heapq import heapify, heappop, heappush
 from itertools import repeat
 from math import inf
@@ -262,6 +262,16 @@ class StoredLanes(Lanes):
         self._queue.extend(self._beyond)
         self._beyond.clear()
         self._barrier = inf if position is None else position * _BETWEEN
+        self._keep_back()
+
+    def put_back(self, untried: Sequence[InFlight], held_up: Mapping[str | None, InFlight]) -> None:
+        """Let deliveries of a bundle that were not begun be ready again, in their old places."""
+        super().put_back(untried, held_up)
+        if self.is_barred:
+            self._keep_back()
+
+    def _keep_back(self) -> None:
+        """Take out of the queue what is not to overtake an event that has to be read back."""
         while self._queue and self._queue[-1][0] >= self._barrier:
             self._beyond.appendleft(self._queue.pop())
 

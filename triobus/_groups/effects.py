@@ -137,8 +137,10 @@ class Effects:
         calls, seconds = self._calls, self._seconds
         if calls > 4 * MOST:  # what is long ago counts less
             self._calls, self._seconds = calls // 2, seconds / 2
-        known = min(MOST, 2 * calls)  # a few calls tell little
-        return max(1, min(known, int(_MOMENT * calls / seconds)) if seconds else known)
+        most = min(MOST, 2 * calls)  # a few calls tell little
+        if seconds:
+            most = min(most, int(_MOMENT * calls / seconds))
+        return max(1, most)
 
     def _planned(self, delivery: InFlight, own: Handling, commit: _Commit) -> list[Effect]:
         """Return the calls that a delivery needs, by one subscription after the other."""
@@ -218,17 +220,23 @@ class Effects:
         failed: list[tuple[InFlight, BaseException]] = []
         held_up: dict[str | None, InFlight] = {}
         untried: list[InFlight] = []
+        stopped: set[str | None] = set()  # the aggregates of both
         for delivery, effects in zip(bundle, planned, strict=True):
             outcomes = [next(found) for _ in effects]
-            if delivery.key in held_up:
+            if delivery.key in stopped:
                 untried.append(delivery)
                 continue
             error = self._go_through(delivery, effects, outcomes)
-            if isinstance(error, _NotNow) and delivery.index == effects[0].index:
-                untried.append(delivery)
-            elif error is not None:
+            if error is None:
+                continue
+            is_begun = not isinstance(error, _NotNow) or delivery.index > effects[0].index
+            if is_begun:
                 failed.append((delivery, error))
-                if delivery.key is not None:
+            else:
+                untried.append(delivery)
+            if delivery.key is not None:
+                stopped.add(delivery.key)
+                if is_begun:
                     held_up[delivery.key] = delivery
         self._shell.lanes.put_back(untried, held_up)
         for delivery, error in failed:

@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 import trio
 
-from tests.events import Noted, Other
+from tests.events import Noted, Other, SpecialNoted
 from triobus import (
     DomainEvent,
     EventBus,
@@ -335,3 +335,29 @@ def test_a_handler_of_two_arguments_is_refused():
     bulk = EventBus().group("bulk", batch=2)
     with pytest.raises(InvalidHandler):
         bulk.subscribe(Noted, lambda events, more: None)
+
+
+async def test_what_a_batch_makes_ready_is_handled_by_all_workers(new_bus, autojump_clock):
+    bus, gate, ended = new_bus(), trio.Event(), []
+    group = bus.group("bulk", workers=2, batch=10)
+
+    @group.subscribe(Noted)
+    async def note(events):
+        if events[0].number == 0:  # the other worker has nothing to do meanwhile
+            gate.set()
+            await trio.sleep(1)
+
+    @group.subscribe(Other)
+    async def keep_a_worker_busy(_):
+        await gate.wait()
+
+    @group.subscribe(SpecialNoted)
+    async def slow(_):
+        await trio.sleep(1)
+        ended.append(autojump_clock.current_time())
+
+    async with bus:
+        events = [Noted(0, "0"), Other(0), *(Noted(n, f"{n}") for n in range(1, 3))]
+        await bus.publish_many([*events, *(SpecialNoted(n, f"{n}") for n in range(1, 3))])
+        await bus.wait_idle()
+    assert set(ended) == {2}

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.events import Noted, Other
+from tests.events import Noted, Other, SpecialNoted
 from triobus import (
     DomainEvent,
     EventBus,
@@ -163,13 +163,26 @@ async def test_several_handlers_come_one_after_the_other_with_what_each_wants(ne
 
 async def test_events_of_different_handlers_go_apart_and_each_aggregate_in_order(new_bus):
     bus, calls = new_bus(), []
-    bulk = bus.group("bulk", batch=10, workers=1)
+    bulk = bus.group("bulk", batch=10, workers=2)
     bulk.subscribe(Other, lambda events: calls.append(("other", numbers(events))), name="other")
     bulk.subscribe(Noted, lambda events: calls.append(("noted", numbers(events))), name="noted")
     async with bus:
         await bus.publish_many([Other(0), Noted(1), Other(2), Noted(3, "a"), Other(4)])
         await bus.wait_idle()
-    assert calls == [("other", (0, 2, 4)), ("noted", (1, 3))]
+    assert sorted(calls) == [("noted", (1, 3)), ("other", (0, 2, 4))]
+
+
+async def test_one_worker_keeps_the_total_order_and_ends_a_batch_where_other_handlers_are_next(
+    new_bus,
+):
+    bus, calls = new_bus(), []
+    bulk = bus.group("bulk", batch=10, workers=1)
+    bulk.subscribe(Other, lambda events: calls.append(("other", numbers(events))), name="other")
+    bulk.subscribe(Noted, lambda events: calls.append(("noted", numbers(events))), name="noted")
+    async with bus:
+        await bus.publish_many([Other(0), Other(1), Noted(2), Noted(3, "a"), Other(4)])
+        await bus.wait_idle()
+    assert calls == [("other", (0, 1)), ("noted", (2, 3)), ("other", (4,))]
 
 
 async def test_a_base_class_brings_all_types_in_one_batch(new_bus):
@@ -325,7 +338,7 @@ async def test_what_waits_for_its_retry_over_a_restart_goes_with_no_batch_before
         await bus.stop(timeout=0)
     calls.clear()
     is_first_life, started = False, trio.current_time()
-    async with new_bus(batch=10, workers=1) as bus:
+    async with new_bus(batch=10, workers=2) as bus:
         await bus.wait_idle()
     assert calls == [((0, 2), 1, started), ((1,), 2, 60.0)]
 
@@ -365,3 +378,29 @@ def test_a_handler_of_two_arguments_is_refused():
     bulk = EventBus().group("bulk", batch=2)
     with pytest.raises(InvalidHandler):
         bulk.subscribe(Noted, lambda events, more: None)
+
+
+async def test_what_a_batch_makes_ready_is_handled_by_all_workers(new_bus, autojump_clock):
+    bus, gate, ended = new_bus(), trio.Event(), []
+    group = bus.group("bulk", workers=2, batch=10)
+
+    @group.subscribe(Noted)
+    async def note(events):
+        if events[0].number == 0:  # the other worker has nothing to do meanwhile
+            gate.set()
+            await trio.sleep(1)
+
+    @group.subscribe(Other)
+    async def keep_a_worker_busy(_):
+        await gate.wait()
+
+    @group.subscribe(SpecialNoted)
+    async def slow(_):
+        await trio.sleep(1)
+        ended.append(autojump_clock.current_time())
+
+    async with bus:
+        events = [Noted(0, "0"), Other(0), *(Noted(n, f"{n}") for n in range(1, 3))]
+        await bus.publish_many([*events, *(SpecialNoted(n, f"{n}") for n in range(1, 3))])
+        await bus.wait_idle()
+    assert set(ended) == {2}

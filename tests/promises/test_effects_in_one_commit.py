@@ -1,13 +1,17 @@
 """Many events share a commit with their transactional handlers, and none of them notices."""
 
+import contextvars
+import time
+
 import attrs
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from tests.events import Noted, Other
+from tests.events import Noted, Other, SpecialNoted
 from tests.every_step import at_every_step
 from triobus import EventBus, MemoryEventStore, Retry, SqliteEventStore, current_delivery
 
@@ -257,3 +261,210 @@ async def _played(store, play):
         statistics = bus.statistics().groups["all"]
         assert (statistics.lag, statistics.queued, statistics.in_flight) == (0, 0, 0)
     return tried, stored, letters
+
+
+async def test_one_worker_has_total_order_with_a_dead_letter_in_the_middle_of_a_commit(
+    store, autojump_clock
+):
+    tried = []
+    bus = EventBus(store, workers=1)
+
+    @bus.subscribe(Noted, transactional=True, retry=Retry(attempts=1), name="first")
+    def first(event, _):
+        tried.append((event.number, "first"))
+        if event.number == 1:
+            raise ValueError("never")
+
+    @bus.subscribe(Noted, transactional=True, name="second")
+    def second(event, _):
+        tried.append((event.number, "second"))
+
+    async with bus:
+        await bus.publish_many([Noted(n, key) for n, key in enumerate(["b", "a", "a", "b", None])])
+        await bus.wait_idle()
+    assert tried == [(n, name) for n in range(5) for name in ("first", "second")]
+
+
+async def test_one_worker_passes_over_no_event_of_another_type(store, autojump_clock):
+    handled = []
+    bus = EventBus(store, workers=1)
+    for cls in (Noted, Other):
+        bus.subscribe(
+            cls, lambda event, _: handled.append(event.number), transactional=True, name=str(cls)
+        )
+    async with bus:
+        await bus.publish_many([(Noted, Other)[n % 3 == 1](n) for n in range(9)])
+        await bus.wait_idle()
+    assert handled == list(range(9))
+
+
+async def test_one_worker_with_retries_lets_only_their_aggregate_be_overtaken(
+    store, autojump_clock
+):
+    handled = []
+    bus = EventBus(store, workers=1)
+
+    @bus.subscribe(Noted, transactional=True, retry=Retry(attempts=3, delay=1, jitter=0))
+    def handle(event, transaction):
+        if event.number in (0, 5) and transaction.delivery.attempt < 3:
+            raise ValueError("not yet")
+        handled.append(event.number)
+
+    async with bus:
+        await bus.publish_many([Noted(n, "abc"[n % 3]) for n in range(9)])
+        await bus.wait_idle()
+        assert bus.statistics().groups["default"].lag == 0
+    assert handled == [1, 2, 4, 7, 0, 3, 5, 6, 8]
+
+
+async def test_what_shares_a_commit_is_in_flight_with_one_busy_worker(store, autojump_clock):
+    seen = []
+    bus = EventBus(store, workers=4)
+    token = trio.lowlevel.current_trio_token()
+
+    def look():
+        group = bus.statistics().groups["default"]
+        seen.append((group.in_flight, group.busy_workers, group.queued))
+
+    @bus.subscribe(Noted, transactional=True)
+    def handle(event, _):
+        trio.from_thread.run_sync(look, trio_token=token)
+
+    async with bus:
+        await bus.publish_many([Noted(n, "a") for n in range(5)])
+        await bus.wait_idle()
+        look()
+    assert seen == [(5, 1, 0)] * 5 + [(0, 0, 0)]
+
+
+async def test_after_unsubscribing_none_of_those_in_the_same_commit_is_called(
+    store, autojump_clock
+):
+    called = []
+    bus = EventBus(store)
+    token = trio.lowlevel.current_trio_token()
+
+    @bus.subscribe(Noted, transactional=True, name="other")
+    def other(event, transaction):
+        transaction.publish(Other(event.number))
+
+    def handle(event, _):
+        called.append(event.number)
+        if event.number == 1:
+            trio.from_thread.run_sync(subscription.unsubscribe, trio_token=token)
+
+    subscription = bus.subscribe(Noted, handle, transactional=True, priority=1, name="handle")
+    async with bus:
+        await bus.publish_many([Noted(n, "a") for n in range(5)])
+        outcome = await bus.publish_and_wait(Noted(5, "a"))
+        await bus.wait_idle()
+        followed = [stored.event.number async for stored in store.read(types=Other)]
+        assert not await bus.dead_letters.list()
+    assert called == [0, 1]
+    assert followed == [0, 1, 2, 3, 4, 5]
+    assert outcome.results == {"other": None}
+
+
+async def test_where_is_asked_as_part_of_the_delivery_and_leaves_nothing_behind(
+    store, autojump_clock
+):
+    variable, seen = contextvars.ContextVar("variable", default=None), []
+
+    def where(event):
+        seen.append((event.number, current_delivery().event.number, variable.get()))
+        variable.set(event.number)
+        return True
+
+    bus = EventBus(store)
+    bus.subscribe(Noted, lambda *_: None, transactional=True, name="every")
+    bus.subscribe(
+        Noted,
+        lambda event, _: seen.append((event.number, current_delivery().subscription)),
+        transactional=True,
+        where=where,
+        name="some",
+    )
+    async with bus:
+        await bus.publish_many([Noted(n, "a") for n in range(3)])
+        await bus.wait_idle()
+    assert sorted(seen[:3]) == [(n, n, None) for n in range(3)]
+    assert seen[3:] == [(n, "some") for n in range(3)]
+
+
+async def test_what_a_commit_makes_ready_is_handled_by_all_workers(store, autojump_clock):
+    bus, gate, ended = EventBus(store, workers=2), trio.Event(), []
+    token = trio.lowlevel.current_trio_token()
+
+    async def let_the_other_worker_go():
+        gate.set()
+        await trio.testing.wait_all_tasks_blocked()
+
+    @bus.subscribe(Noted, transactional=True)
+    def note(event, _):
+        if event.number == 0:
+            trio.from_thread.run(let_the_other_worker_go, trio_token=token)
+
+    @bus.subscribe(Other)
+    async def keep_a_worker_busy(_):
+        await gate.wait()
+
+    @bus.subscribe(SpecialNoted)
+    async def slow(event):
+        await trio.sleep(1)
+        ended.append(autojump_clock.current_time())
+
+    async with bus:
+        events = [Noted(0, "0"), Other(0), *(Noted(n, f"{n}") for n in range(1, 4))]
+        await bus.publish_many([*events, *(SpecialNoted(n, f"{n}") for n in range(1, 4))])
+        await bus.wait_idle()
+    assert ended == [1, 1, 2]
+
+
+async def test_slow_handlers_hold_up_a_publisher_for_a_moment_and_not_for_all_of_them(store):
+    called, is_slow = [], trio.Event()
+    bus = EventBus(store, workers=1)
+    token = trio.lowlevel.current_trio_token()
+
+    @bus.subscribe(Noted, transactional=True)
+    def handle(event, _):
+        called.append(event.number)
+        if event.number >= 100:
+            token.run_sync_soon(is_slow.set)
+            time.sleep(0.03)  # of which the real clock has to know: that is what is limited
+
+    async with bus:
+        await bus.publish_many([Noted(n, f"{n % 50}") for n in range(200)])
+        await is_slow.wait()
+        before = len(called)
+        await bus.publish(Other(1))
+        assert len(called) - before < 20
+        await bus.stop(drain=False)
+    assert called == sorted(called)
+
+
+async def test_what_is_not_begun_keeps_its_place_before_what_where_leaves_out(
+    store, autojump_clock
+):
+    ended = []
+    bus = EventBus(store, workers=2)
+    token = trio.lowlevel.current_trio_token()
+
+    def handle(event, _):
+        ended.append(event.number)
+        if event.number == 0:
+            trio.from_thread.run_sync(subscription.unsubscribe, trio_token=token)
+
+    subscription = bus.subscribe(
+        Noted, handle, transactional=True, where=lambda event: event.number != 2, name="some"
+    )
+
+    @bus.subscribe(SpecialNoted, priority=1)
+    async def special(event):
+        ended.append(event.number)
+
+    async with bus:
+        await bus.publish_many([*(Noted(n, "a") for n in range(3)), SpecialNoted(3, "a")])
+        await bus.publish(SpecialNoted(4, "a"))
+        await bus.wait_idle()
+        assert bus.statistics().groups["default"].lag == 0
+    assert ended == [0, 3, 4]

@@ -247,6 +247,53 @@ def test_a_killed_process_that_starts_again_and_again_comes_to_an_end(tmp_path, 
     assert 4 <= sum(line.split()[0] == "7" for line in said) <= 6
 
 
+SHARING = """
+import os, signal, sys
+import trio
+from tests.events import Noted
+from triobus import EventBus, Retry, SqliteEventStore
+
+bus = EventBus(SqliteEventStore(sys.argv[1]), workers=1)
+
+@bus.subscribe(Noted, name="handler", transactional=True, retry=Retry(attempts=1))
+def handle(event, transaction):
+    print(event.number, flush=True)
+    if event.number == 150:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    async with bus:
+        if sys.argv[2] == "publish":
+            await bus.publish_many([Noted(n, str(n % 3)) for n in range(200)])
+    for letter in await bus.dead_letters.list():
+        print("letter", letter.event.number, letter.attempts, letter.error_type)
+
+trio.run(main)
+"""
+
+
+def test_the_one_that_kills_the_process_is_found_among_those_of_its_commit(tmp_path):
+    ends, said = [], []
+    for start in range(12):
+        path, way = tmp_path / "events.db", "go on" if start else "publish"
+        ended = subprocess.run(
+            [sys.executable, "-c", SHARING, path, way],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        said += ended.stdout.splitlines()
+        ends.append(ended.returncode)
+        if ended.returncode == 0:
+            break
+    # Of the first death nobody knew before that there would be one.
+    assert ends == [-signal.SIGKILL, -signal.SIGKILL, 0]
+    assert said.count("150") == 2
+    assert said[-1] == "letter 150 1 ProcessDied"
+    assert {int(line) for line in said[:-1]} == set(range(200))
+
+
 # What is said at the start
 
 

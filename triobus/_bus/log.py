@@ -21,8 +21,9 @@ from triobus._durability.schedule import StoredSchedule
 from triobus._errors import BusFull, InvalidOption
 from triobus._events import DomainEvent, Published, published
 from triobus._events.batch import Batch
+from triobus._groups.bundling import BundlingLanes
 from triobus._groups.dead_letters import DeadLetterKeeper, MemoryDeadLetters
-from triobus._groups.delivery import Bundle, InFlight, Lanes, Replayed
+from triobus._groups.delivery import Bundle, InFlight, Replayed
 from triobus._groups.effects import Effect, Effected
 from triobus._groups.listeners import Inbox, Listener
 from triobus._groups.outcome import Outcome, PendingOutcome
@@ -114,7 +115,7 @@ class Log(Protocol):
 class MemoryGroupLog:
     """What a group without a store has: nothing is to be read or recorded, and publishers wait."""
 
-    lanes: Lanes
+    lanes: BundlingLanes
     buffer: float
     _routing: Routing
     unread: int = attrs.field(default=0, init=False)
@@ -199,7 +200,11 @@ class MemoryLog:
 
     def add(self, options: GroupOptions) -> GroupLog:
         """Return what a group needs that gets what is published from here on."""
-        return MemoryGroupLog(Lanes(is_ordered=options.is_ordered), options.buffer, self._routing)
+        return MemoryGroupLog(
+            BundlingLanes(is_ordered=options.is_ordered, is_total=options.workers == 1),
+            options.buffer,
+            self._routing,
+        )
 
     def check_types(self, types: Iterable[type[DomainEvent]]) -> None:
         """Every class will do: nothing is kept."""

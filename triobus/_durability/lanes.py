@@ -4,7 +4,7 @@ Deliveries are numbered by positions, so that each has its place in the order wh
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from heapq import heapify, heappop, heappush
 from itertools import repeat
 from math import inf
@@ -13,12 +13,12 @@ from typing import NamedTuple
 import attrs
 
 from triobus._events import DomainEvent
+from triobus._groups.bundling import BundlingLanes
 from triobus._groups.delivery import (
     NO_POSITIONS,
     Bundle,
     Completion,
     InFlight,
-    Lanes,
     Queued,
     Waiting,
 )
@@ -54,15 +54,13 @@ def place_of(queued: Queued) -> int:
 
 
 @attrs.define(eq=False)
-class StoredLanes(Lanes):
+class StoredLanes(BundlingLanes):
     """The lanes of a group whose events a store has.
 
     Deliveries are numbered by their events' positions, so that what is read back has the place in
     the order that it had. What waits for a retry takes no room.
     """
 
-    is_total: bool = False
-    """Whether nothing may overtake what has still to be read back, retries aside."""
     due: dict[int, Asleep] = attrs.field(factory=dict)
     """What slept until its time has come, and has to be read back; by position."""
     completions: dict[int, Completion] = attrs.field(factory=dict)
@@ -262,6 +260,16 @@ class StoredLanes(Lanes):
         self._queue.extend(self._beyond)
         self._beyond.clear()
         self._barrier = inf if position is None else position * _BETWEEN
+        self._keep_back()
+
+    def put_back(self, untried: Sequence[InFlight], held_up: Mapping[str | None, InFlight]) -> None:
+        """Let deliveries of a bundle that were not begun be ready again, in their old places."""
+        super().put_back(untried, held_up)
+        if self.is_barred:
+            self._keep_back()
+
+    def _keep_back(self) -> None:
+        """Take out of the queue what is not to overtake an event that has to be read back."""
         while self._queue and self._queue[-1][0] >= self._barrier:
             self._beyond.appendleft(self._queue.pop())
 

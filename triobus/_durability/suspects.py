@@ -2,7 +2,8 @@
 
 After an unclean end it is not known in which events handlers were: attempts are not recorded before
 they are made, for that would cost a commit each. So at the next start the first events that are not
-finished, one of each aggregate, are *suspects*: that their handlers are called is recorded before.
+finished, one of each aggregate and what may have shared a commit with it, are *suspects*: that
+their handlers are called is recorded before.
 If the process dies again, the recorded ones were in flight, and are *blamed*: they are handled one
 at a time, each attempt is recorded before it is made, and after the last one that the policy grants
 the event becomes a dead letter without another call. A suspect's attempt counts only if no other
@@ -18,6 +19,7 @@ import trio
 from triobus._errors import ProcessDied, StoreError
 from triobus._events.causes import calling_delivery
 from triobus._groups.delivery import InFlight
+from triobus._groups.effects import MOST
 from triobus._groups.handlers import PASSED_OVER
 from triobus._groups.retry import RetryAfter
 from triobus._groups.subscriptions import Subscription
@@ -48,12 +50,16 @@ class Suspects:
     _flush: Callable[[], Awaitable[None]]
     """Waits until what was noted is recorded. Raises `StoreError`."""
     _left: int = attrs.field(init=False)
-    """How many more there may be."""
-    _seen: set[str] = attrs.field(factory=set, init=False)
-    """Aggregates of which an earlier event is not finished, which is the one that counts."""
+    """How many more aggregates with suspects there may be."""
+    _left_sharing: int = attrs.field(init=False)
+    """The same where events shared a commit."""
+    _seen: dict[str, int] = attrs.field(factory=dict, init=False)
+    """How many suspects each aggregate has: the first that is not finished, and what may have been
+    in the same commit."""
 
     def __attrs_post_init__(self) -> None:
         self._left = self._workers + _BESIDE_WORKERS
+        self._left_sharing = self._workers * MOST + _BESIDE_WORKERS
 
     def plan(
         self,
@@ -72,12 +78,24 @@ class Suspects:
         if row is not None and row.is_begun:
             return tuple(self._blamed(subscription) for subscription in plan)
         was_waiting = row is not None and row.due_at > now
-        if was_waiting or key in self._seen or not self._left:
+        if was_waiting or not self._is_suspect(key, plan):
             return plan
-        self._left -= 1
-        if key is not None:
-            self._seen.add(key)
         return tuple(self._suspected(subscription) for subscription in plan)
+
+    def _is_suspect(self, key: str | None, plan: tuple[Subscription, ...]) -> bool:
+        """Whether an event of an aggregate, the next one in the log, may have been in flight."""
+        shared = all(subscription._shares_commits for subscription in plan)
+        count = 0 if key is None else self._seen.get(key, 0)
+        if not count:
+            if not (self._left_sharing if shared else self._left):
+                return False
+            self._left_sharing -= shared
+            self._left -= not shared
+        elif not shared or count >= MOST:
+            return False
+        if key is not None:
+            self._seen[key] = count + 1
+        return True
 
     def _suspected(self, subscription: Subscription) -> Subscription:
         async def handle(event: object) -> object:

@@ -42,6 +42,7 @@ class BundleWorker:
             started = now()
             await self._carry(bundle)
             self._own.delivery, self._own.deliveries = None, ()
+            self._shell.wake()  # other workers: much may have been behind the bundle
             self._shell.notice_idle()
             self._shell.durations.append(now() - started)
             await trio.lowlevel.checkpoint()

@@ -3,14 +3,17 @@
 1. A worker that takes an event for such handlers takes others along that are ready and go to the
    same ones. Each is an attempt of its own, and fails alone.
 2. Events of one aggregate are in the same commit in their order. Where one fails, those behind it
-   are not begun, and line up behind it again.
-3. The store does nothing else while the handlers run, so they are as many as take a moment.
+   are not begun, and line up behind it again; with one worker, whose order is total, all of them.
+3. The store does nothing else while the handlers run, so they are as many as take a moment: few at
+   first, and none is begun any more when they have taken longer than was to be expected.
 
 An event that was tried before, a replay, and what is held back or watched goes alone.
 """
 
 import contextvars
 import copy
+import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
@@ -34,10 +37,12 @@ from triobus._groups.delivery import InFlight
 from triobus._groups.subscriptions import Subscription
 from triobus._threads import is_virtual
 
-_MOST = 256
+MOST = 256
 """How many deliveries a worker takes into one commit."""
 _MOMENT = 0.01
-"""Seconds that their handlers may take together."""
+"""Seconds that their handlers should take together."""
+_TOO_LONG = 5 * _MOMENT
+"""Seconds after which no other one is begun in the same commit."""
 
 
 @attrs.define(eq=False, kw_only=True)  # frozen, making one would take twice as long
@@ -64,6 +69,18 @@ class Effect:
 
 Effected = outcome.Outcome[Any] | None
 """What came of an effect; None if it was not tried."""
+
+
+class _NotNow(Exception):  # it never leaves this room
+    """A handler is not to be called in this commit: its delivery was not tried."""
+
+
+@attrs.define(eq=False)
+class _Commit:
+    """What the handlers of one commit have taken, in seconds."""
+
+    limit: float
+    spent: float = 0.0
 
 
 @attrs.define(eq=False)
@@ -104,7 +121,8 @@ class Effects:
         if shell.lanes.held <= shell.admits_at:
             shell.log.on_room(shell)
         own.deliveries = bundle
-        planned = [self._planned(delivery, own) for delivery in bundle]
+        commit = _Commit(math.inf if is_virtual(trio.lowlevel.current_clock()) else _TOO_LONG)
+        planned = [self._planned(delivery, own, commit) for delivery in bundle]
         effects = [effect for some in planned for effect in some]
         found: Sequence[Effected] = await shell.log.have(effects) if effects else ()
         own.deliveries = ()
@@ -113,55 +131,60 @@ class Effects:
 
     def _limit(self) -> int:
         """Return how many deliveries take a moment, as far as is known."""
-        if not self._seconds or is_virtual(trio.lowlevel.current_clock()):
-            return _MOST
-        mean = self._seconds / self._calls
-        if self._calls > 4 * _MOST:  # what is long ago counts less
-            self._calls, self._seconds = self._calls // 2, self._seconds / 2
-        return max(1, min(_MOST, int(_MOMENT / mean)))
+        if is_virtual(trio.lowlevel.current_clock()):
+            return MOST
+        calls, seconds = self._calls, self._seconds
+        if calls > 4 * MOST:  # what is long ago counts less
+            self._calls, self._seconds = calls // 2, seconds / 2
+        most = min(MOST, 2 * calls)  # a few calls tell little
+        if seconds:
+            most = min(most, int(_MOMENT * calls / seconds))
+        return max(1, most)
 
-    def _planned(self, delivery: InFlight, own: Handling) -> list[Effect]:
+    def _planned(self, delivery: InFlight, own: Handling, commit: _Commit) -> list[Effect]:
         """Return the calls that a delivery needs, by one subscription after the other."""
-        wanted = [
-            (index, call)
-            for index, subscription in enumerate(delivery.plan)
-            if (call := self._call_of(subscription, delivery.event)) is not None
-        ]
         delivery.attempt = 1
-        ends = [index for index, _ in wanted[1:]] + [len(delivery.plan)]
-        return [
-            self._effect(delivery, index, call, after, own)
-            for (index, call), after in zip(wanted, ends, strict=False)  # where none is wanted
-        ]
+        effects: list[Effect] = []
+        for index in range(len(delivery.plan)):
+            effect = self._effect(delivery, index, own, commit)
+            if effect is not None:
+                effects.append(effect)
+        for effect, following in itertools.pairwise(effects):
+            effect.after = following.index
+        return effects
 
     def _effect(
-        self,
-        delivery: InFlight,
-        index: int,
-        call: Callable[[Any], object],
-        after: int,
-        own: Handling,
-    ) -> Effect:
+        self, delivery: InFlight, index: int, own: Handling, commit: _Commit
+    ) -> Effect | None:
+        """Return the call of one subscription; None if it does not want the event."""
         seen = delivery
         if index:  # whose turn comes only after others in the same commit
             seen = copy.copy(delivery)
             seen.index = index
         context = contextvars.copy_context()
         context.run(handling.set, Handling(own.worker, own.outer, seen))
+        call = context.run(self._call_of, seen.subscription, delivery.event, commit)
+        if call is None:
+            return None
+        chain: object = (self, delivery.key)
+        if self._shell.worker_limit == 1:
+            chain = self
+        elif delivery.key is None:
+            chain = delivery
         return Effect(
             deliveries=(delivery,),
             told=(snapshot_of(seen),),
             function=call,
             index=index,
-            after=after,
-            timeout=delivery.plan[index]._timeout,
+            after=len(delivery.plan),
+            timeout=seen.subscription._timeout,
             cause=delivery.event,
             context=context,
-            chain=delivery if delivery.key is None else (self, delivery.key),
+            chain=chain,
         )
 
     def _call_of(
-        self, subscription: Subscription, event: DomainEvent
+        self, subscription: Subscription, event: DomainEvent, commit: _Commit
     ) -> Callable[[Any], object] | None:
         """Return what calls a handler with a transaction; None for an event it does not want."""
         where, handler = subscription._where, subscription._handler
@@ -172,12 +195,16 @@ class Effects:
             return _raising(error)
 
         def call(transaction: Any) -> object:
+            if commit.spent > commit.limit or not subscription.is_active:
+                raise _NotNow
             started = time.perf_counter()
             try:
                 return handler(event, transaction)
             finally:
+                seconds = time.perf_counter() - started
+                commit.spent += seconds
                 self._calls += 1
-                self._seconds += time.perf_counter() - started
+                self._seconds += seconds
 
         return call
 
@@ -190,21 +217,30 @@ class Effects:
     ) -> bool:
         """Go on with every delivery as its handlers have ended; return whether one has failed."""
         failed: list[tuple[InFlight, BaseException]] = []
-        behind: dict[str, list[InFlight]] = {}
+        held_up: dict[str | None, InFlight] = {}
+        untried: list[InFlight] = []
+        stopped: set[str | None] = set()  # the aggregates of both
         for delivery, effects in zip(bundle, planned, strict=True):
             outcomes = [next(found) for _ in effects]
-            if delivery.key in behind:
-                behind[delivery.key].append(delivery)
+            if delivery.key in stopped:
+                untried.append(delivery)
                 continue
             error = self._go_through(delivery, effects, outcomes)
-            if error is not None:
+            if error is None:
+                continue
+            is_begun = not isinstance(error, _NotNow) or delivery.index > effects[0].index
+            if is_begun:
                 failed.append((delivery, error))
-                if delivery.key is not None:
-                    behind[delivery.key] = []
-        for delivery, error in failed:
+            else:
+                untried.append(delivery)
             if delivery.key is not None:
-                self._shell.lanes.put_back(delivery, behind[delivery.key])
+                stopped.add(delivery.key)
+                if is_begun:
+                    held_up[delivery.key] = delivery
+        self._shell.lanes.put_back(untried, held_up)
+        for delivery, error in failed:
             self._fail(delivery, error)
+        self._shell.wake()  # other workers, for more than one delivery may have become ready
         return bool(failed)
 
     def _go_through(
@@ -213,11 +249,12 @@ class Effects:
         """Go on with a delivery as far as its handlers have succeeded; return the error, if any."""
         for effect, found in zip(effects, outcomes, strict=True):
             delivery.index = effect.index
+            if found is None:  # something before it has failed
+                return _NotNow()
             if isinstance(found, outcome.Error):
                 return found.error
-            assert isinstance(found, outcome.Value)  # what is not tried is behind a failure
             if delivery.completion is not None:
-                delivery.completion.handled(delivery.subscription, found.value)
+                delivery.completion.handled(delivery.subscription, found.unwrap())
         delivery.index = len(delivery.plan) - 1
         self._advance(delivery)
         return None
@@ -225,11 +262,13 @@ class Effects:
     def _fail(self, delivery: InFlight, error: BaseException) -> None:
         """Do what is to be done after a failed attempt, and go on behind the last one."""
         shell = self._shell
-        if shell.failures.attempt_failed(delivery, delivery.subscription, error):
-            return
-        if not self._advance(delivery):
-            shell.lanes.go_on(delivery)
-            shell.wake()
+        if isinstance(error, _NotNow):
+            delivery.attempt = 0
+        else:
+            is_waiting = shell.failures.attempt_failed(delivery, delivery.subscription, error)
+            if is_waiting or self._advance(delivery):
+                return
+        shell.lanes.go_on(delivery)
 
     def _advance(self, delivery: InFlight) -> bool:
         """Go on after a subscription; return whether the delivery is finished."""

@@ -23,11 +23,11 @@ def statistics_of(shell: Any) -> GroupStatistics:
     """Return the counters of a group as they are now."""
     lanes, failures = shell.lanes, shell.failures
     # A delivery whose worker was cancelled is in flight no more: it is left.
+    had = [len(own.deliveries) or 1 for own in [*shell._handlings] if own.delivery is not None]
     if shell._batch is None:
-        in_flight = busy = min(lanes.in_flight, shell.worker_count)
+        in_flight, busy = min(lanes.in_flight, sum(had)), min(lanes.in_flight, len(had))
     else:
-        in_flight = lanes.in_flight * bool(shell.worker_count)
-        busy = sum(own.delivery is not None for own in [*shell._handlings])
+        in_flight, busy = lanes.in_flight * bool(shell.worker_count), len(had)
     return GroupStatistics(
         published=lanes.added,
         handled=lanes.finished,

@@ -22,10 +22,11 @@ from triobus._checks import truth
 from triobus._errors import HeldBack, WouldDeadlock
 from triobus._events.causes import Handling, calling_deliveries, handling, snapshot_of
 from triobus._groups.bundles import BundleWorker
+from triobus._groups.bundling import BundlingLanes
 from triobus._groups.contexts import CleanContext
 from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper
 from triobus._groups.deadline import Deadline
-from triobus._groups.delivery import Bundle, InFlight, Lanes, Replayed
+from triobus._groups.delivery import Bundle, InFlight, Replayed
 from triobus._groups.effects import Effect, Effected, Effects
 from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_id_of
 from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER
@@ -47,7 +48,7 @@ class GroupLog(Protocol):
     """Where a group's events come from, and where it says how far it is with them."""
 
     @property
-    def lanes(self) -> Lanes:
+    def lanes(self) -> BundlingLanes:
         """The lanes of the group."""
 
     @property
@@ -134,7 +135,7 @@ class GroupShell:
     """Workers that wait for a delivery, none of which is on its way to them."""
     sent: int = attrs.field(default=0, init=False)
     """Deliveries on their way to a worker: still queued, for none has begun them."""
-    lanes: Lanes = attrs.field(init=False)
+    lanes: BundlingLanes = attrs.field(init=False)
     failures: Failures = attrs.field(init=False)
     advance: Callable[[InFlight], bool] = attrs.field(init=False)
     """Goes on with a delivery as the log does, while instruments look on if there are some."""
@@ -537,5 +538,6 @@ async def _work(shell: GroupShell, own: Handling) -> None:
         durations.append(ended - started)
         started = ended
         if turn >= _DELIVERIES_PER_TURN or ended > turn_ends:
+            own.delivery = None
             await trio.lowlevel.checkpoint()  # without a delivery in flight: other tasks go on
             turn = 0

@@ -12,6 +12,7 @@ from triobus._bus.schedule import MemorySchedule
 from triobus._durability.dead_letters import StoredDeadLetters
 from triobus._groups import subscriptions
 from triobus._groups.bundles import BundleWorker
+from triobus._groups.bundling import BundlingLanes
 from triobus._groups.delivery import Lanes
 from triobus.stores._scheduled import ScheduledEvents
 
@@ -77,13 +78,13 @@ def _batch_that_blames_another(monkeypatch):
 
 
 def _batch_that_is_too_large(monkeypatch):
-    @instead_of(monkeypatch, Lanes, "take_along")
+    @instead_of(monkeypatch, BundlingLanes, "take_along")
     def take_one_more(take_along, self, first, limit):
         return take_along(self, first, limit + 1)
 
 
 def _batch_that_overtakes(monkeypatch):
-    @instead_of(monkeypatch, Lanes, "take_along")
+    @instead_of(monkeypatch, BundlingLanes, "take_along")
     def take_backwards(take_along, self, first, limit):
         bundle = take_along(self, first, limit)
         if len({each.key for each in bundle.deliveries}) == len(bundle.deliveries):

@@ -4,7 +4,8 @@ import trio
 
 from tests.events import Noted, Other
 from triobus import EventBus, Retry
-from triobus.stores._values import Commit, GroupOverview, RemoveGroup
+from triobus.stores._overview import GroupOverview
+from triobus.stores._values import Commit, RemoveGroup
 
 RETRY = Retry(attempts=2, delay=600, jitter=0)
 

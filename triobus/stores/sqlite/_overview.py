@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from triobus.stores._values import GroupOverview, Overview
+from triobus.stores._overview import GroupOverview, Overview
 from triobus.stores.sqlite import _rows
 from triobus.stores.sqlite._reading import Reader
 

@@ -41,6 +41,7 @@ import trio
 from triobus import _checks
 from triobus._events import Converter, DomainEvent
 from triobus._threads import Worker
+from triobus.stores._overview import Holder, Overview
 from triobus.stores._store import EventStore
 from triobus.stores._transaction import Call
 from triobus.stores._values import (
@@ -49,10 +50,8 @@ from triobus.stores._values import (
     DeadLetterKey,
     DeadLetterRow,
     GroupRow,
-    Holder,
     Imported,
     LogPosition,
-    Overview,
     Row,
     Selection,
     Snapshot,

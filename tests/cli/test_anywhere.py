@@ -88,6 +88,13 @@ def test_a_change_of_a_store_that_is_not_there_makes_none(
     assert (code, stdout, os.listdir()) == (2, "", ["in.jsonl"])
 
 
+@pytest.mark.parametrize("command", [*COMMANDS, "import"])
+def test_a_database_that_is_no_file_is_said(here: Here, command: str) -> None:
+    code, stdout, stderr = here(command, "postgresql://localhost/shop", *COMMANDS.get(command, []))
+    assert (code, stdout, "give a path" in stderr) == (2, "", True)
+    assert os.listdir() == []
+
+
 def test_another_program_that_has_locked_the_store_is_said(here: Here, store: str) -> None:
     with closing(sqlite3.connect(store, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

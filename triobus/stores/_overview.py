@@ -5,7 +5,7 @@ from datetime import datetime
 
 import attrs
 
-from triobus.stores._values import GroupRow, StoreStatistics
+from triobus.stores._values import DeadLetterRow, GroupRow, StoreStatistics
 
 
 @attrs.frozen(kw_only=True)
@@ -54,6 +54,55 @@ class Holder:
 
     pid: int | None
     """The process; None if it cannot be seen from here."""
+
+
+@attrs.frozen(kw_only=True)
+class LetterGroup:
+    """Dead letters of one subscription with one type of error."""
+
+    group: str
+    subscription: str
+    error_type: str
+    message: str
+    """What the last one says."""
+    count: int
+    held_back: int
+    """How many of them were never tried, for an earlier event of their aggregate had failed."""
+    first: int
+    """The lowest id."""
+    last: int
+    """The highest id."""
+    first_failed_at: datetime
+    last_failed_at: datetime
+
+
+def grouped(letters: Iterable[DeadLetterRow]) -> list[LetterGroup]:
+    """Return dead letters by subscription and type of error; the most numerous first."""
+    groups: dict[tuple[str, str, str], list[DeadLetterRow]] = {}
+    for letter in letters:
+        key = letter.group, letter.subscription, letter.error_type
+        groups.setdefault(key, []).append(letter)
+    found = [
+        LetterGroup(
+            group=group,
+            subscription=subscription,
+            error_type=error_type,
+            message=max(some, key=lambda letter: letter.id).message,
+            count=len(some),
+            held_back=sum(letter.attempts == 0 for letter in some),
+            first=min(letter.id for letter in some),
+            last=max(letter.id for letter in some),
+            first_failed_at=min(letter.first_failed_at for letter in some),
+            last_failed_at=max(letter.last_failed_at for letter in some),
+        )
+        for (group, subscription, error_type), some in groups.items()
+    ]
+    return sorted(found, key=by_count)
+
+
+def by_count(group: LetterGroup) -> tuple[int, str, str, str]:
+    """Return what puts the most numerous first."""
+    return -group.count, group.group, group.subscription, group.error_type
 
 
 def overview_of(held: StoreStatistics, groups: Iterable[GroupRow], scheduled: int) -> Overview:

@@ -36,7 +36,13 @@ from triobus._events.batch import Batch
 from triobus._events.causes import calling_cause, calling_delivery
 from triobus.stores._commits import CommitQueue, Submission
 from triobus.stores._duplicates import Differs, check_same
-from triobus.stores._overview import Holder, Overview, overview_of
+from triobus.stores._overview import (
+    Holder,
+    LetterGroup,
+    Overview,
+    grouped,
+    overview_of,
+)
 from triobus.stores._reading import Types, reading
 from triobus.stores._transaction import Call, Transaction
 from triobus.stores._values import (
@@ -184,6 +190,11 @@ class EventStore(ABC):
     ) -> Overview:
         """Return what a person wants to know first; in bounded time unless it is to be exact."""
         return overview_of(await self.statistics(), await self._groups(), self._scheduled_count)
+
+    async def _letter_groups(self) -> list[LetterGroup]:
+        """Return the dead letters by subscription and type of error; the most numerous first."""
+        ids = [key.id for key in await self._letter_keys()]
+        return grouped([letter for letter, _ in await self._letters(ids)])
 
     async def _holder(self) -> Holder | None:
         """Return who writes to the store, without a claim to it; None if nobody does."""

@@ -55,3 +55,13 @@ async def test_a_group_that_is_removed_begins_anew(new_store, autojump_clock):
     async with bus:
         pass
     assert sorted(event.number for event in handled) == [1, 2]
+
+
+async def test_dead_letters_are_grouped_by_subscription_and_error(new_store, autojump_clock):
+    await worked_on(new_store)
+    async with new_store() as store:
+        (found,) = await store._letter_groups()
+        ((letter, _),) = await store._letters([2])
+    assert (found.group, found.subscription, found.error_type) == ("default", "fails", "ValueError")
+    assert (found.count, found.held_back, found.first, found.last) == (2, 0, 1, 2)
+    assert (found.message, found.last_failed_at) == ("not now", letter.last_failed_at)

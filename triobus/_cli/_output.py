@@ -14,7 +14,7 @@ from triobus._text import escaped
 
 Rows = Sequence[Mapping[str, Any]]
 
-_NARROWEST = 8
+_NARROWEST = 6
 """No column becomes narrower than that, however narrow the terminal."""
 
 

@@ -87,7 +87,7 @@ def test_every_python_block_is_run_by_one_of_these_tests():
     assert sorted(SCRIPTS + [(source, None) for source in TESTS + MODULES], key=str) == sorted(
         PYTHON, key=str
     )
-    assert (len(SCRIPTS), len(TESTS), len(MODULES)) == (4, 1, 2)
+    assert (len(SCRIPTS), len(TESTS), len(MODULES)) == (4, 1, 4)
     assert [output for _, output in SCRIPTS if not output] == []
 
 
@@ -115,9 +115,9 @@ def test_the_five_tests_pass_in_less_than_their_hour(tmp_path):
 def test_the_command_line_example_prints_what_follows_it(tmp_path):
     (source,) = [source for source in MODULES if source.startswith("# shop.py\n")]
     (events,) = [text for language, text, _ in BLOCKS if language == "json"]
-    ((command, output),) = [
+    command, output = next(
         (text, output) for language, text, output in BLOCKS if language == "console" and output
-    ]
+    )
     (tmp_path / "shop.py").write_text(source, "utf-8")
     (tmp_path / "orders.jsonl").write_text(events, "utf-8")
     program, *arguments = command.split()
@@ -125,6 +125,30 @@ def test_the_command_line_example_prints_what_follows_it(tmp_path):
     done = run_triobus(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout[: len(output)] == output  # the summary below it has times in it
+
+
+def alike(text: str) -> str:
+    """What a command says, without what differs from run to run and from place to place."""
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ|\d+ s ago|'/.*/|[\d.]+ kB", "*", text)
+    return re.sub(r" +$|-{3,}", "", text, flags=re.MULTILINE)
+
+
+def test_the_session_of_operating_a_store_goes_as_it_is_written(tmp_path):
+    section = DOCUMENTS["triobus/_cli/README.md"].split("\n## Operating a store\n")[1]
+    for source in MODULES:
+        name = source.split()[1]
+        if name.startswith("shop_"):
+            (tmp_path / name).write_text(source, "utf-8")
+    (events,) = [text for language, text, _ in BLOCKS if language == "json"]
+    (tmp_path / "orders.jsonl").write_text(events, "utf-8")
+    session = re.findall(r"^```console\n(.*)\n```\n(?:```text\n((?:.*\n)*?)```\n)?", section, re.M)
+    assert len(session) == 5
+    codes = []
+    for command, output in session:
+        done = run_triobus(*command.split()[1:], cwd=tmp_path)
+        codes.append(done.returncode)
+        assert not output or alike(done.stdout) == alike(output), done.stderr
+    assert codes == [1, 1, 1, 0, 0]
 
 
 def test_the_events_of_the_command_line_example_are_one_json_object_a_line():

@@ -1,6 +1,7 @@
 """A module with a bus, written for a test, and the command that runs it."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,6 +54,9 @@ def written(folder: Path, code: str = HANDLER, name: str = "shop") -> None:
 
 
 def started(folder: Path, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As in what a shell runs in the background; a child would ignore it too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return subprocess.Popen(
         [sys.executable, "-m", "triobus", *arguments],
         cwd=folder,

@@ -238,3 +238,36 @@ def test_a_copy_that_finds_no_room_is_said_and_not_kept(
     assert (done.returncode, done.stdout) == (2, "")
     assert "could not be written" in done.stderr
     assert sorted(os.listdir(tmp_path)) == ["shop.db"]
+
+
+async def test_readers_and_a_backup_go_beside_a_writer_that_never_rests(
+    here: Here, store: str
+) -> None:
+    def look() -> list[int]:
+        return [
+            here(*command)[0]
+            for command in (
+                ["backup", store, "copy.db"],
+                ["status", store],
+                ["events", store],
+                ["show", store, "1"],
+                ["verify", store],
+            )
+        ]
+
+    written = 8
+    async with SqliteEventStore(store) as own, trio.open_nursery() as nursery:
+
+        async def write() -> None:
+            nonlocal written
+            while True:
+                await own.append([Ordered(f"more-{written}")])
+                written += 1
+
+        nursery.start_soon(write)
+        assert await trio.to_thread.run_sync(look) == [0, 1, 0, 0, 0]
+        nursery.cancel_scope.cancel()
+    log, copy = log_of(store), log_of("copy.db")
+    assert (len(log) in (written, written + 1), log[: len(copy)] == copy) == (True, True)
+    assert 8 <= len(copy) < len(log)
+    assert sorted(os.listdir()) == ["copy.db", "shop.db"]

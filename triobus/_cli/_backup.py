@@ -116,11 +116,8 @@ async def _looked_at(path: str) -> int:
 
 
 def _give_name(unfinished: str, path: str) -> None:
-    """Give the file its name, unless another one has got it meanwhile."""
-    try:
-        os.link(unfinished, path)
-    except FileExistsError:
-        raise CommandError(f"{path!r} has come meanwhile: give another name") from None
-    except OSError:  # a file system without links
-        os.rename(unfinished, path)
+    """Give the file its name, and no second one: SQLite refuses a store with two names."""
+    if os.path.lexists(path):
+        raise CommandError(f"{path!r} has come meanwhile: give another name")
+    os.rename(unfinished, path)
     sync_directory(os.path.dirname(path))

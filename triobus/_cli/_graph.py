@@ -22,7 +22,7 @@ from triobus._cli._lines import fields_of, occurred_at, text_of
 from triobus._cli._load import Maker, load, made
 from triobus._cli._messages import CommandError
 from triobus._cli._output import counted, json_text
-from triobus._cli._stores import name_of, to_read
+from triobus._cli._stores import is_dsn, name_of, to_read
 from triobus.stores import EventStore
 
 _TEXT = """\
@@ -74,7 +74,8 @@ def graph(options: argparse.Namespace) -> tuple[int, str]:
     """Return the exit code and the text."""
     if options.json + options.dot + options.svg > 1:
         raise CommandError("--json, --dot and --svg are three forms: give one of them")
-    if os.path.lexists(options.source) or ":" not in options.source:
+    is_store = is_dsn(options.source) or ":" not in options.source
+    if is_store or os.path.lexists(options.source):
         found = trio.run(_of_store, options)
     else:
         bus, _ = load(options.source)

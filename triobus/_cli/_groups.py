@@ -16,7 +16,8 @@ from triobus._cli._stores import claimed, committed, name_of, to_read
 from triobus._cli._times import TIMES, moment_of
 from triobus._errors import InvalidOption
 from triobus.stores import EventStore
-from triobus.stores._values import Commit, GroupOverview, RemoveGroup, Reset
+from triobus.stores._overview import GroupOverview
+from triobus.stores._values import Commit, RemoveGroup, Reset
 
 _TEXT = """\
 Show how far the groups of a store have come. 'reset' lets one go on from elsewhere, 'remove'

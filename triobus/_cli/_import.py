@@ -14,6 +14,7 @@ from triobus._cli._messages import CommandError
 from triobus._cli._output import counted, json_text
 from triobus._cli._parsing import LONGEST, BadLine, Parsed, parsed
 from triobus._cli._progress import Bar
+from triobus._cli._stores import check_file
 from triobus._errors import EventIdConflict, EventNotEncodable
 from triobus.stores import SqliteEventStore
 from triobus.stores._values import Imported, LogPosition
@@ -72,6 +73,7 @@ class _DryRun(Exception):
 
 def import_(options: argparse.Namespace) -> tuple[int, str]:
     """Take the events over."""
+    check_file(options.store)
     counts = _Counts()
     path = SqliteEventStore(options.store).path
     is_new = not os.path.lexists(path)

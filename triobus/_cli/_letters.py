@@ -4,7 +4,6 @@ import argparse
 import re
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
-from datetime import datetime
 from typing import Any
 
 import attrs
@@ -19,6 +18,7 @@ from triobus._cli._output import counted, cut, json_line, json_text, moment, tab
 from triobus._cli._stores import claimed, committed, name_of, to_read
 from triobus._text import line as one_line
 from triobus.stores import EventStore
+from triobus.stores._overview import grouped
 from triobus.stores._values import Changes, Commit, DeadLetterKey, DeadLetterRow, Row
 
 _TEXT = """\
@@ -146,16 +146,20 @@ async def _one(options: argparse.Namespace) -> tuple[int, str]:
 async def _listed(options: argparse.Namespace) -> tuple[int, str]:
     rows: list[dict[str, Any]] = []
     total = 0
-    async with to_read(options.store) as store, aclosing(chosen(store, options)) as letters:
-        async for letter, row in letters:
-            total += 1
-            if total > options.limit:
-                continue
-            if options.json:
-                listed = attrs.asdict(letter) | {"event": line_of(row)}
-                print(json_line(listed), file=options.stdout)
-            else:
-                rows.append(_as_row(letter, row))
+    async with to_read(options.store) as store:
+        keys = _of_filters(await store._letter_keys(), options)
+        if options.error is None:  # which they are is known before they are read
+            total, keys = len(keys), keys[: options.limit]
+        async with aclosing(chosen(store, options, keys)) as letters:
+            async for letter, row in letters:
+                total += options.error is not None
+                if options.error is not None and total > options.limit:
+                    continue
+                if options.json:
+                    listed = attrs.asdict(letter) | {"event": line_of(row)}
+                    print(json_line(listed), file=options.stdout)
+                else:
+                    rows.append(_as_row(letter, row))
     code = int(total > 0)
     if options.json:
         return code, ""
@@ -181,40 +185,18 @@ def _as_row(letter: DeadLetterRow, row: Row) -> dict[str, Any]:
     }
 
 
-@attrs.define(eq=False)
-class _Group:
-    """Dead letters of one subscription with one type of error."""
-
-    group: str
-    subscription: str
-    error_type: str
-    message: str = ""
-    """What the latest one says."""
-    count: int = 0
-    held_back: int = 0
-    first: int = 0
-    last: int = 0
-    first_failed_at: datetime | None = None
-    last_failed_at: datetime | None = None
-
-    def add(self, letter: DeadLetterRow) -> None:
-        """Count one more."""
-        self.count += 1
-        self.held_back += letter.attempts == 0
-        self.first, self.last = self.first or letter.id, letter.id
-        if self.first_failed_at is None or letter.first_failed_at < self.first_failed_at:
-            self.first_failed_at = letter.first_failed_at
-        if self.last_failed_at is None or letter.last_failed_at >= self.last_failed_at:
-            self.last_failed_at, self.message = letter.last_failed_at, letter.message
-
-
 async def _grouped(options: argparse.Namespace) -> tuple[int, str]:
-    groups: dict[tuple[str, str, str], _Group] = {}
-    async with to_read(options.store) as store, aclosing(chosen(store, options)) as letters:
-        async for letter, _ in letters:
-            key = (letter.group, letter.subscription, letter.error_type)
-            groups.setdefault(key, _Group(*key)).add(letter)
-    found = sorted(groups.values(), key=lambda group: -group.count)
+    async with to_read(options.store) as store:
+        if options.aggregate is None:
+            wanted_by, error = options.group, options.error
+            found = [
+                group
+                for group in await store._letter_groups()
+                if wanted_by in (None, group.group) and error in (None, group.error_type)
+            ]
+        else:
+            async with aclosing(chosen(store, options)) as letters:
+                found = grouped([letter async for letter, _ in letters])
     code = int(bool(found))
     if options.json:
         total = sum(group.count for group in found)
@@ -251,15 +233,21 @@ async def chosen(
 ) -> AsyncGenerator[tuple[DeadLetterRow, Row]]:
     """Yield the dead letters that the options choose, the oldest first, each with its event."""
     found = await store._letter_keys() if keys is None else keys
-    ids = [
-        key.id
-        for key in found
-        if options.group in (None, key.group) and options.aggregate in (None, key.aggregate_id)
-    ]
+    ids = [key.id for key in _of_filters(found, options)]
     for first in range(0, len(ids), _AT_ONCE):
         for letter, row in await store._letters(ids[first : first + _AT_ONCE]):
             if options.error in (None, letter.error_type):
                 yield letter, row
+
+
+def _of_filters(
+    keys: Sequence[DeadLetterKey], options: argparse.Namespace
+) -> Sequence[DeadLetterKey]:
+    return [
+        key
+        for key in keys
+        if options.group in (None, key.group) and options.aggregate in (None, key.aggregate_id)
+    ]
 
 
 async def wanted(store: EventStore, options: argparse.Namespace) -> list[DeadLetterKey]:

@@ -14,7 +14,7 @@ from triobus._text import escaped
 
 Rows = Sequence[Mapping[str, Any]]
 
-_NARROWEST = 8
+_NARROWEST = 6
 """No column becomes narrower than that, however narrow the terminal."""
 
 
@@ -69,12 +69,15 @@ def table(rows: Rows, *, columns: int | None = None, right: Set[str] = frozenset
     ]
     if columns is not None:
         _narrow(widths, columns - 2 * (len(widths) - 1))
-    at_right = [
-        name in right or all(isinstance(row.get(name), int | None) for row in rows)
-        for name in names
-    ]
+    at_right = [name in right or _are_numbers([row.get(name) for row in rows]) for name in names]
     lines = [names, ["-" * width for width in widths], *body]
     return "\n".join("  ".join(map(_fitted, line, widths, at_right)).rstrip() for line in lines)
+
+
+def _are_numbers(values: Sequence[object]) -> bool:
+    return any(isinstance(value, int) for value in values) and all(
+        isinstance(value, int | None) for value in values
+    )
 
 
 def _narrow(widths: list[int], room: int) -> None:

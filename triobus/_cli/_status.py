@@ -14,7 +14,7 @@ from triobus._cli._output import at, counted, duration, json_text, moment, size,
 from triobus._cli._stores import name_of, to_read
 from triobus._cli._watching import watched
 from triobus.stores import EventStore
-from triobus.stores._values import Holder, Overview
+from triobus.stores._overview import Holder, Overview
 
 _TEXT = """\
 Show what a store holds, how far each group has come, what waits for a retry, who has the store

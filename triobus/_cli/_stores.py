@@ -20,7 +20,7 @@ def to_read(target: str) -> EventStore:
 
 def file_to_read(target: str) -> SqliteEventStore:
     """Return the store in the file of that name, to look at it only."""
-    _check_file(target)
+    check_file(target)
     return SqliteEventStore(target, read_only=True)
 
 
@@ -31,7 +31,7 @@ def to_write(target: str) -> EventStore:
 
 def file_to_write(target: str) -> SqliteEventStore:
     """Return the store in the file of that name, which is there; raises `CommandError`."""
-    _check_file(target)
+    check_file(target)
     store = SqliteEventStore(target)
     # A store that is opened to be written is made if there is none.
     if not os.path.lexists(store.path):
@@ -57,6 +57,12 @@ async def committed(store: EventStore, commit: Commit) -> list[Any]:
     return await store._commit(commit)
 
 
-def _check_file(target: str) -> None:
-    if target.startswith(_DSN):
-        raise CommandError(f"{target!r}: this triobus keeps stores in files only; give a path")
+def is_dsn(target: str) -> bool:
+    """Whether a text names a database and no file."""
+    return target.startswith(_DSN)
+
+
+def check_file(target: str) -> None:
+    """Raise `CommandError` where a database is given and only a file will do."""
+    if is_dsn(target):
+        raise CommandError(f"{target!r}: this command keeps to stores in files; give a path")

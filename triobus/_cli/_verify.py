@@ -12,6 +12,7 @@ from triobus._cli._commands import Commands, add_store
 from triobus._cli._messages import CommandError
 from triobus._cli._output import json_text, table
 from triobus._cli._progress import Bar
+from triobus._cli._stores import file_to_read
 from triobus._errors import StoreCorrupt, StoreError
 from triobus.stores import SqliteEventStore, StoreStatistics
 
@@ -55,7 +56,7 @@ def verify(options: argparse.Namespace) -> tuple[int, str]:
 
 
 async def _verify(options: argparse.Namespace) -> tuple[int, str]:
-    async with SqliteEventStore(options.store, read_only=True) as store:
+    async with file_to_read(options.store) as store:
         found = await examined(store)
         code = int(bool(found.complaints))
         if options.json:

@@ -36,6 +36,13 @@ from triobus._events.batch import Batch
 from triobus._events.causes import calling_cause, calling_delivery
 from triobus.stores._commits import CommitQueue, Submission
 from triobus.stores._duplicates import Differs, check_same
+from triobus.stores._overview import (
+    Holder,
+    LetterGroup,
+    Overview,
+    grouped,
+    overview_of,
+)
 from triobus.stores._reading import Types, reading
 from triobus.stores._transaction import Call, Transaction
 from triobus.stores._values import (
@@ -44,12 +51,9 @@ from triobus.stores._values import (
     Commit,
     DeadLetterKey,
     DeadLetterRow,
-    GroupOverview,
     GroupRow,
-    Holder,
     LogPosition,
     NewRow,
-    Overview,
     Row,
     Schedule,
     Selection,
@@ -185,33 +189,12 @@ class EventStore(ABC):
         exact: bool = False,  # noqa: ARG002  # as it is anyway, where it costs no more
     ) -> Overview:
         """Return what a person wants to know first; in bounded time unless it is to be exact."""
-        found, scheduled = await self.statistics(), self._scheduled_count
-        due = {
-            group.name: [each.due_at for each in group.attempts if not each.is_begun]
-            for group in await self._groups()
-        }
-        return Overview(
-            events=found.events,
-            aggregates=found.aggregates,
-            has_more_aggregates=False,
-            types=found.types,
-            types_of_last=found.events,
-            first_recorded_at=found.first_recorded_at,
-            last_recorded_at=found.last_recorded_at,
-            size_bytes=found.size_bytes,
-            scheduled=scheduled,
-            next_due=None,
-            groups={
-                name: GroupOverview(
-                    offset=group.offset,
-                    lag=group.lag,
-                    retries=len(due[name]),
-                    next_due=min(due[name], default=None),
-                    dead_letters=group.dead_letters,
-                )
-                for name, group in found.groups.items()
-            },
-        )
+        return overview_of(await self.statistics(), await self._groups(), self._scheduled_count)
+
+    async def _letter_groups(self) -> list[LetterGroup]:
+        """Return the dead letters by subscription and type of error; the most numerous first."""
+        ids = [key.id for key in await self._letter_keys()]
+        return grouped([letter for letter, _ in await self._letters(ids)])
 
     async def _holder(self) -> Holder | None:
         """Return who writes to the store, without a claim to it; None if nobody does."""

@@ -375,54 +375,6 @@ class StoreStatistics:
     """Every group that has ever had a subscription, by name."""
 
 
-@attrs.frozen(kw_only=True)
-class GroupOverview:
-    """A group's progress, and what of it waits."""
-
-    offset: int
-    """Everything up to this position is settled."""
-    lag: int
-    """Events that are not settled for the group, or that it has yet to look at."""
-    retries: int
-    """Deliveries that wait for a further attempt."""
-    next_due: float | None
-    """When the first of them is due, in seconds since 1970."""
-    dead_letters: int
-    """Dead letters of the group."""
-
-
-@attrs.frozen(kw_only=True)
-class Overview:
-    """What a person wants to know of a store first, had in little time however long the log is."""
-
-    events: int
-    """Events in the log."""
-    aggregates: int
-    """Different aggregates that they are about."""
-    has_more_aggregates: bool
-    """Whether there may be more of them."""
-    types: Mapping[str, int]
-    """How many events there are of each type, among those that were looked at."""
-    types_of_last: int
-    """How many events, the last ones, were looked at for that."""
-    first_recorded_at: datetime | None
-    last_recorded_at: datetime | None
-    size_bytes: int
-    scheduled: int
-    """Events that are not due yet."""
-    next_due: float | None
-    """When the first of them is due, in seconds since 1970."""
-    groups: Mapping[str, GroupOverview]
-
-
-@attrs.frozen
-class Holder:
-    """Who has a store for writing."""
-
-    pid: int | None
-    """The process; None if it cannot be seen from here."""
-
-
 def beyond(position: int, last: int) -> InvalidOption:
     """Return the error of a position that the log does not have."""
     return InvalidOption(

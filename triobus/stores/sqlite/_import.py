@@ -100,7 +100,7 @@ class Importer:
                 "UPDATE progress SET position = ?, checksum = ? WHERE name = ''",
                 (self._position, self._checksum),
             )
-            self._writer.finish_commit(connection)
+            self._writer._finish_commit(connection)
         self._db.position, self._db.checksum = self._position, self._checksum
         self._writer.forget_sequences()
         self._db.checkpoint("PASSIVE")

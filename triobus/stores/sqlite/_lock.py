@@ -9,7 +9,7 @@ from contextlib import suppress
 import attrs
 
 from triobus._errors import InvalidStorePath, StoreInUse
-from triobus.stores._values import Holder
+from triobus.stores._overview import Holder
 from triobus.stores.sqlite._path import (
     BINARY,
     NOT_FOLLOWED,

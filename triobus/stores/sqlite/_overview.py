@@ -1,9 +1,9 @@
 """What a person wants to know of a store first, in bounded time however long the log is."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from triobus.stores._values import GroupOverview, Overview
+from triobus.stores._overview import GroupOverview, LetterGroup, Overview, by_count
 from triobus.stores.sqlite import _rows
 from triobus.stores.sqlite._reading import Reader
 
@@ -21,6 +21,35 @@ _AGGREGATES = (
     "WHERE aggregate_id IS NOT NULL ORDER BY aggregate_id LIMIT ?)"
 )
 _TYPES = "SELECT event_type, count(*) FROM events WHERE position > ? GROUP BY 1 ORDER BY 1"
+_LETTERS = (
+    "SELECT group_name, subscription, error_type, count(*), sum(attempts = 0), min(id), max(id), "
+    "min(first_failed_at), max(last_failed_at) FROM dead_letters GROUP BY 1, 2, 3"
+)
+
+
+def letter_groups(reader: Reader) -> list[LetterGroup]:
+    """Return the dead letters by subscription and error, counted by SQLite. Raises `StoreError`."""
+    db = reader._db
+    with db.faults.explained("be read"), db.one_moment():
+        rows = db.ready().execute(_LETTERS).fetchall()
+        return sorted((_letter_group(reader, row) for row in rows), key=by_count)
+
+
+def _letter_group(reader: Reader, row: Sequence[Any]) -> LetterGroup:
+    group, subscription, _, count, held_back, first, last, first_failed_at, last_failed_at = row
+    latest = reader.letter(_rows.whole(last))
+    return LetterGroup(
+        group=_rows.text(group),
+        subscription=_rows.text(subscription),
+        error_type=latest.error_type,
+        message=latest.message,
+        count=_rows.whole(count),
+        held_back=_rows.whole(held_back, least=0),
+        first=_rows.whole(first),
+        last=_rows.whole(last),
+        first_failed_at=_rows.moment(first_failed_at),
+        last_failed_at=_rows.moment(last_failed_at),
+    )
 
 
 def overview(reader: Reader, exact: bool) -> Overview:

@@ -220,6 +220,11 @@ class Reader:
                 found.append((_rows.letter(row), record_of(self._db.faults, event, event[9] or 0)))
         return found
 
+    def letter(self, id_: int) -> DeadLetterRow:
+        """Return a dead letter that is there, in the transaction of the caller."""
+        query = f"SELECT {_LETTER_COLUMNS} FROM dead_letters WHERE id = ?"
+        return _rows.letter(self._db.ready().execute(query, (id_,)).fetchone())
+
     def statistics(self) -> StoreStatistics:
         """Return what the store holds."""
         with self._db.faults.explained("be read"), self._db.one_moment():

@@ -41,6 +41,7 @@ import trio
 from triobus import _checks
 from triobus._events import Converter, DomainEvent
 from triobus._threads import Worker
+from triobus.stores._overview import Holder, LetterGroup, Overview
 from triobus.stores._store import EventStore
 from triobus.stores._transaction import Call
 from triobus.stores._values import (
@@ -49,10 +50,8 @@ from triobus.stores._values import (
     DeadLetterKey,
     DeadLetterRow,
     GroupRow,
-    Holder,
     Imported,
     LogPosition,
-    Overview,
     Row,
     Selection,
     Snapshot,
@@ -63,7 +62,7 @@ from triobus.stores.sqlite._backup import back_up
 from triobus.stores.sqlite._connection import MEMORY, Database
 from triobus.stores.sqlite._import import Importer
 from triobus.stores.sqlite._lock import holder
-from triobus.stores.sqlite._overview import overview
+from triobus.stores.sqlite._overview import letter_groups, overview
 from triobus.stores.sqlite._path import check_path
 from triobus.stores.sqlite._reading import Reader, size_of
 from triobus.stores.sqlite._verify import Verifier
@@ -248,6 +247,10 @@ class SqliteEventStore(EventStore):
     async def _overview(self, *, exact: bool = False) -> Overview:
         """Return what a person wants to know first; in bounded time unless it is to be exact."""
         return await self._run(overview, self._reader, exact)
+
+    async def _letter_groups(self) -> list[LetterGroup]:
+        """Return the dead letters by subscription and type of error; the most numerous first."""
+        return await self._run(letter_groups, self._reader)
 
     async def _holder(self) -> Holder | None:
         """Return which process writes to the store; None if none does."""

@@ -149,7 +149,7 @@ class Writer:
             scheduled = self.scheduled.count
             try:
                 written = self._written(connection, commit)
-                self.finish_commit(connection)
+                self._finish_commit(connection)
             except BaseException:
                 self.scheduled.count = scheduled
                 raise
@@ -287,7 +287,7 @@ class Writer:
                 return self._arranged(connection, commit, now, looks=True)
         return arranged
 
-    def finish_commit(self, connection: sqlite3.Connection) -> None:
+    def _finish_commit(self, connection: sqlite3.Connection) -> None:
         """Commit; if that fails, make certain that it has."""
         try:
             connection.execute("COMMIT")

@@ -21,11 +21,11 @@ def plant(bug: str | None) -> None:
     global _planted
     _planted = bug
     if bug == "ack-before-commit":
-        _replace(Writer, "finish_commit", _finish_later)
+        _replace(Writer, "_finish_commit", _finish_later)
         _replace(Writer, "commit", _after_the_last_one(Writer.commit, lambda writer: writer._db))
         _replace(Database, "close", _after_the_last_one(Database.close, lambda database: database))
     elif bug == "no-fence":
-        _replace(Writer, "finish_commit", _commit_without_fence)
+        _replace(Writer, "_finish_commit", _commit_without_fence)
 
 
 def meddle(bus: triobus.EventBus) -> None:

@@ -132,7 +132,7 @@ class Promises:
                 known.returned = self._now()
                 self._new.add(known.fact.number)
                 self.accepted += 1
-        self._is_uncertain |= self.schedule.is_due_at(now)
+        self._is_uncertain |= self.schedule.is_open(now)
 
     def published(
         self, numbers: Sequence[int], positions: Sequence[int | None], now: float

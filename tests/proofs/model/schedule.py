@@ -92,9 +92,12 @@ class Schedule:
             if later.is_accepted and not later.is_withdrawn and later.due < now - _INEXACT
         ]
 
-    def is_due_at(self, now: float) -> bool:
-        """Whether something is due in this very moment, and may have come or not."""
-        return any(abs(later.due - now) <= _INEXACT for later in self._events.values())
+    def is_open(self, now: float) -> bool:
+        """Whether something may have come by now or not: due this moment, or never told of."""
+        return any(
+            abs(later.due - now) <= _INEXACT or (not later.is_accepted and later.due < now)
+            for later in self._events.values()
+        )
 
     def check_log(self, numbers: Collection[int], until: float, now: float) -> None:
         """Check that a log has what was due until a moment, and nothing that is not."""

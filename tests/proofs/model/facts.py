@@ -113,6 +113,11 @@ class Row:
     due: float
     done: tuple[str, ...]
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether an attempt has begun of which nothing else is recorded."""
+        return self.due < 0
+
 
 @attrs.frozen
 class GroupTruth:

@@ -5,7 +5,7 @@ from typing import Literal
 import attrs
 
 from tests.proofs.model.facts import Breach, Fact, GroupTerms, GroupTruth, Known, Terms
-from tests.proofs.model.letters import HELD, Letter, Letters
+from tests.proofs.model.letters import DIED, HELD, Letter, Letters
 
 Owed = Literal["owed", "may", "no"]
 
@@ -34,6 +34,8 @@ class Delivery:
     """When the next attempt of a subscription is due, if one waits for that."""
     called: set[str] = attrs.field(factory=set)
     """Subscriptions that were called in this life."""
+    blamed: str | None = None
+    """In whose attempt the process may have died; after the last one it is a dead letter."""
     first: str | None = None
     """Who had failed with it in the life before, and goes on before all others."""
     running: str | None = None
@@ -68,6 +70,12 @@ class GroupModel:
     replayed: int = 0
     has_changed: bool = False
     """Whether somebody has come or gone in this life."""
+    is_paused: bool = False
+    is_resetting: bool = False
+    reset_at: int = 0
+    """When it was reset last; times are counted in things that happened."""
+    reset_to: int = 0
+    """The position that it was reset to."""
 
     # Who is there
 
@@ -158,15 +166,42 @@ class GroupModel:
 
     def assume_held(self, member: Member, known: Known) -> bool:
         """Take an event for held back, if it can have been; return whether it can."""
-        if not self.can_be_held(member, known):
-            return False
         fact, name = known.fact, member.terms.name
         delivery = self.deliveries.setdefault(fact.number, Delivery())
+        has_died = self._can_have_died(member, delivery)
+        if not (has_died or self.can_be_held(member, known)):
+            return False
+        version = (delivery.attempts[name], DIED) if has_died else HELD
         delivery.done.add(name)
         delivery.due.pop(name, None)
         self.dead_lettered += 1
-        self._letters.add((self.terms.name, name, fact.number), fact, *HELD)
+        self.failed_attempts += has_died
+        self.retries += has_died
+        self._letters.add((self.terms.name, name, fact.number), fact, *version)
         return True
+
+    def _can_have_died(self, member: Member, delivery: Delivery) -> bool:
+        """Whether it is a dead letter, for the process has died in the last of its attempts."""
+        name = member.terms.name
+        is_last = delivery.attempts.get(name, 0) >= member.terms.attempts
+        return delivery.blamed == name and is_last and name not in delivery.called | delivery.done
+
+    def begin_anew(self, offset: int, now: int) -> None:
+        """It was reset to a position."""
+        self.is_resetting, self.reset_at, self.reset_to = False, now, offset
+        self.has_changed = True  # what it counts is both of before and of after
+        self.settled = {
+            number
+            for number, known in self._known.items()
+            if known.position is not None and known.position <= offset
+        }
+        self.deliveries.clear()
+        for member in self.members.values():
+            member.reach = "all"
+        for key in [key for key in self._letters.kept if key[0] == self.terms.name]:
+            self._letters.remove(key, now)
+            self._letters.bury(key)
+        self._letters.release(self.terms.name)
 
     # Attempts
 
@@ -179,6 +214,8 @@ class GroupModel:
             self._breach(f"{what}, and is not subscribed")
         if not member.terms.wants(fact):
             self._breach(f"{what}, which it does not want")
+        if self.is_paused:
+            self._breach(f"{what}, and its group is paused")
         if self.running >= self.terms.workers:
             self._breach(f"{what} by more workers than there are")
         self.running += 1

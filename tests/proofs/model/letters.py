@@ -17,6 +17,9 @@ Version = tuple[int, str] | None
 """Attempts and error; None for a letter that is not there."""
 
 HELD = (0, "HeldBack")
+DIED = "ProcessDied"
+UNSEEN = ("HeldBack", DIED)
+"""Errors of letters that come without a call."""
 
 
 @attrs.define(eq=False)
@@ -96,6 +99,10 @@ class Letters:
         self._versions[key].append(None)
         if not self.lane(*key[:2], letter.fact.key):
             self._held[(*key[:2], letter.fact.key)] = now
+
+    def release(self, group: str) -> None:
+        """Nothing of a group that has no letters any more holds an event back."""
+        self._held = {key: until for key, until in self._held.items() if key[0] != group}
 
     def bury(self, key: Key) -> None:
         """It is recorded that it is gone."""

@@ -1,5 +1,6 @@
 """Plays a program on a real bus, and tells the model what happens."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import asynccontextmanager
@@ -11,6 +12,7 @@ import attrs
 import trio
 from trio.lowlevel import checkpoint
 
+from tests.proofs.model import timing
 from tests.proofs.model.facts import Counted, Fact, GroupTerms, LetterTruth, StoreTruth, Terms
 from tests.proofs.model.programs import (
     Discard,
@@ -20,9 +22,11 @@ from tests.proofs.model.programs import (
     Look,
     MakeGroup,
     Operation,
+    Pause,
     Program,
     Publish,
     PublishAgain,
+    PublishLater,
     PublishOther,
     Replay,
     Settle,
@@ -30,6 +34,7 @@ from tests.proofs.model.programs import (
     Step,
     Subscribe,
     Unsubscribe,
+    Withdraw,
 )
 from tests.proofs.model.promises import Promises
 from tests.proofs.model.stores import Opened, truth_of
@@ -123,7 +128,7 @@ class Player:
     _subscriptions: dict[str, Subscription] = attrs.field(factory=dict)
     _numbers: "count[int]" = attrs.field(factory=lambda: count(1))
     _names: "count[int]" = attrs.field(factory=count)
-    _events: dict[int, Drafted] = attrs.field(factory=dict)
+    events: dict[int, Drafted] = attrs.field(factory=dict)
     _children: dict[tuple[int, str, int], Drafted] = attrs.field(factory=dict)
     _calls: Counter[tuple[int, str]] = attrs.field(factory=Counter)
     _aside: int = 0
@@ -132,6 +137,10 @@ class Player:
     """Tasks that append to the store beside the bus."""
     _calm: trio.Event = attrs.field(factory=trio.Event)
     _is_replaying: bool = False
+    _closed_at: float = math.inf
+    """When the bus of this life has begun to end: what is due then stays for the next one."""
+    pauses: set[str] = attrs.field(factory=set)
+    """Groups that are paused, or about to be, by a task beside the program."""
 
     # Lives
 
@@ -172,14 +181,17 @@ class Player:
         self.promises.life_began(truth)
         default = self._places["default"]
         self.bus = EventBus(store, workers=default.terms.workers, buffer=default.terms.buffer)
+        self._closed_at = math.inf
         self._subscriptions.clear()
         for place in self._places.values():
             self._make(place, truth, is_start=True)
         with trio.CancelScope() as self._scope:
-            async with self._started(), trio.open_nursery() as self._clients:
-                for operation in operations:
-                    await self._do(operation)
-                await self._end(end)
+            async with self._started():
+                async with trio.open_nursery() as self._clients:
+                    for operation in operations:
+                        await self._do(operation)
+                    await self._end(end)
+                self._closed_at = min(self._closed_at, trio.current_time())
         await self._look_back(end)
 
     @asynccontextmanager
@@ -195,12 +207,16 @@ class Player:
                 await self.bus.stop()
 
     async def _end(self, end: End) -> None:
-        while self._appending and end.how in ("drain", "stop"):
-            await self._calm.wait()  # what is appended while a bus drains is the next life's
+        while (self._appending or self.pauses) and end.how in ("drain", "stop"):
+            # What is appended while a bus drains is the next life's, and so is what is paused.
+            await self._calm.wait()
         now = trio.current_time()
+        if end.how != "drain":
+            self._closed_at = now
         if end.how == "stop":
             report = await self.bus.stop()
-            self._check_report(report.left)
+            if self._opened is not None or not self.bus.statistics().scheduled:
+                self._check_report(report.left)
         elif end.how == "stop in time":
             self.promises.ending(now + end.seconds)
             await self.bus.stop(timeout=end.seconds)
@@ -214,6 +230,12 @@ class Player:
                 self._opened.is_crashed = True
             await crash(self.bus)
 
+    @property
+    def _times(self) -> tuple[float, float]:
+        """Until when what was due has come, and now."""
+        now = trio.current_time()
+        return min(self._closed_at, now), now
+
     def _check_report(self, left: Any) -> None:
         if any(left.values()):
             self.promises.breach(f"the bus has drained, and reports that {left} is left")
@@ -225,7 +247,7 @@ class Player:
             self._opened.is_crashed = False
             truth = await self._look()
             is_crash = end.how == "crash"
-            self.promises.check_store(truth, is_crash=is_crash, is_drained=is_drained)
+            self.promises.check_store(truth, self._times, is_crash=is_crash, is_drained=is_drained)
             letters: Sequence[LetterTruth] = truth.letters
         elif is_drained:
             letters = await self._listed()
@@ -244,7 +266,9 @@ class Player:
             name: Counted(**{field: getattr(group, field) for field in fields})
             for name, group in statistics.groups.items()
         }
-        self.promises.check_idle(letters, counted, statistics.published)
+        self.promises.check_idle(
+            letters, counted, statistics.published, statistics.scheduled, self._times
+        )
 
     # Groups and subscriptions
 
@@ -326,9 +350,9 @@ class Player:
             await trio.sleep(event.seconds)
         children = [self._child(event, terms.name, index) for index in range(event.children)]
         if len(children) == 1:
-            await self._publish(children, "publish")
+            await self.publish(children, "publish")
         elif children:
-            await self._publish(children, "many")
+            await self.publish(children, "many")
         is_victim = event.victims >> int(terms.name[1:]) % 8 & 1
         if is_victim and self._calls[call] <= event.failures:
             await self._fail(event, terms)
@@ -366,12 +390,12 @@ class Player:
             children=draft.children,
             event_id=UUID(int=number),
         )
-        self._events[number] = event
+        self.events[number] = event
         return event
 
     # Publishing
 
-    async def _publish(self, events: Sequence[Drafted], how: str) -> None:
+    async def publish(self, events: Sequence[Drafted], how: str) -> None:
         """Publish, and tell the model how that ended."""
         numbers = [event.number for event in events]
         self.promises.publishing([self._expected(event) for event in events])
@@ -391,6 +415,8 @@ class Player:
         (event,) = events
         if how == "nowait":
             return [self.bus.publish_nowait(event).position]
+        if how == "at once":
+            return [(await self.bus.publish(event, delay=0)).position]
         if how == "publish":
             return [(await self.bus.publish(event)).position]
         outcome = await self.bus.publish_and_wait(event)
@@ -422,12 +448,20 @@ class Player:
         match operation:
             case Publish():
                 await self._do_publish(operation)
+            case PublishLater():
+                await timing.publish_later(self, operation)
+            case Withdraw():
+                await self._refusable(timing.withdraw, self, operation.choice)
+            case Pause():
+                if (name := timing.next_to_pause(self, operation)) is not None:
+                    self.pauses.add(name)
+                    await self._spawn_or_wait(True, timing.pause, self, name, operation)
             case PublishAgain():
-                if self._opened is not None and self._events:
-                    events = list(self._events.values())
+                if self._opened is not None and self.events:
+                    events = list(self.events.values())
                     event = events[-1 - operation.choice % len(events)]
                     if event.children is not None and event not in self._children.values():
-                        await self._refusable(self._publish, [event], "publish")
+                        await self._refusable(self.publish, [event], "publish")
             case PublishOther():
                 await self._refusable(self._publish_other, operation.choice)
             case Look():
@@ -480,27 +514,45 @@ class Player:
         if how == "append" and self._opened is None:
             how = "many"
         events = [self._event(draft, next(self._numbers)) for draft in operation.drafts]
-        if operation.cancelled_after is None:
-            await self._spawn_or_wait(operation.is_aside, self._publish, events, how)
+        await self.call(operation.is_aside, operation.cancelled_after, self.publish, events, how)
+
+    async def call(
+        self,
+        is_aside: bool,
+        cancelled_after: int | None,
+        function: Callable[..., Any],
+        *args: Any,
+    ) -> None:
+        """Make a call, perhaps in a task of its own, perhaps cancelled after some checkpoints."""
+        if cancelled_after is None:
+            await self._spawn_or_wait(is_aside, function, *args)
             return
         scope = trio.CancelScope()
 
         async def cancelled() -> None:
             with scope:
-                await self._publish(events, how)
+                await function(*args)
 
         async def cancel() -> None:
-            for _ in range(operation.cancelled_after or 0):
+            for _ in range(cancelled_after):
                 await checkpoint()
             scope.cancel()
 
         await self._spawn_or_wait(True, cancelled)
         await self._spawn_or_wait(True, cancel)
 
+    def fact_of(self, event: Drafted) -> Fact:
+        """Return what the promises are to know of an event."""
+        return _fact(event)
+
+    def drafted(self, draft: Draft) -> Drafted:
+        """Return a new event."""
+        return self._event(draft, next(self._numbers))
+
     async def _publish_other(self, choice: int) -> None:
         """Publish other content under an id that the log has: it must be refused."""
         known = [n for n, known in self.promises.known.items() if known.returned is not None]
-        events = [self._events[number] for number in known if number in self._events]
+        events = [self.events[number] for number in known if number in self.events]
         if self._opened is None or not events:
             return
         event = events[choice % len(events)]
@@ -571,7 +623,7 @@ class Player:
         self._check_idle(await self._listed())
         if self.bus.store is not None:
             truth = await truth_of(self.bus.store)
-            self.promises.check_store(truth, is_crash=False, is_drained=True)
+            self.promises.check_store(truth, self._times, is_crash=False, is_drained=True)
 
     async def _listed(self) -> list[LetterTruth]:
         return [

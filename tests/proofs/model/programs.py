@@ -47,6 +47,33 @@ class Publish:
 
 
 @attrs.frozen
+class PublishLater:
+    """Publish an event that is due after some time."""
+
+    draft: Draft
+    delay: float
+    is_aside: bool
+    cancelled_after: int | None = None
+
+
+@attrs.frozen
+class Withdraw:
+    """Take back an event that was published for later."""
+
+    choice: int
+
+
+@attrs.frozen
+class Pause:
+    """Pause a group for some time, and perhaps send it to another place in the log meanwhile."""
+
+    choice: int
+    seconds: float
+    place: int | None = None
+    """Which position it is reset to, if it is."""
+
+
+@attrs.frozen
 class PublishAgain:
     """Publish an event again that was published before."""
 
@@ -144,6 +171,9 @@ class End:
 
 Operation = (
     Publish
+    | PublishLater
+    | Withdraw
+    | Pause
     | PublishAgain
     | PublishOther
     | Look
@@ -265,12 +295,18 @@ def _operations() -> st.SearchStrategy[Operation]:
 def _operations_beside() -> st.SearchStrategy[Operation]:
     """Draw what is done beside publishing and handling, as often as the rest."""
     choices = st.integers(0, 7)
+    delays = st.sampled_from([0.0, 0.1, 1.0, 4.0, 30.0])
     some = st.lists(_drafts(), min_size=1, max_size=3).map(tuple)
     return st.one_of(
         _operations(),
         st.builds(Publish, some, st.just("append"), st.booleans()),
         st.builds(Publish, some, st.just("append"), st.just(True), st.integers(0, 6)),
         st.builds(PublishOther, choices),
+        st.builds(PublishLater, _drafts(), delays, st.booleans()),
+        st.builds(PublishLater, _drafts(), delays, st.just(True), st.integers(0, 6)),
+        st.builds(Withdraw, choices),
+        st.builds(Pause, choices, st.sampled_from([0.0, 0.4, 2.0])),
+        st.builds(Pause, choices, st.sampled_from([0.0, 0.4]), st.integers(0, 20)),
         st.builds(PublishAgain, choices),
         st.builds(Look, choices),
         st.builds(Listen, st.sampled_from([0.3, 4.0]), st.sampled_from([0.0, 0.7])),

@@ -13,6 +13,8 @@ promise is broken:
 5. What a store has as finished is so, and it has what was finished before its last commit began.
 6. A group with a free worker leaves nothing that could be handled lying about.
 7. Statistics are what was seen.
+8. What was published for later comes when it is due, once, unless it was taken back.
+9. A paused group calls no handler; one that was reset begins anew behind that position.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,7 +34,9 @@ from tests.proofs.model.facts import (
     Told,
 )
 from tests.proofs.model.group import Delivery, GroupModel
-from tests.proofs.model.letters import HELD, Key, Letter, Letters
+from tests.proofs.model.letters import UNSEEN, Key, Letter, Letters
+from tests.proofs.model.schedule import Schedule
+from triobus.stores._values import NOT_COUNTED
 
 
 @attrs.define(eq=False)
@@ -45,6 +49,7 @@ class Promises:
     known: dict[int, Known] = attrs.field(factory=dict)
     groups: dict[str, GroupModel] = attrs.field(factory=dict)
     letters: Letters = attrs.field(init=False)
+    schedule: Schedule = attrs.field(init=False)
     deliveries: int = 0
     """How many attempts were seen."""
     accepted: int = 0
@@ -54,6 +59,8 @@ class Promises:
     """Events accepted in this life."""
     _is_uncertain: bool = False
     """Whether it cannot be known what was accepted in this life."""
+    _was_crash: bool = False
+    """Whether the life before was ended by a crash."""
     _ending_at: float | None = None
     _changed_at: float = 0.0
     _orders: set[tuple[int, int]] = attrs.field(factory=set)
@@ -65,6 +72,7 @@ class Promises:
 
     def __attrs_post_init__(self) -> None:
         self.letters = Letters(self.breach)
+        self.schedule = Schedule(self.breach)
 
     def breach(self, message: str) -> NoReturn:
         """A promise was broken."""
@@ -83,10 +91,48 @@ class Promises:
         begun = self._now()
         for place, fact in enumerate(facts):
             known = self.known.get(fact.number)
+            self.schedule.published_at_once(fact.number)
             if known is None or known.is_refused:
                 self.known[fact.number] = Known(fact, begun, place)
             else:
                 known.is_shared = True
+
+    def publishing_later(self, fact: Fact, due: float) -> None:
+        """Somebody begins to publish an event that is due at that time."""
+        known = self.known.get(fact.number)
+        is_there = known is not None and not known.is_refused
+        if known is None or not is_there:
+            known = self.known[fact.number] = Known(fact, self._now(), 0)
+        known.is_shared |= is_there
+        self.schedule.publishing(known, due, is_free=is_there)
+
+    def published_later(self, number: int, position: int | None, now: float) -> None:
+        """It was accepted."""
+        self.schedule.published(number, position, now)
+
+    def not_published_later(self, number: int, *, is_certain: bool) -> None:
+        """Publishing it has raised; if that is certain, it never comes."""
+        self.not_published([number], is_certain=is_certain)
+        if self.known[number].is_refused:
+            self.schedule.refused(number)
+
+    def withdrawn(self, number: int, now: float, *, is_told: bool) -> None:
+        """It was to be taken back, and the bus has told whether it was."""
+        self.schedule.withdrawn(number, now, is_told=is_told)
+
+    def perhaps_withdrawn(self, number: int) -> None:
+        """Taking it back was cut off."""
+        self.schedule.uncertain(number)
+        self._is_uncertain = True
+
+    def _take_what_came(self, now: float) -> None:
+        """Take what was due before now for accepted: nobody else tells of it."""
+        for known in self.schedule.come(now):
+            if known.returned is None:
+                known.returned = self._now()
+                self._new.add(known.fact.number)
+                self.accepted += 1
+        self._is_uncertain |= self.schedule.is_open(now)
 
     def published(
         self, numbers: Sequence[int], positions: Sequence[int | None], now: float
@@ -129,6 +175,8 @@ class Promises:
         told = {*results, *errors}
         for group in self.groups.values():
             known = self.known[number]
+            if group.is_resetting or group.reset_at > known.begun:
+                continue  # what it had handled is forgotten, or it was passed over
             for name, member in group.members.items():
                 is_letter = (group.terms.name, name, number) in self.letters.kept
                 if name in results and (is_letter or not group.is_done(name, number)):
@@ -157,6 +205,7 @@ class Promises:
             self.breach(f"{key} was called with {fact}, and published was {known.fact}")
         if (position is None) == self.has_store or known.position not in (None, position):
             self.breach(f"{fact.number} is said to be at {position}, and is at {known.position}")
+        self.schedule.check_due(fact, now)
         known.position = position
         self._check_same_order(key[0], known)
         self.groups[key[0]].attempt_began(key[1], known, attempt, now)
@@ -189,6 +238,35 @@ class Promises:
             self.breach(f"{key} was cancelled while it had {number}, and nothing was ending")
         self.groups[key[0]].attempt_was_cancelled(key[1], self.known[number])
 
+    # Pausing and resetting
+
+    def paused(self, name: str) -> None:
+        """A group is paused, and none of its handlers runs."""
+        group = self.groups[name]
+        if group.running:
+            self.breach(f"{name} is paused, and {group.running} of its handlers run")
+        group.is_paused = True
+
+    def resuming(self, name: str, now: float) -> None:
+        """It is about to go on."""
+        self.groups[name].is_paused = False
+        self._changed_at = now
+
+    def resetting(self, name: str) -> None:
+        """It is about to begin anew behind a position."""
+        group = self.groups[name]
+        group.is_resetting, group.reset_at = True, self._now()
+
+    def not_reset(self, name: str) -> None:
+        """It was not, for certain."""
+        self.groups[name].is_resetting = False
+
+    def was_reset(self, name: str, offset: int) -> None:
+        """Everything behind that position is owed again, and nothing else is left of it."""
+        self.groups[name].begin_anew(offset, self._now())
+        self._recorded.pop(name, None)
+        self._finishing.pop(name, None)
+
     # Reading and listening
 
     def read(self, places: Sequence[tuple[int, int]]) -> None:
@@ -217,9 +295,15 @@ class Promises:
         model.truth = None if truth is None else truth.groups.get(terms.name)
         if truth is not None and model.truth is not None:
             model.settled = {truth.log[position - 1] for position in model.truth.settled}
+            begun = [row for group in truth.groups.values() for row in group.rows if row.is_begun]
             for row in model.truth.rows:
-                delivery = Delivery(set(row.done), {row.name: row.attempts})
-                if row.attempts:
+                # The process has died in an attempt. If it can only have been this one, it counts.
+                is_counted = self._was_crash and row.due == NOT_COUNTED and begun == [row]
+                attempts = row.attempts + is_counted
+                delivery = Delivery(set(row.done), {row.name: attempts})
+                if row.is_begun and self._was_crash:
+                    delivery.blamed = row.name
+                if attempts:
                     delivery.due[row.name] = row.due
                     delivery.first = row.name
                 model.deliveries[row.number] = delivery
@@ -277,7 +361,7 @@ class Promises:
             key = listed.group, listed.name, listed.number
             known = self.known[listed.number]
             is_new = key not in self.letters.kept and key not in self.letters.gone
-            if is_new and listed.error == "HeldBack" and listed.group in self.groups:
+            if is_new and listed.error in UNSEEN and listed.group in self.groups:
                 self.groups[listed.group].learn_of_held(listed.name, known)
             if is_idle:
                 self.letters.learn(key, known.fact, listed)
@@ -293,8 +377,12 @@ class Promises:
         letters: Sequence[LetterTruth],
         counted: Mapping[str, Counted],
         published: int,
+        scheduled: int,
+        times: tuple[float, float],
     ) -> None:
         """Check that nothing is left, when the bus says so and nobody publishes."""
+        self._take_what_came(times[0])
+        self.schedule.check_count(scheduled, *times)
         for group in self.groups.values():
             for known in self.known.values():
                 missing = group.missing(known) if known.is_accepted and group.is_active else []
@@ -347,7 +435,8 @@ class Promises:
             # With a store, what waits for a retry takes room, and nothing is read without any.
             waiting = sum(len(delivery.due) for delivery in group.deliveries.values())
             is_full = self.has_store and waiting > group.terms.buffer / 2
-            if not (group.is_active and is_free) or group.has_changed or is_full:
+            is_idle = group.is_paused or not group.is_active
+            if is_idle or not is_free or group.has_changed or is_full:
                 continue
             for known in self.known.values():
                 if known.is_accepted and self._is_ready(group, known, now):
@@ -397,8 +486,12 @@ class Promises:
             self._recorded.setdefault(name, set()).update(finished)
         self._finishing = {}
 
-    def check_store(self, truth: StoreTruth, *, is_crash: bool, is_drained: bool) -> None:
-        """Check what a store has when its bus is gone."""
+    def check_store(
+        self, truth: StoreTruth, times: tuple[float, float], *, is_crash: bool, is_drained: bool
+    ) -> None:
+        """Check what a store has when its bus is gone: `times` is when it began to go, and now."""
+        self.schedule.check_log(truth.log, *times)
+        self._was_crash = is_crash
         if truth.positions != tuple(range(1, len(truth.log) + 1)):
             self.breach(f"the positions are {truth.positions}")
         for position, number in enumerate(truth.log, 1):
@@ -418,12 +511,15 @@ class Promises:
         self, group: GroupModel, truth: StoreTruth, *, is_crash: bool, is_drained: bool
     ) -> None:
         name, found = group.terms.name, truth.groups.get(group.terms.name)
+        if group.is_resetting:
+            return  # that was cut off: it may have happened
         if found is None:
             if group.is_active and not is_crash:
                 self.breach(f"{name} is not stored")
             return
         settled = {truth.log[position - 1] for position in found.settled}
-        for number in settled - group.settled:
+        passed_over = set(truth.log[: group.reset_to])
+        for number in settled - group.settled - passed_over:
             missing = group.missing(self.known[number])
             if missing and group.is_active:
                 self.breach(
@@ -472,19 +568,18 @@ class Promises:
         if len({letter.id for letter in letters}) != len(letters):
             self.breach(f"dead letters share an id: {letters}")
         for key, letter in stored.items():
-            if (
-                key not in self.letters.kept
-                and letter.error == "HeldBack"
-                and key[0] in self.groups
-            ):
+            if key not in self.letters.kept and letter.error in UNSEEN and key[0] in self.groups:
                 self.groups[key[0]].learn_of_held(key[1], self.known[key[2]])
         for key in stored.keys() | self.letters.kept.keys() | self.letters.gone.keys():
             letter = stored.get(key)
             found = None if letter is None else (letter.attempts, letter.error)
             versions = self.letters.may_be_stored(key)
-            is_open = key in self.letters.open_ended
+            is_open = key in self.letters.open_ended or (
+                key[0] in self.groups and self.groups[key[0]].is_resetting
+            )
             # What is held back is known late: a crash may have come before it was recorded.
-            is_late = is_crash and key in self.letters.kept and versions[-1] == HELD
+            is_unseen = versions[-1] is not None and versions[-1][1] in UNSEEN
+            is_late = is_crash and key in self.letters.kept and is_unseen
             is_right = found in (versions if is_crash else versions[-1:])
             if not (is_right or is_late or is_open):
                 self.breach(f"dead letter {key} is stored as {found}, and it was {versions}")
@@ -499,6 +594,7 @@ class Promises:
         self._ending_at, self._is_uncertain = None, False
         if truth is None:
             self.known.clear()
+            self.schedule.forget()
             self.letters.restore([])
             return
         for position, number in enumerate(truth.log, 1):
@@ -507,7 +603,7 @@ class Promises:
             if known.returned is None:
                 known.returned = self._now()
         for known in self.known.values():
-            known.is_refused = known.position is None
+            known.is_refused = known.position is None and not self.schedule.is_owed(known)
         self.letters.restore(
             ((x.group, x.name, x.number), self.known[x.number].fact, x) for x in truth.letters
         )

@@ -17,6 +17,7 @@ from triobus._durability.catch_up import CatchUp
 from triobus._durability.lanes import StoredLanes
 from triobus._durability.progress import Progress
 from triobus._durability.recorder import Recorder
+from triobus._events.moments import Moments
 from triobus._groups.delivery import Lanes
 from triobus._groups.failures import Failures
 from triobus._groups.subscriptions import Group
@@ -37,7 +38,10 @@ def test_programs_of_all_kinds_keep_the_promises(kind, examples):
 
 @pytest.mark.parametrize(("kind", "examples"), [("none", 10), ("memory", 10), ("sqlite", 8)])
 def test_programs_that_use_the_store_beside_the_bus_keep_the_promises(kind, examples):
-    """They append, read, listen slowly, publish again, and publish other content of the same id."""
+    """They append, read, listen slowly, publish again, later, and other content of the same id.
+
+    They take back what is to come, pause groups, and reset those that have a store.
+    """
     tally = Tally()
     explore(kind, examples, 1, tally, is_shrinking=False, is_wide=True)
     assert tally.examples == examples
@@ -224,6 +228,49 @@ def _lost_changes(monkeypatch):
         return changes if counted[self] % 3 else _values.Changes()
 
     monkeypatch.setattr(Recorder, "take_changes", take_and_lose)
+
+
+def _comes_early(monkeypatch):
+    @instead_of(monkeypatch, Moments, "on_trios_clock")
+    def hurry(on_trios_clock, self, due):
+        return on_trios_clock(self, due) - 0.05
+
+
+def _pause_that_does_not_wait(monkeypatch):
+    async def rest(self):
+        self.lanes.freeze()
+        await trio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(GroupShell, "rest", rest)
+
+
+def _pause_that_lets_retries_through(monkeypatch):
+    @instead_of(monkeypatch, GroupShell, "rest")
+    async def rest_and_thaw(rest, self):
+        await rest(self)
+        self.lanes.thaw()
+        self.wake()
+
+
+def _reset_to_the_end(monkeypatch):
+    @instead_of(monkeypatch, CatchUp, "begin_anew")
+    def begin_at_the_end(begin_anew, self, offset):
+        begin_anew(self, self.last)
+
+
+@pytest.mark.parametrize(
+    ("plant", "kind", "seed", "message"),
+    [
+        (_comes_early, "none", 3, r"is due at .*, and came at"),
+        (_pause_that_does_not_wait, "none", 0, "is paused, and 1 of its handlers run"),
+        (_pause_that_lets_retries_through, "none", 11, "and its group is paused"),
+        (_reset_to_the_end, "memory", 2, "is recorded as finished|was drained|never done"),
+    ],
+)
+def test_a_bug_in_time_or_control_is_found(monkeypatch, plant, kind, seed, message):
+    plant(monkeypatch)
+    with pytest.raises(Broken, match=message):
+        explore(kind, 60, seed, Tally(), is_shrinking=False, is_wide=True)
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,14 @@ def share_of(segments: int, nodes: int) -> int:
     return -(-segments // nodes) if nodes else 0
 
 
+class SegmentLost(Exception):  # a result of a commit, which only the bus sees
+    """Nothing was done, for the node does not have the segment any more."""
+
+    def __init__(self, key: "SegmentKey") -> None:
+        super().__init__(f"segment {key.segment} of group {key.group!r} has another owner")
+        self.key = key
+
+
 class Fence(NamedTuple):
     """By what right a node records something of a segment."""
 
@@ -201,7 +209,7 @@ class Assignments:
         current = sum(revision == group.revision for revision in group.members.values())
         share = share_of(len(group.segments), current)
         wanted = share - sum(segment.owner == node for segment in group.segments)
-        taken = []
+        taken: list[tuple[int, int, bool]] = []
         for number, segment in enumerate(group.segments):
             if len(taken) < wanted and segment.owner not in self._nodes:
                 is_unclean = segment.owner is not None
@@ -226,7 +234,3 @@ class Assignments:
         group = self._groups[key.group]
         is_current = group.members.get(fence.node) == group.revision
         return self.is_valid(key, fence) and (is_current or up_to <= group.revised_at)
-
-    def lose(self, key: SegmentKey, fence: Fence) -> None:
-        """Let a segment have no owner, of which that one may not record something."""
-        self.release(key.group, [(key.segment, fence)])

@@ -7,8 +7,11 @@ from uuid import UUID
 
 import attrs
 
+from triobus import _checks
 from triobus._errors import InvalidOption, SequenceConflict
 from triobus._events import DomainEvent
+from triobus._events.batch import Batch
+from triobus.stores._sharing import Fence, SegmentKey
 
 
 class NewRow(NamedTuple):
@@ -223,12 +226,25 @@ class GroupChange:
 
 
 @attrs.frozen
+class SegmentChange:
+    """What a node has come to in one segment of a shared group since the last transaction."""
+
+    fence: Fence
+    """By which right it is recorded: all of it or, if that is gone, nothing."""
+    change: GroupChange
+    letters: Mapping[int, "DeadLetterRow | None"] = attrs.field(factory=dict)
+    """As in `Changes`; the store gives ids to those of `PROVISIONAL` and above."""
+
+
+@attrs.frozen
 class Changes:
     """What the groups of a bus have come to since the last transaction."""
 
     groups: Mapping[str, GroupChange] = attrs.field(factory=dict)
     letters: Mapping[int, DeadLetterRow | None] = attrs.field(factory=dict)
     """Dead letters that are new or have changed, by id; None for one that is no more."""
+    segments: Mapping[SegmentKey, SegmentChange] = attrs.field(factory=dict)
+    """The same for groups that are shared, of which the others know nothing."""
 
 
 class Settled(NamedTuple):
@@ -240,6 +256,10 @@ class Settled(NamedTuple):
     """Whose turn it is now; None when the delivery is finished."""
     letter_id: int | None = None
     """The dead letter that is no more, if the delivery was its replay; nothing else changes."""
+    segment: SegmentKey | None = None
+    """The segment of the delivery, if the group is shared."""
+    fence: Fence | None = None
+    """By which right it is recorded; if that is gone, the transaction fails as a whole."""
 
 
 def with_settled(
@@ -354,3 +374,14 @@ def conflict(aggregate_id: str, expected: int, found: int) -> SequenceConflict:
         expected=expected,
         found=found,
     )
+
+
+def check_expected(batch: Batch, expected_sequence: int) -> None:
+    """Raise `InvalidOption` unless an append of this batch may expect that sequence."""
+    _checks.whole_number("expected_sequence", expected_sequence, least=0)
+    keys = set(batch.keys)
+    if len(keys) != 1 or None in keys:
+        raise InvalidOption(
+            f"expected_sequence={expected_sequence}: the events must be of one aggregate, and "
+            f"these are of {len(keys - {None})}" + (", and some of none" if None in keys else "")
+        )

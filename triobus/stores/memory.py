@@ -15,12 +15,17 @@ import outcome
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
+from triobus import _checks
 from triobus._errors import InvalidOption, StatementRefused, StoreClosed
 from triobus._events import Converter, DomainEvent
 from triobus._text import shown
 from triobus._threads import run_in_thread
 from triobus.stores._duplicates import Known, known_places, refusal
+from triobus.stores._memory_node import MemoryNode
+from triobus.stores._memory_sharing import MemorySharing, key_of
 from triobus.stores._scheduled import ScheduledEvents
+from triobus.stores._shared import News
+from triobus.stores._sharing import slot_of
 from triobus.stores._store import EventStore
 from triobus.stores._transaction import Call, Returned, Transaction
 from triobus.stores._values import (
@@ -77,6 +82,10 @@ class MemoryEventStore(EventStore):
 
     What is in it stays when it is closed, so that a test can open it again as after a crash.
     `types`, `max_event_bytes` and `converters` are as with `SqliteEventStore`.
+
+    With `lease`, several buses of one Trio run may use it at a time, as nodes that share the work
+    of their groups: a cluster in one program, in virtual time if Trio's clock is. A node that has
+    not renewed its lease for so many seconds is replaced by the others. Without, one bus may.
     """
 
     def __init__(
@@ -85,8 +94,11 @@ class MemoryEventStore(EventStore):
         types: Iterable[type[DomainEvent]] = (),
         max_event_bytes: int = 1_048_576,
         converters: Iterable[Converter] = (),
+        lease: float | None = None,
     ) -> None:
         super().__init__(types=types, max_event_bytes=max_event_bytes, converters=converters)
+        if lease is not None:
+            _checks.number("lease", lease, least=0.01)
         self._is_open = False
         self._is_claimed = False
         self._is_unclean = False
@@ -101,10 +113,22 @@ class MemoryEventStore(EventStore):
         self._kept: dict[int, DeadLetterRow] = {}
         self._last_letter = 0
         self._later = ScheduledEvents()
+        self._sharing = None if lease is None else MemorySharing(lease, self._log, self._kept)
 
     def __repr__(self) -> str:
         state = "open" if self._is_open else "not open"
         return f"<MemoryEventStore, {state}, {len(self._log):,} event{'s' * (len(self._log) != 1)}>"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it was made with a lease, for several buses."""
+        return self._sharing is not None
+
+    def _for_bus(self) -> EventStore:
+        """Return itself, or a node of its own for each life of a bus."""
+        if self._sharing is None:
+            return self
+        return MemoryNode(self, self._sharing, self._later, self._perform)
 
     async def _open(self) -> None:
         """Let it be used."""
@@ -144,18 +168,29 @@ class MemoryEventStore(EventStore):
         )
 
     async def _commit(self, commit: Commit) -> list[Any]:
+        """Store what is pending, and tell the nodes, if there are some."""
+        results = await self._perform(commit)
+        if self._sharing is not None:
+            self._sharing.tell(News(len(self._log), self._later.next_due()))
+        return results
+
+    async def _perform(self, commit: Commit) -> list[Any]:
         """Store what is pending. Calls go to a thread, and what comes before them can be read."""
         self._check_open()
         await cancel_shielded_checkpoint()
         now = datetime.now(UTC)
         results: list[Any] = [self._append(append, now) for append in commit.appends]
         settled: list[Settled] = []
+        sharing, recorded = self._sharing, None
+        if sharing is not None and commit.changes.segments:
+            recorded = sharing.record(commit.changes.segments)
         resets: list[tuple[str, Reached]] = []
         for item in commit.others:
             result: Any
             if isinstance(item, Call):
                 result = await self._called(item, now)
-                settled += item.settled if isinstance(result, Returned) else ()
+                if isinstance(result, Returned) and sharing is None:
+                    settled += item.settled
             elif isinstance(item, Schedule):
                 result = self._schedule_event(item)
             elif isinstance(item, Unschedule):
@@ -172,7 +207,7 @@ class MemoryEventStore(EventStore):
             self._finished[group], self._attempts[group] = {}, {}
             for id_ in [id_ for id_, letter in self._kept.items() if letter.group == group]:
                 del self._kept[id_]
-        return results
+        return results if recorded is None else [*results, recorded]
 
     async def _reset(self, item: Reset, now: datetime) -> Reached | InvalidOption | outcome.Error:
         last = len(self._log)
@@ -206,15 +241,23 @@ class MemoryEventStore(EventStore):
 
     async def _called(self, call: Call, now: datetime) -> Returned | outcome.Error:
         """Make a call; if it raises, nothing of what it published is in the log."""
-        transaction, before = _MemoryTransaction(call), dict(self._later.waiting)
+        transaction = _MemoryTransaction(call)
         try:
             value = await _run(call, transaction)
-            return transaction._store_events(
-                value, partial(self._append, now=now), self._schedule_event
-            )
         except BaseException as error:  # noqa: BLE001  # the task that waits for the call gets it
+            return outcome.Error(error)
+        before = dict(self._later.waiting)  # not earlier: other buses may have changed it meanwhile
+        try:
+            if self._sharing is not None:
+                self._sharing.check(call.settled)
+            place = partial(self._append, now=now)
+            returned = transaction._store_events(value, place, self._schedule_event)
+        except BaseException as error:  # noqa: BLE001  # as above
             self._later.waiting = before
             return outcome.Error(error)
+        if self._sharing is not None:
+            self._sharing.settle(call.settled)
+        return returned
 
     async def _ask(self, call: Call) -> Any:
         """Make a call that only reads."""
@@ -251,6 +294,8 @@ class MemoryEventStore(EventStore):
                 self._log.append(
                     Row(position, event_id, kind, version, aggregate_id, sequence, now, data)
                 )
+                if self._sharing is not None:
+                    self._sharing.slots.append(slot_of(aggregate_id, event_id))
             stored = self._log[position - 1]
             positions.append(LogPosition(position, stored.sequence, stored.recorded_at, is_new))
         return positions
@@ -332,6 +377,8 @@ class MemoryEventStore(EventStore):
         return self._group_rows()
 
     def _group_rows(self) -> list[GroupRow]:
+        if self._sharing is not None:
+            return self._sharing.group_rows()
         return [
             GroupRow(
                 name,
@@ -348,16 +395,7 @@ class MemoryEventStore(EventStore):
         return self._keys_of_letters()
 
     def _keys_of_letters(self) -> list[DeadLetterKey]:
-        return [
-            DeadLetterKey(
-                letter.id,
-                letter.position,
-                letter.group,
-                letter.subscription,
-                letter.aggregate_id,
-            )
-            for letter in self._kept.values()
-        ]
+        return [*map(key_of, self._kept.values())]
 
     async def _letters(self, ids: Sequence[int]) -> list[tuple[DeadLetterRow, Row]]:
         """Return dead letters with their events."""
@@ -376,17 +414,23 @@ class MemoryEventStore(EventStore):
             first_recorded_at=log[0].recorded_at if log else None,
             last_recorded_at=log[-1].recorded_at if log else None,
             size_bytes=sum(len(record.data) for record in log),
-            groups={
-                name: StoredGroup(
-                    offset=offset,
-                    lag=len(log)
-                    - offset
-                    - sum(last - first + 1 for first, last in self._finished[name].items()),
-                    dead_letters=sum(letter.group == name for letter in self._kept.values()),
-                )
-                for name, offset in sorted(self._offsets.items())
-            },
+            groups=self._stored_groups(),
         )
+
+    def _stored_groups(self) -> dict[str, StoredGroup]:
+        if self._sharing is not None:
+            return self._sharing.statistics()
+        last = len(self._log)
+        return {
+            name: StoredGroup(
+                offset=offset,
+                lag=last
+                - offset
+                - sum(last - first + 1 for first, last in self._finished[name].items()),
+                dead_letters=sum(letter.group == name for letter in self._kept.values()),
+            )
+            for name, offset in sorted(self._offsets.items())
+        }
 
     async def _checkpoint(self) -> None:
         self._check_open()

@@ -1,0 +1,168 @@
+"""A `MemoryEventStore` with a lease, as one of its buses has it."""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
+
+from triobus.stores._memory_sharing import MemorySharing
+from triobus.stores._scheduled import ScheduledEvents
+from triobus.stores._shared import Joined, Looked, News, SharedEventStore, Taken
+from triobus.stores._sharing import Claim, Fence, SegmentKey
+from triobus.stores._store import EventStore
+from triobus.stores._transaction import Call
+from triobus.stores._values import (
+    EVERYTHING,
+    Commit,
+    DeadLetterKey,
+    DeadLetterRow,
+    GroupRow,
+    Row,
+    Selection,
+    Snapshot,
+    StoreStatistics,
+)
+
+
+class MemoryNode(SharedEventStore):
+    """A shared store in memory with a commit queue of its own: what a process has to itself.
+
+    Everything else is the store's that it is a node of.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        sharing: MemorySharing,
+        later: ScheduledEvents,
+        perform: Callable[[Commit], Awaitable[list[Any]]],
+    ) -> None:
+        super().__init__()
+        self._codec = store._codec
+        self._whole = store
+        self._sharing = sharing
+        self._later = later
+        self._perform = perform
+        self._node: int | None = None
+        """Its number, once it has joined."""
+
+    def __repr__(self) -> str:
+        return repr(self._whole)
+
+    async def _open(self) -> None:
+        """Have the store open."""
+        await self._whole.__aenter__()
+
+    async def _close(self) -> None:
+        """Need the store no more."""
+        await self._whole.__aexit__(None, None, None)
+
+    async def _abandon(self) -> None:
+        """Need the store no more, which does not know."""
+        if self._node is not None:
+            self._sharing.cut_off(self._node)
+        await self._close()
+
+    # What it is to be a node
+
+    async def _join(self, name: str, tell: Callable[[News], None]) -> Joined:
+        """Become a node."""
+        await checkpoint()
+        joined = self._sharing.join(name, tell, self._later)
+        self._node = joined.node
+        return joined
+
+    async def _renew(self, node: int) -> int | None:
+        """Renew the lease."""
+        await checkpoint()
+        return self._sharing.renew(node)
+
+    async def _take(self, node: int, claim: Claim) -> Taken | None:
+        """Get segments."""
+        await checkpoint()
+        return self._sharing.take(node, claim)
+
+    async def _release(self, fences: Mapping[SegmentKey, Fence]) -> None:
+        """Let segments go."""
+        await checkpoint()
+        self._sharing.release(fences)
+
+    async def _leave(self, node: int) -> None:
+        """Be no node any more."""
+        await cancel_shielded_checkpoint()
+        self._sharing.leave(node)
+
+    async def _look(
+        self, after: int, limit: int, up_to: int, segments: int, numbers: Iterable[int]
+    ) -> Looked:
+        """Return events of some segments."""
+        await checkpoint()
+        return self._sharing.look(after, limit, up_to, segments, numbers)
+
+    async def _commit(self, commit: Commit) -> list[Any]:
+        """Store what is pending, and tell the other nodes."""
+        results = await self._perform(commit)
+        news = News(self._sharing.head, self._later.next_due())
+        self._sharing.tell(news, but=self._node)
+        return results
+
+    # What is the store's
+
+    @property
+    def _scheduled_count(self) -> int:
+        """How many events are scheduled."""
+        return self._whole._scheduled_count
+
+    @property
+    def _is_writer(self) -> bool:
+        """Every node is."""
+        return True
+
+    async def _claim(self) -> Snapshot:
+        """It belongs to no bus alone."""
+        return await self._whole._claim()
+
+    async def _ask(self, call: Call) -> Any:
+        """Make a call that only reads."""
+        return await self._whole._ask(call)
+
+    async def _fetch(
+        self,
+        after: int,
+        limit: int,
+        up_to: int | None = None,
+        selected: Selection = EVERYTHING,
+        *,
+        backwards: bool = False,
+    ) -> list[Row]:
+        """Return events of the log."""
+        return await self._whole._fetch(after, limit, up_to, selected, backwards=backwards)
+
+    async def _position_of(self, aggregate_id: str, sequence: int) -> int | None:
+        """Return where an aggregate has its event of that sequence."""
+        return await self._whole._position_of(aggregate_id, sequence)
+
+    async def _find(self, event_id: UUID) -> Row | None:
+        """Return an event by its id."""
+        return await self._whole._find(event_id)
+
+    async def _last_position(self) -> int:
+        """Return the position of the last event."""
+        return await self._whole._last_position()
+
+    async def _groups(self) -> list[GroupRow]:
+        """Return the progress of every group."""
+        return await self._whole._groups()
+
+    async def _letter_keys(self) -> list[DeadLetterKey]:
+        """Return what identifies each dead letter."""
+        return await self._whole._letter_keys()
+
+    async def _letters(self, ids: Sequence[int]) -> list[tuple[DeadLetterRow, Row]]:
+        """Return dead letters with their events."""
+        return await self._whole._letters(ids)
+
+    async def statistics(self) -> StoreStatistics:
+        """Return what the store holds."""
+        return await self._whole.statistics()

@@ -90,9 +90,25 @@ class Progress:
 
     def finish_stored(self, position: int) -> None:
         """Finish a position that was written by itself; the next change joins it to the others."""
+        self.on_settled(position)
+        self.finish(position)
+
+    def on_settled(self, position: int) -> None:
+        """Know that a position was written by itself, which is about to be finished."""
         self._stored.add(position)
         self._touched.add(position)
-        self.finish(position)
+
+    def cover(self, first: int, last: int) -> None:
+        """Finish what is not finished of the positions from `first` to `last`."""
+        first = max(first, self.offset + 1)
+        while first <= last:
+            index = bisect_right(self._firsts, first)
+            if index and first <= self._lasts[index - 1]:
+                first = self._lasts[index - 1] + 1
+                continue
+            end = min(last, self._firsts[index] - 1) if index < len(self._firsts) else last
+            self.finish(first, end)
+            first = end + 1
 
     def take_change(self) -> ProgressChange:
         """Return what has changed since the last time."""

@@ -24,6 +24,10 @@ class Delivery:
     """The name of the subscription."""
     attempt: int
     """Which attempt this is, from 1."""
+    fence: int | None = None
+    """With a store that several buses share, a number that rises with every change of the bus that
+    handles the events of this aggregate. Give it to systems outside, which refuse a lower one than
+    they have seen: what a bus still does that was thought dead has no effect there either."""
 
 
 def snapshot_of(delivery: Any) -> Delivery:
@@ -34,6 +38,7 @@ def snapshot_of(delivery: Any) -> Delivery:
         group=delivery.subscription.group,
         subscription=delivery.subscription.name,
         attempt=delivery.attempt,
+        fence=delivery.fence,
     )
 
 

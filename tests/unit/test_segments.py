@@ -86,7 +86,7 @@ class Segment(RuleBasedStateMachine):
     @rule()
     def everything_is_finished(self) -> None:
         change = self.segment.take_change()
-        assert change.offset == self.read
+        assert change.offset >= self.read  # more if what comes next was finished by others
         self.segment.give_back(change)
 
 

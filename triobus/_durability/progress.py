@@ -108,7 +108,7 @@ class Progress:
                 continue
             end = min(last, self._firsts[index] - 1) if index < len(self._firsts) else last
             self.finish(first, end)
-            first = end + 1
+            first = max(end, self.offset) + 1
 
     def take_change(self) -> ProgressChange:
         """Return what has changed since the last time."""

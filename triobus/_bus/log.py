@@ -18,6 +18,7 @@ from triobus._bus.schedule import MemorySchedule
 from triobus._durability.listener import StoredInbox
 from triobus._durability.recorder import Recorder
 from triobus._durability.schedule import StoredSchedule
+from triobus._durability.sharing.recorder import SharedRecorder
 from triobus._errors import BusFull, InvalidOption
 from triobus._events import DomainEvent, Published, published
 from triobus._events.batch import Batch
@@ -28,6 +29,7 @@ from triobus._groups.outcome import Outcome, PendingOutcome
 from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupLog, GroupShell
 from triobus.stores import EventStore
+from triobus.stores._shared import SharedEventStore
 
 
 class Log(Protocol):
@@ -448,4 +450,16 @@ def log_of(store: EventStore | None, routing: Routing) -> Log:
     """Return the log of a bus that has this store, or none."""
     if store is None:
         return MemoryLog(routing)
-    return StoredLog(routing, Recorder(store, routing.tell, routing.instruments))
+    used = store._for_bus()
+    if not isinstance(used, SharedEventStore):
+        return StoredLog(routing, Recorder(used, routing.tell, routing.instruments))
+    recorder = SharedRecorder(
+        used,
+        routing.tell,
+        routing.instruments,
+        shared=used,
+        count=routing.count,
+        offer=routing.offer,
+        has_listeners=routing.has_listeners,
+    )
+    return StoredLog(routing, recorder)

@@ -47,7 +47,7 @@ class HandOver:
             if self.is_cutting:
                 self._next(events, keys)
                 events, keys = [], []
-                self._is_cut = self._is_cut or _is_new_from_outside(submission)
+                self._is_cut = self._is_cut or is_new_from_outside(submission)
             if batch is None:
                 self._next(events, keys)
                 events, keys = [], []
@@ -128,7 +128,7 @@ class HandOver:
         return [plan for plan in plans if plan]
 
 
-def _is_new_from_outside(submission: Submission) -> bool:
+def is_new_from_outside(submission: Submission) -> bool:
     """Whether something is in the log now that no handler has published."""
     if submission.batch is None:
         return bool(submission.result.rows)

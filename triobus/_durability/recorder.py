@@ -7,6 +7,7 @@ groups signal the writer themselves.
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import attrs
 import trio
@@ -261,7 +262,12 @@ class Recorder:
             self.catch_ups[name].acknowledgements.give_back(change)
         self.letters.give_back(dict(changes.letters))
 
-    def committed(self, changes: Changes, submissions: Sequence[Submission]) -> None:
+    def committed(
+        self,
+        changes: Changes,
+        submissions: Sequence[Submission],
+        recorded: Any = None,  # noqa: ARG002  # of segments, which a store with one bus has not
+    ) -> None:
         """Progress is stored, and events are in the log: hand them over to the groups."""
         self.failure = None
         self._is_storing = False

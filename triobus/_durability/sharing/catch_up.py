@@ -9,6 +9,7 @@ from trio.lowlevel import enable_ki_protection
 from triobus._durability.catch_up import CatchUp
 from triobus._durability.evicted import Evicted
 from triobus._durability.plans import Plans
+from triobus._durability.sharing.dead_letters import SharedDeadLetters
 from triobus._durability.sharing.guard import Guard
 from triobus._durability.sharing.lanes import SharedLanes
 from triobus._durability.sharing.share import Part, Share
@@ -27,6 +28,7 @@ class SharedCatchUp(CatchUp):
     """The store itself."""
     _on_share: Callable[[], None] = attrs.field(kw_only=True)
     """Called when the node has to look at what it has of the group."""
+    _letters: SharedDeadLetters = attrs.field(kw_only=True)
     share: Share = attrs.field(init=False)
     guard: Guard = attrs.field(init=False)
     _shared_lanes: SharedLanes = attrs.field(init=False)
@@ -39,7 +41,9 @@ class SharedCatchUp(CatchUp):
             options.group.name, 1 if is_total else SEGMENTS, self._on_change, self._on_share
         )
         self.guard = Guard(self.lose)
-        self.lanes = SharedLanes(is_ordered=options.is_ordered, is_total=is_total, share=self.share)
+        self.lanes = self._shared_lanes = SharedLanes(
+            is_ordered=options.is_ordered, is_total=is_total, share=self.share
+        )
         self.plans = Plans(options.group, self._store, self.lanes, self.share, self.guard.around)
         self._evicted = Evicted(self.lanes)
         self._steps = [self._read_on, self._refill, self._wake]
@@ -67,7 +71,7 @@ class SharedCatchUp(CatchUp):
     def take(self, taken: Iterable[TakenSegment]) -> None:
         """Have segments from here on."""
         for each in taken:
-            self.share.add(each)
+            self._letters.take(self.share.add(each), each)
         self._begin_reading_anew()
 
     @enable_ki_protection
@@ -86,6 +90,7 @@ class SharedCatchUp(CatchUp):
             part.is_lost = True
             self._drop(part)
             self.share.remove(part)
+            self._letters.lose(part)
             for cancel in [*part.cancels]:
                 cancel()
 
@@ -165,7 +170,7 @@ class SharedCatchUp(CatchUp):
                     break
             self.share.look([*self.share.parts], last)
         elif completion is not None:
-            self._watch(events[0], keys[0], first, completion)
+            self.watch(events[0], keys[0], first, completion)
         if self._is_behind():
             self._alarm.ring()
         self._on_read()
@@ -188,10 +193,10 @@ class SharedCatchUp(CatchUp):
             self._evicted.add([event], [key], plan, completion, position)
         return True
 
-    def _watch(
+    def watch(
         self, event: DomainEvent, key: str | None, position: int, completion: Completion
     ) -> None:
-        """Tell a publisher of the end of an event that is read, or will be."""
+        """Tell a publisher of the end of an event that is wanted, and is read or will be."""
         part = self.share.part_of(key, event.event_id)
         if position in self.share.open:
             self.share.ask(position, completion)

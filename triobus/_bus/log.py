@@ -300,6 +300,11 @@ class StoredLog:
     _recorder: Recorder
 
     @property
+    def store(self) -> EventStore:
+        """The store, as this life of the bus has it."""
+        return self._recorder.store
+
+    @property
     def where(self) -> str:
         """The store."""
         return f"with {self._recorder.store!r}"

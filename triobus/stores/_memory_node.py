@@ -4,8 +4,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
+import trio
+from trio.lowlevel import checkpoint
 
+from triobus._errors import StoreClosed
 from triobus.stores._memory_sharing import MemorySharing
 from triobus.stores._scheduled import ScheduledEvents
 from triobus.stores._shared import Joined, Looked, News, SharedEventStore, Taken
@@ -23,6 +25,10 @@ from triobus.stores._values import (
     Snapshot,
     StoreStatistics,
 )
+
+
+def _ignore(_: News) -> None:
+    """Nobody listens yet."""
 
 
 class MemoryNode(SharedEventStore):
@@ -46,6 +52,14 @@ class MemoryNode(SharedEventStore):
         self._perform = perform
         self._node: int | None = None
         """Its number, once it has joined."""
+        self._tell: Callable[[News], None] = _ignore
+        self._reachable = trio.Event()
+        """Not set while a test has cut it off."""
+        self._awake = trio.Event()
+        """Not set while a test has stopped the process that the node is for others."""
+        self._reachable.set()
+        self._awake.set()
+        self._is_killed = False
 
     def __repr__(self) -> str:
         return repr(self._whole)
@@ -64,44 +78,86 @@ class MemoryNode(SharedEventStore):
             self._sharing.cut_off(self._node)
         await self._close()
 
+    # What a test may do with it
+
+    def cut_off(self, *, is_stopped: bool = False) -> None:
+        """Let nothing reach the store, nor come from there, as if the network were cut.
+
+        With `is_stopped`, as if the process were: it does not see either that its lease is over.
+        """
+        self._reachable = trio.Event()
+        if is_stopped:
+            self._awake = trio.Event()
+
+    def reconnect(self) -> None:
+        """Let everything go on that has waited for that."""
+        self._reachable.set()
+        self._awake.set()
+        self._hear(News(self._sharing.head, self._later.next_due(), is_of_shares=True))
+
+    def _on_halt(self) -> None:
+        """What waits for the store to be reached never reaches it."""
+        self._is_killed = True
+        self._reachable.set()
+        self._awake.set()
+
+    def _hear(self, news: News) -> None:
+        if self._reachable.is_set() and not self._is_killed:
+            self._tell(news)
+
+    async def _reach(self) -> None:
+        if not self._reachable.is_set():
+            await self._reachable.wait()
+            if self._is_killed:
+                raise StoreClosed("the bus was crashed while nothing reached its store")
+        await checkpoint()
+
+    async def _while_stopped(self) -> None:
+        """Wait until the process is stopped no more."""
+        await self._awake.wait()
+
     # What it is to be a node
 
     async def _join(self, name: str, tell: Callable[[News], None]) -> Joined:
         """Become a node."""
-        await checkpoint()
-        joined = self._sharing.join(name, tell, self._later)
+        await self._reach()
+        self._tell = tell
+        joined = self._sharing.join(name, self._hear, self._later)
         self._node = joined.node
         return joined
 
     async def _renew(self, node: int) -> int | None:
         """Renew the lease."""
-        await checkpoint()
+        await self._reach()
         return self._sharing.renew(node)
 
     async def _take(self, node: int, claim: Claim) -> Taken | None:
         """Get segments."""
-        await checkpoint()
+        await self._reach()
         return self._sharing.take(node, claim)
 
     async def _release(self, fences: Mapping[SegmentKey, Fence]) -> None:
         """Let segments go."""
-        await checkpoint()
+        await self._reach()
         self._sharing.release(fences)
 
     async def _leave(self, node: int) -> None:
         """Be no node any more."""
-        await cancel_shielded_checkpoint()
+        with trio.CancelScope(shield=True):
+            await self._reach()
         self._sharing.leave(node)
 
     async def _look(
         self, after: int, limit: int, up_to: int, segments: int, numbers: Iterable[int]
     ) -> Looked:
         """Return events of some segments."""
-        await checkpoint()
+        await self._reach()
         return self._sharing.look(after, limit, up_to, segments, numbers)
 
     async def _commit(self, commit: Commit) -> list[Any]:
         """Store what is pending, and tell the other nodes."""
+        with trio.CancelScope(shield=True):
+            await self._reach()
         results = await self._perform(commit)
         news = News(self._sharing.head, self._later.next_due())
         self._sharing.tell(news, but=self._node)
@@ -137,6 +193,7 @@ class MemoryNode(SharedEventStore):
         backwards: bool = False,
     ) -> list[Row]:
         """Return events of the log."""
+        await self._reach()
         return await self._whole._fetch(after, limit, up_to, selected, backwards=backwards)
 
     async def _position_of(self, aggregate_id: str, sequence: int) -> int | None:

@@ -133,6 +133,12 @@ class SharedEventStore(EventStore):
     async def _leave(self, node: int) -> None:
         """Be no node any more, and let everything go. Harmless for one that is dead."""
 
+    def _on_halt(self) -> None:  # only one that can be cut off has to know
+        """Nothing is to be stored any more, as by a process that was killed. For tests."""
+
+    async def _while_stopped(self) -> None:
+        """Wait while a test has stopped the process that this node is to others."""
+
     @abstractmethod
     async def _look(
         self, after: int, limit: int, up_to: int, segments: int, numbers: Iterable[int]

@@ -121,6 +121,7 @@ class Membership:
             await self._revived.wait()
             over_at = self._renewed_at + _OWN_PART * self._lease
             if trio.current_time() >= over_at:
+                await self._store._while_stopped()
                 self.die("its lease could not be renewed in time")
             else:
                 await trio.sleep_until(over_at)

@@ -135,6 +135,7 @@ class SharedRecorder(Recorder):
     def halt(self) -> None:
         """Store nothing from here on, and be to the others as a killed process is."""
         super().halt()
+        self._shared._on_halt()
         self.membership.stop()
 
     def _on_news(self, news: News) -> None:

@@ -175,7 +175,7 @@ def test_an_older_revision_records_nothing_behind_the_place_of_the_newer_one() -
     assert [segment for segment, _, _ in shared.take(new, "g").taken] == [0, 1, 2, 3]
 
 
-def test_a_revision_comes_back_only_when_no_node_has_the_present_one() -> None:
+def test_a_revision_comes_back_when_a_node_begins_with_it_and_none_has_the_present_one() -> None:
     shared = Assignments(_LEASE)
     first, second = shared.join("first", 0), shared.join("second", 0)
     shared.serve(first, Claim("g", 4, "v1"), 0)
@@ -185,7 +185,11 @@ def test_a_revision_comes_back_only_when_no_node_has_the_present_one() -> None:
     assert shared.take(third, "g").share == 0
     shared.leave(second)
     shared.serve(third, Claim("g", 4, "v1"), 20)
-    assert shared.take(third, "g").share == 2  # and the first one has it too
+    assert shared.take(third, "g").share == 0  # it was there when the newer one was
+    fourth = shared.join("fourth", 0)
+    shared.serve(fourth, Claim("g", 4, "v1"), 30)
+    assert shared.take(fourth, "g").share == 2
+    assert shared.take(third, "g").share == 2
 
 
 def test_another_number_of_segments_is_refused() -> None:

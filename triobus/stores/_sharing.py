@@ -14,7 +14,8 @@ It knows no Trio, no clock and no disk: `now` is a time of the store's clock.
 5. A group has a revision: what its subscriptions are. Nodes that have another one take nothing new,
    and record nothing beyond the place where the log ended when it was revised, so that they pass
    over nothing which only the new subscriptions want. A revision that has been there before
-   comes back when no node has the present one: that is how a program goes back to its last version.
+   comes back when a node begins with it and none has the present one: that is how a program goes
+   back to its last version.
 """
 
 from collections.abc import Iterable, Mapping
@@ -194,9 +195,9 @@ class Assignments:
             )
         is_new = group.members.get(node) != claim.revision
         group.members[node] = claim.revision
-        if claim.revision != group.revision and (
-            claim.revision not in group.known or group.revision not in group.members.values()
-        ):
+        is_unknown = claim.revision not in group.known
+        is_present = group.revision in group.members.values()
+        if claim.revision != group.revision and is_new and (is_unknown or not is_present):
             group.revision, group.revised_at = claim.revision, head
             group.known.add(claim.revision)
         return is_new

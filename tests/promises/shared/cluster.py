@@ -83,12 +83,11 @@ class Cluster:
         assert delivery.fence is not None
         return Attempt(name, event.order, event.number, delivery.fence, trio.current_time())
 
-    async def start(self, *names: str, make: Callable[[str], EventBus] | None = None) -> EventBus:
-        """Start buses, and return the last one."""
+    async def start(self, *names: str, make: Callable[[str], EventBus] | None = None) -> None:
+        """Start buses."""
         for name in names:
             bus = self.nodes[name] = (make or self.bus)(name)
             await self.nursery.start(bus.run)
-        return self.nodes[names[-1]]
 
     async def crash(self, name: str) -> None:
         await crash(self.nodes.pop(name))

@@ -120,6 +120,11 @@ class MemoryEventStore(EventStore):
         return f"<MemoryEventStore, {state}, {len(self._log):,} event{'s' * (len(self._log) != 1)}>"
 
     @property
+    def lease(self) -> float | None:
+        """Seconds after which a node is replaced that has not renewed its lease; None without."""
+        return None if self._sharing is None else self._sharing.assignments.lease
+
+    @property
     def is_shared(self) -> bool:
         """Whether it was made with a lease, for several buses."""
         return self._sharing is not None

@@ -147,6 +147,11 @@ class MemoryNode(SharedEventStore):
             await self._reach()
         self._sharing.leave(node)
 
+    async def _asked_for(self) -> tuple[int, ...]:
+        """Return which dead letters are to be replayed."""
+        await self._reach()
+        return tuple(sorted(self._sharing.asked))
+
     async def _look(
         self, after: int, limit: int, up_to: int, segments: int, numbers: Iterable[int]
     ) -> Looked:
@@ -159,8 +164,7 @@ class MemoryNode(SharedEventStore):
         with trio.CancelScope(shield=True):
             await self._reach()
         results = await self._perform(commit)
-        news = News(self._sharing.head, self._later.next_due())
-        self._sharing.tell(news, but=self._node)
+        self._sharing.tell_of_commit(self._later, but=self._node)
         return results
 
     # What is the store's

@@ -26,6 +26,7 @@ from triobus.stores._sharing import (
     SegmentLost,
 )
 from triobus.stores._values import (
+    AskReplay,
     Attempts,
     DeadLetterKey,
     DeadLetterRow,
@@ -68,6 +69,10 @@ class MemorySharing:
     _parts: dict[SegmentKey, _Part] = attrs.field(factory=dict, init=False)
     _audience: dict[int, Callable[[News], None]] = attrs.field(factory=dict, init=False)
     _last_letter: int = attrs.field(default=0, init=False)
+    asked: set[int] = attrs.field(factory=set, init=False)
+    """The dead letters that are to be replayed."""
+    _is_of_letters: bool = attrs.field(default=False, init=False)
+    """Whether the nodes have to be told that something has become of letters."""
 
     def __attrs_post_init__(self) -> None:
         self.assignments = Assignments(self._lease)
@@ -115,6 +120,32 @@ class MemorySharing:
         for node, tell in [*self._audience.items()]:
             if node != but:
                 tell(news)
+
+    def tell_of_commit(self, later: ScheduledEvents, but: int | None = None) -> None:
+        """Tell what has come of a commit to every node except the one that has made it."""
+        is_of_letters, self._is_of_letters = self._is_of_letters, False
+        if is_of_letters:
+            self.tell(News(is_of_letters=True))  # who waits for them may be the same node
+        self.tell(News(self.head, later.next_due()), but)
+
+    # Dead letters
+
+    def ask(self, item: AskReplay) -> None:
+        """Have letters replayed, or know that this is over."""
+        self._is_of_letters = True
+        if item.is_over:
+            self.asked.difference_update(item.ids)
+        else:
+            self.asked.update(id_ for id_ in item.ids if id_ in self._letters)
+
+    def discard(self, letters: Mapping[int, DeadLetterRow | None]) -> None:
+        """Know that a node has discarded letters of other nodes."""
+        for id_ in letters:
+            self._written(id_)
+
+    def _written(self, id_: int) -> None:
+        self._is_of_letters = True
+        self.asked.discard(id_)
 
     # Segments
 
@@ -205,6 +236,7 @@ class MemorySharing:
                 self._letters[self._last_letter] = attrs.evolve(letter, id=self._last_letter)
             elif letter is None or id_ in self._letters:  # else it was discarded elsewhere
                 _set(self._letters, id_, letter)
+                self._written(id_)
 
     def check(self, settled: Sequence[Settled]) -> None:
         """Raise `SegmentLost` if one of some deliveries may not be settled any more."""
@@ -220,6 +252,7 @@ class MemorySharing:
             assert each.segment is not None
             if each.letter_id is not None:
                 self._letters.pop(each.letter_id, None)
+                self._written(each.letter_id)
                 continue
             part = self._parts[each.segment]
             _set(part.attempts, each.position, each.attempts)

@@ -27,6 +27,8 @@ class News(NamedTuple):
     """Something has been scheduled that is due then, in seconds since 1970."""
     is_of_shares: bool = False
     """Whether nodes have come or gone, or segments have no owner: look at your shares."""
+    is_of_letters: bool = False
+    """Whether dead letters are to be replayed, or were or are gone: look at these."""
 
 
 @attrs.frozen
@@ -132,6 +134,10 @@ class SharedEventStore(EventStore):
     @abstractmethod
     async def _leave(self, node: int) -> None:
         """Be no node any more, and let everything go. Harmless for one that is dead."""
+
+    @abstractmethod
+    async def _asked_for(self) -> Sequence[int]:
+        """Return the ids of the dead letters that were asked for by `AskReplay`, and are there."""
 
     def _on_halt(self) -> None:  # only one that can be cut off has to know
         """Nothing is to be stored any more, as by a process that was killed. For tests."""

@@ -153,6 +153,16 @@ class Reached:
     """What came of the call, if there was one."""
 
 
+class AskReplay(NamedTuple):
+    """The owners of these dead letters are to replay them, or have done so with no success.
+
+    What is written about a letter, and that it is no more, ends it too.
+    """
+
+    ids: Sequence[int]
+    is_over: bool = False
+
+
 BEGUN, NOT_COUNTED = -1.0, -2.0
 """The times of an attempt of which it is recorded that it is made; one does not count yet."""
 

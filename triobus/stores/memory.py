@@ -8,29 +8,27 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any
 from uuid import UUID
 
 import outcome
-import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
 from triobus import _checks
-from triobus._errors import InvalidOption, StatementRefused, StoreClosed
+from triobus._errors import InvalidOption, StoreClosed
 from triobus._events import Converter, DomainEvent
-from triobus._text import shown
-from triobus._threads import run_in_thread
 from triobus.stores._duplicates import Known, known_places, refusal
 from triobus.stores._memory_node import MemoryNode
 from triobus.stores._memory_sharing import MemorySharing, key_of
+from triobus.stores._memory_transaction import MemoryTransaction, run
 from triobus.stores._scheduled import ScheduledEvents
-from triobus.stores._shared import News
 from triobus.stores._sharing import slot_of
 from triobus.stores._store import EventStore
-from triobus.stores._transaction import Call, Returned, Transaction
+from triobus.stores._transaction import Call, Returned
 from triobus.stores._values import (
     EVERYTHING,
     Append,
+    AskReplay,
     Attempts,
     Changes,
     Commit,
@@ -55,26 +53,6 @@ from triobus.stores._values import (
     conflict,
     with_settled,
 )
-
-
-class _MemoryTransaction(Transaction):
-    """A transaction of a store in memory, which has no tables: it can publish."""
-
-    def execute(self, statement: str, _: Any = (), /) -> NoReturn:
-        """Refuse it: there is no SQL."""
-        self._check_open("execute()")
-        raise StatementRefused(
-            f"{shown(statement)} was refused: a MemoryEventStore has no tables; give the bus a "
-            "SqliteEventStore(':memory:') to test what a handler writes"
-        )
-
-    executemany = execute
-
-
-async def _run(call: Call, transaction: _MemoryTransaction) -> Any:
-    """Make a call in a thread, whatever is cancelled."""
-    with trio.CancelScope(shield=True):
-        return await run_in_thread(call.run, transaction, limiter=trio.CapacityLimiter(1))
 
 
 class MemoryEventStore(EventStore):
@@ -176,7 +154,7 @@ class MemoryEventStore(EventStore):
         """Store what is pending, and tell the nodes, if there are some."""
         results = await self._perform(commit)
         if self._sharing is not None:
-            self._sharing.tell(News(len(self._log), self._later.next_due()))
+            self._sharing.tell_of_commit(self._later)
         return results
 
     async def _perform(self, commit: Commit) -> list[Any]:
@@ -200,12 +178,17 @@ class MemoryEventStore(EventStore):
                 result = self._schedule_event(item)
             elif isinstance(item, Unschedule):
                 result = self._later.remove(item.event_id, item.now)
+            elif isinstance(item, AskReplay) and sharing is not None:
+                sharing.ask(item)
+                result = None
             elif isinstance(item, Reset):
                 result = await self._reset(item, now)
                 resets += [(item.group, result)] if isinstance(result, Reached) else []
             else:
                 result = self._released(item, now)
             results.append(result)
+        if sharing is not None:
+            sharing.discard(commit.changes.letters)
         self._change(with_settled(commit.changes, settled, self._offsets.__getitem__))
         for group, reached in resets:  # last: what has changed of the group is of the past
             self._offsets[group] = reached.offset
@@ -246,9 +229,9 @@ class MemoryEventStore(EventStore):
 
     async def _called(self, call: Call, now: datetime) -> Returned | outcome.Error:
         """Make a call; if it raises, nothing of what it published is in the log."""
-        transaction = _MemoryTransaction(call)
+        transaction = MemoryTransaction(call)
         try:
-            value = await _run(call, transaction)
+            value = await run(call, transaction)
         except BaseException as error:  # noqa: BLE001  # the task that waits for the call gets it
             return outcome.Error(error)
         before = dict(self._later.waiting)  # not earlier: other buses may have changed it meanwhile
@@ -267,7 +250,7 @@ class MemoryEventStore(EventStore):
     async def _ask(self, call: Call) -> Any:
         """Make a call that only reads."""
         await self._checkpoint()
-        return await _run(call, _MemoryTransaction(call, is_read_only=True))
+        return await run(call, MemoryTransaction(call, is_read_only=True))
 
     def _append(self, append: Append, now: datetime) -> list[LogPosition] | Exception:
         known = refusal(append) or known_places(append, self._known)

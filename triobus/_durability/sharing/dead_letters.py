@@ -4,16 +4,59 @@ A letter is its segment's, and what is done to it is recorded with that. Until t
 provisional id, which no user sees: who asks for letters waits until they are recorded.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
 
 from triobus._durability.dead_letters import StoredDeadLetters, lane_of_key
 from triobus._durability.sharing.share import Part
-from triobus.stores._shared import PROVISIONAL, TakenSegment
-from triobus.stores._values import DeadLetterKey, DeadLetterRow
+from triobus._errors import BusClosed, StoreError, UnknownDeadLetter, UnknownSubscription
+from triobus._groups.dead_letters import Undelivered
+from triobus.stores._commits import Submission
+from triobus.stores._shared import PROVISIONAL, SharedEventStore, TakenSegment
+from triobus.stores._values import AskReplay, DeadLetterKey, DeadLetterRow
+
+logger = logging.getLogger("triobus")
+
+_PAUSE = 1
+"""Seconds after which a replay is made that the store could not serve."""
+
+
+@attrs.define(eq=False)
+class Asking:
+    """A replay that the owners of some letters make, as the bus that has asked for it sees it."""
+
+    _letters: "SharedDeadLetters"
+    _ids: Sequence[int]
+    _is_cut_off: bool = attrs.field(default=False, init=False)
+
+    @enable_ki_protection
+    async def run(self) -> int:
+        """Wait until they have, and return how many are dead letters no more."""
+        store = self._letters.shared
+        await store._commits.submit(Submission(None, AskReplay(self._ids)))
+        while True:
+            news = self._letters.news  # before looking: nothing that comes is missed
+            left = set(await store._asked_for()).intersection(self._ids)
+            if not left:
+                kept = {key.id for key in await store._letter_keys()}
+                return sum(letter_id not in kept for letter_id in self._ids)
+            if self._is_cut_off:
+                raise BusClosed(
+                    f"the bus stopped before {len(left)} of the dead letters had been replayed; "
+                    "other buses that share its store go on with them"
+                )
+            await news.wait()
+
+    def cut_off(self) -> None:
+        """End the wait, for the bus has ended."""
+        self._is_cut_off = True
+        self._letters.on_news()
 
 
 @attrs.define(eq=False)
@@ -23,10 +66,16 @@ class SharedDeadLetters(StoredDeadLetters):
     In memory are the keys of all that are known to this node; of its own segments it knows all.
     """
 
+    shared: SharedEventStore = attrs.field(kw_only=True)
+    """The store itself."""
     _part_at: Callable[[str, int], Part | None] = attrs.field(kw_only=True)
     """Returns the part in which a group has the event of a position that is not finished."""
     _parts: dict[int, Part] = attrs.field(factory=dict, init=False)
     """The parts of this node's letters."""
+    execute: Callable[[Sequence[int]], Awaitable[int]] = attrs.field(init=False)
+    """Replays letters in this bus."""
+    news: trio.Event = attrs.field(factory=trio.Event, init=False)
+    """Set when something has become of letters anywhere; then another one is in its place."""
     _last_provisional: int = attrs.field(default=PROVISIONAL, init=False)
 
     def add(
@@ -56,6 +105,61 @@ class SharedDeadLetters(StoredDeadLetters):
             self._parts[letter_id] = part
         return letter_id
 
+    # What others do with them
+
+    def on_news(self) -> None:
+        """Something may have become of letters, or is to be done with them."""
+        self.news.set()
+        self.news = trio.Event()
+
+    async def refresh(self) -> None:
+        """Know all letters that there are. Raises `StoreError` and `BusClosed`."""
+        if self.is_current:
+            await self._flush()
+            self._know(await self.shared._letter_keys())
+
+    def ask(self, ids: Sequence[int]) -> Asking:
+        """Return what lets the owners of letters replay them."""
+        return Asking(self, ids)
+
+    async def attend(self, nursery: trio.Nursery) -> None:
+        """Replay what is asked for of this node's letters, for ever. Raises `StoreError`."""
+        while True:
+            news = self.news
+            asked = await self.shared._asked_for()
+            if asked:
+                await self.refresh()
+                still = set(await self.shared._asked_for())
+                own = [i for i in asked if i in still and i in self._parts and i in self._keys]
+                own = [letter_id for letter_id in own if letter_id not in self.replaying]
+                if own:
+                    nursery.start_soon(self._replay, own)
+            await news.wait()
+
+    async def _replay(self, ids: Sequence[int]) -> None:
+        try:
+            await self.execute(ids)
+        except UnknownSubscription as error:
+            logger.warning("dead letters were to be replayed, and cannot be: %s", error)
+            await self.shared._commits.submit(Submission(None, AskReplay(ids, is_over=True)))
+        except (BusClosed, UnknownDeadLetter):
+            pass  # others go on with what is left
+        except StoreError as error:
+            logger.warning("dead letters were to be replayed, and will be: %s", error)
+            await trio.sleep(_PAUSE)
+            self.on_news()
+
+    async def listed(
+        self, group: str | None, aggregate_id: str | None, limit: int
+    ) -> Sequence[Undelivered]:
+        """Return the oldest letters of a group, an aggregate, both or all, whoever has them."""
+        await self.refresh()
+        return await super().listed(group, aggregate_id, limit)
+
+    def ids(self, group: str | None = None, aggregate_id: str | None = None) -> Sequence[int]:
+        """Return the ids of letters; the oldest first."""
+        return sorted(super().ids(group, aggregate_id))
+
     # Whose they are
 
     def take(self, part: Part, taken: TakenSegment) -> None:
@@ -68,6 +172,7 @@ class SharedDeadLetters(StoredDeadLetters):
             if key.id not in self._keys:
                 self._add_key(key)
             self._parts[key.id] = part
+        self.on_news()  # some may have been asked for
 
     def lose(self, part: Part) -> None:
         """What was not recorded of a segment never will be."""
@@ -77,7 +182,7 @@ class SharedDeadLetters(StoredDeadLetters):
             if letter_id >= PROVISIONAL:
                 self._forget(letter_id)
 
-    def refresh(self, keys: Iterable[DeadLetterKey]) -> None:
+    def _know(self, keys: Iterable[DeadLetterKey]) -> None:
         """Know which letters there are in the store, besides what is not recorded yet."""
         found = {key.id: key for key in keys}
         for letter_id in [*self._keys]:

@@ -1,6 +1,8 @@
 """The use that one bus makes of a store that it shares with others."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -15,6 +17,7 @@ from triobus._durability.sharing.hand_over import SharedHandOver
 from triobus._durability.sharing.membership import Membership
 from triobus._durability.sharing.share import Part
 from triobus._durability.sharing.telling import Telling
+from triobus._errors import BusClosed, StoreError
 from triobus._events import DomainEvent
 from triobus._groups.subscriptions import GroupOptions
 from triobus.stores._commits import Submission
@@ -22,7 +25,11 @@ from triobus.stores._shared import Joined, News, Recorded, SharedEventStore
 from triobus.stores._sharing import SegmentKey
 from triobus.stores._values import Changes, SegmentChange
 
+logger = logging.getLogger("triobus")
+
 _NO_CHANGES = Changes()
+_PAUSE = 1
+"""Seconds after which the store is asked again that did not answer."""
 
 
 @attrs.define(eq=False)
@@ -43,7 +50,11 @@ class SharedRecorder(Recorder):
 
     def __attrs_post_init__(self) -> None:
         self.letters = SharedDeadLetters(
-            self.store, self.on_change, self.flush_letters, part_at=self._part_at
+            self.store,
+            self.on_change,
+            self.flush_letters,
+            shared=self._shared,
+            part_at=self._part_at,
         )
         self.schedule = StoredSchedule(self.store)
         telling = Telling(self.store, self._offer, self._has_listeners)
@@ -128,9 +139,21 @@ class SharedRecorder(Recorder):
         with trio.CancelScope(shield=True):  # the last commit comes after everything else
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.membership.run)
-                nursery.start_soon(self._hand_over.telling.run)
+                nursery.start_soon(self._keep_on, self._hand_over.telling.run)
+                nursery.start_soon(self._keep_on, partial(self.letters.attend, nursery))
                 await self._commits.run()
                 nursery.cancel_scope.cancel()
+
+    async def _keep_on(self, run: Callable[[], Awaitable[None]]) -> None:
+        """Run something again and again, for the store may not answer now and then."""
+        while True:
+            try:
+                await run()
+            except BusClosed:
+                return
+            except StoreError as error:
+                logger.warning("the log could not be read, and will be: %s", error)
+                await trio.sleep(_PAUSE)
 
     def halt(self) -> None:
         """Store nothing from here on, and be to the others as a killed process is."""
@@ -147,6 +170,8 @@ class SharedRecorder(Recorder):
             self.schedule.on_news(news.due)
         if news.is_of_shares:
             self.membership.ring()
+        if news.is_of_letters:
+            self.letters.on_news()
 
     async def _flush_parts(self) -> None:
         """Wait until everything that the parts have come to is recorded."""

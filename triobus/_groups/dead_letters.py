@@ -137,7 +137,7 @@ class DeadLetterKeeper(Protocol):
     async def refresh(self) -> None:
         """Know all letters that there are, whichever bus has them. Raises `StoreError`."""
 
-    def ask(self, ids: Sequence[int]) -> Asked | None:
+    def ask(self, ids: Sequence[int], /) -> Asked | None:
         """Return what lets the buses that have them replay some letters; None for this one."""
 
     async def load(self, ids: Sequence[int]) -> Sequence[Undelivered]:
@@ -178,8 +178,9 @@ class DeadLetterIndex:
     async def refresh(self) -> None:
         """All are known: nobody else has any."""
 
-    def ask(self, ids: Sequence[int]) -> None:  # whichever they are
+    def ask(self, _: Sequence[int], /) -> Asked | None:
         """Nobody else has to replay any."""
+        return None
 
     def _enter(self, letter_id: int, lane: Lane) -> None:
         self.last_id = max(self.last_id, letter_id)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from tests.promises.shared.cluster import LEASE, ORDERS, Cluster, Ordered, cluster
 from triobus import EventBus, Retry, UnknownDeadLetter
@@ -89,10 +90,11 @@ async def test_what_is_discarded_anywhere_holds_back_nothing_any_more(autojump_c
         broker.is_down = False
         letters = await nodes.nodes["a"].dead_letters.list()
         assert await nodes.nodes["a"].dead_letters.discard(letters) == len(ORDERS)
-        with pytest.raises(UnknownDeadLetter):
-            await nodes.nodes["b"].dead_letters.discard(letters[0])
+        await trio.testing.wait_all_tasks_blocked()
         await nodes.publish(*ORDERS)
         await nodes.settled()
+        with pytest.raises(UnknownDeadLetter):
+            await nodes.nodes["b"].dead_letters.discard(letters[0])
         assert sorted(number for _, _, number in broker.called) == [2] * len(ORDERS)
         assert await nodes.nodes["b"].dead_letters.list() == []
 

@@ -118,7 +118,7 @@ class SharedDeadLetters(StoredDeadLetters):
             await self._flush()
             self._know(await self.shared._letter_keys())
 
-    def ask(self, ids: Sequence[int]) -> Asking:
+    def ask(self, ids: Sequence[int], /) -> Asking:
         """Return what lets the owners of letters replay them."""
         return Asking(self, ids)
 
@@ -126,14 +126,12 @@ class SharedDeadLetters(StoredDeadLetters):
         """Replay what is asked for of this node's letters, for ever. Raises `StoreError`."""
         while True:
             news = self.news
+            await self.refresh()  # what is discarded elsewhere holds nothing back any more
             asked = await self.shared._asked_for()
-            if asked:
-                await self.refresh()
-                still = set(await self.shared._asked_for())
-                own = [i for i in asked if i in still and i in self._parts and i in self._keys]
-                own = [letter_id for letter_id in own if letter_id not in self.replaying]
-                if own:
-                    nursery.start_soon(self._replay, own)
+            own = [i for i in asked if i in self._parts and i in self._keys]
+            own = [letter_id for letter_id in own if letter_id not in self.replaying]
+            if own:
+                nursery.start_soon(self._replay, own)
             await news.wait()
 
     async def _replay(self, ids: Sequence[int]) -> None:

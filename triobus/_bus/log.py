@@ -143,6 +143,12 @@ class MemoryGroupLog:
     def on_due(self) -> None:
         """Nothing is ever read back."""
 
+    async def pause(self) -> None:
+        """Nobody shares the group."""
+
+    async def resume(self) -> None:
+        """Nobody shares the group."""
+
     async def transact(self, _: Callable[[Any], object], __: float | None) -> object:
         """Nothing is ever committed."""
         raise no_transactions()

@@ -306,6 +306,12 @@ class CatchUp:
         shell.admits_at = -1
         self._alarm.ring()
 
+    async def pause(self) -> None:
+        """Nobody shares the group."""
+
+    async def resume(self) -> None:
+        """Nobody shares the group."""
+
     def on_due(self) -> None:
         """There may be retries whose events are to be read back."""
         if self.lanes.due:

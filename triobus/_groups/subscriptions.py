@@ -86,7 +86,7 @@ class Running(Protocol):
     async def rest(self) -> None:
         """Begin nothing any more, and wait until no handler runs."""
 
-    def go_on(self) -> None:
+    async def resume(self) -> None:
         """Begin again what there is."""
 
     async def reset(
@@ -192,7 +192,7 @@ class Group:
         """Go on where the group was paused; harmless if it is not."""
         async with self._resetting:
             self._is_paused = False
-            self._running.go_on()
+            await self._running.resume()
 
     async def reset(
         self,

@@ -82,6 +82,12 @@ class GroupLog(Protocol):
     def on_due(self) -> None:
         """The time of an event that has to be read back may have come."""
 
+    async def pause(self) -> None:
+        """Wait until no bus that shares the group runs a handler of it, and keep it so."""
+
+    async def resume(self) -> None:
+        """Let all buses that share the group go on."""
+
     async def transact(self, function: Callable[[Any], object], timeout: float | None, /) -> object:
         """Call a function with a transaction, inside a commit that settles the calling delivery."""
 
@@ -271,6 +277,7 @@ class GroupShell:
         self.lanes.freeze()
         self.idle.notice()  # a bus that drains waits for it no more
         await cancel_shielded_checkpoint()
+        await self.log.pause()
         await self.idle.wait_until(
             lambda: self.is_at_rest or not self.worker_count or not self.group._is_paused
         )
@@ -282,6 +289,11 @@ class GroupShell:
             self.idle.notice()
             self.log.on_due()
             self.wake()
+
+    async def resume(self) -> None:
+        """Begin again what there is, on every bus that shares the group."""
+        self.go_on()
+        await self.log.resume()
 
     async def reset(
         self, to: int | datetime | None, transaction: Callable[[Any], object] | None

@@ -136,6 +136,21 @@ class MemoryNode(SharedEventStore):
         await self._reach()
         return self._sharing.take(node, claim)
 
+    async def _pause(self, node: int, group: str) -> None:
+        """Let nobody have a share."""
+        await self._reach()
+        self._sharing.pause(node, group)
+
+    async def _resume(self, group: str) -> None:
+        """Share a group again."""
+        await self._reach()
+        self._sharing.resume(group)
+
+    async def _has_owner(self, group: str) -> bool:
+        """Whether somebody has a segment."""
+        await self._reach()
+        return self._sharing.assignments.has_owner(group)
+
     async def _release(self, fences: Mapping[SegmentKey, Fence]) -> None:
         """Let segments go."""
         await self._reach()

@@ -167,7 +167,26 @@ class MemorySharing:
             self._taken(SegmentKey(claim.group, number), Fence(node, token), is_unclean)
             for number, token, is_unclean in taken
         ]
-        return Taken(share, tuple(segments), head)
+        is_paused = self.assignments.is_paused(claim.group)
+        return Taken(share, tuple(segments), head, is_paused)
+
+    def pause(self, node: int, group: str) -> None:
+        """Let nobody have a share."""
+        self.assignments.pause(node, group)
+        self.tell(News(is_of_shares=True))
+
+    def resume(self, group: str) -> None:
+        """Share a group again."""
+        self.assignments.resume(group)
+        self.tell(News(is_of_shares=True))
+
+    def reset(self, group: str, offset: int) -> None:
+        """Let a group go on from another position, with nothing of what it has come to."""
+        self.assignments.disown(group)
+        for number in range(self.assignments.groups[group]):
+            self._parts[SegmentKey(group, number)] = _Part(offset)
+        self._is_of_letters = True
+        self.tell(News(is_of_shares=True))
 
     def _taken(
         self, key: SegmentKey, fence: Fence, is_unclean: bool

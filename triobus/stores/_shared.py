@@ -76,6 +76,8 @@ class Taken:
     segments: tuple[TakenSegment, ...]
     last: int
     """The position of the last event."""
+    is_paused: bool = False
+    """Whether nobody has a share of the group for now."""
 
 
 class Looked(NamedTuple):
@@ -126,6 +128,18 @@ class SharedEventStore(EventStore):
 
         Nodes whose lease is over are removed before. Others hear of it if their share is another.
         """
+
+    @abstractmethod
+    async def _pause(self, node: int, group: str) -> None:
+        """Let nobody have a share of a group until it is resumed, or this node is gone."""
+
+    @abstractmethod
+    async def _resume(self, group: str) -> None:
+        """Share a group again, whoever has paused it. Harmless if nobody has."""
+
+    @abstractmethod
+    async def _has_owner(self, group: str) -> bool:
+        """Whether a node that is alive has a segment of a group."""
 
     @abstractmethod
     async def _release(self, fences: Mapping[SegmentKey, Fence]) -> None:

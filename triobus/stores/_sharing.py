@@ -9,9 +9,11 @@ It knows no Trio, no clock and no disk: `now` is a time of the store's clock.
    cannot be renewed: it has to join again, and is another node then.
 3. A segment has an owner or none, and a token that rises with every owner. What an owner records
    goes in while the segment is its own by that token, and never after.
-4. The share of a node is what is left when the segments are divided by the nodes, rounded up. A
+4. A group that is paused has no shares: whoever has a segment finishes what runs and lets it go. It
+   is paused until somebody resumes it, or until the nodes are gone that have paused it.
+5. The share of a node is what is left when the segments are divided by the nodes, rounded up. A
    node takes what has no owner, up to its share; it lets go of the rest in its own time.
-5. A group has a revision: what its subscriptions are. Nodes that have another one take nothing new,
+6. A group has a revision: what its subscriptions are. Nodes that have another one take nothing new,
    and record nothing beyond the place where the log ended when it was revised, so that they pass
    over nothing which only the new subscriptions want. A revision that has been there before
    comes back when a node begins with it and none has the present one: that is how a program goes
@@ -113,6 +115,8 @@ class _SharedGroup:
     """All revisions that it ever had."""
     members: dict[int, str] = attrs.field(factory=dict)
     """The nodes that serve the group, and their revisions."""
+    paused_by: set[int] = attrs.field(factory=set)
+    """The nodes that have paused it, and are there."""
 
 
 @attrs.define(eq=False)
@@ -164,6 +168,7 @@ class Assignments:
         self._nodes.pop(node, None)
         for group in self._groups.values():
             group.members.pop(node, None)
+            group.paused_by.discard(node)
 
     # Segments
 
@@ -205,7 +210,7 @@ class Assignments:
     def take(self, node: int, name: str) -> Assigned:
         """Give a node segments that have no owner, up to its share."""
         group = self._groups[name]
-        if group.members.get(node) != group.revision:
+        if group.paused_by or group.members.get(node) != group.revision:
             return Assigned(0, [])
         current = sum(revision == group.revision for revision in group.members.values())
         share = share_of(len(group.segments), current)
@@ -218,6 +223,29 @@ class Assignments:
                 segment.token += 1
                 taken.append((number, segment.token, is_unclean))
         return Assigned(share, taken)
+
+    def pause(self, node: int, name: str) -> None:
+        """Let nobody have a share of a group until it is resumed, or the node is gone."""
+        if node in self._nodes and name in self._groups:
+            self._groups[name].paused_by.add(node)
+
+    def resume(self, name: str) -> None:
+        """Share a group again, whoever has paused it."""
+        if name in self._groups:
+            self._groups[name].paused_by.clear()
+
+    def is_paused(self, name: str) -> bool:
+        """Whether nobody has a share of a group for now."""
+        return name in self._groups and bool(self._groups[name].paused_by)
+
+    def has_owner(self, name: str) -> bool:
+        """Whether a node that is alive has a segment of a group."""
+        return name in self._groups and any(owner is not None for owner in self.owners(name))
+
+    def disown(self, name: str) -> None:
+        """Let nobody have anything of a group; what anybody still does is not recorded."""
+        for segment in self._groups[name].segments:
+            segment.owner = None
 
     def release(self, name: str, fences: Iterable[tuple[int, Fence]]) -> None:
         """Let segments of a group have no owner, if they have that one."""

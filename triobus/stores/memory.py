@@ -191,8 +191,11 @@ class MemoryEventStore(EventStore):
             sharing.discard(commit.changes.letters)
         self._change(with_settled(commit.changes, settled, self._offsets.__getitem__))
         for group, reached in resets:  # last: what has changed of the group is of the past
-            self._offsets[group] = reached.offset
-            self._finished[group], self._attempts[group] = {}, {}
+            if sharing is not None:
+                sharing.reset(group, reached.offset)
+            else:
+                self._offsets[group] = reached.offset
+                self._finished[group], self._attempts[group] = {}, {}
             for id_ in [id_ for id_, letter in self._kept.items() if letter.group == group]:
                 del self._kept[id_]
         return results if recorded is None else [*results, recorded]

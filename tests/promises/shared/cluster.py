@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import attrs
 import trio
 
-from triobus import DomainEvent, EventBus, MemoryEventStore, Transaction, current_delivery
+from triobus import DomainEvent, EventBus, Group, MemoryEventStore, Transaction, current_delivery
 from triobus.testing import crash, reconnect
 
 LEASE = 5.0
@@ -135,6 +135,11 @@ class Cluster:
 def share_of(bus: EventBus, group: str = "default") -> Any:
     """Return what a bus has of a group."""
     return bus._life.log._recorder.catch_ups[group].share  # type: ignore[union-attr]  # it is stored
+
+
+def group_of(bus: EventBus) -> Group:
+    """Return the group "default" of a bus."""
+    return bus._default
 
 
 @asynccontextmanager

@@ -1,9 +1,11 @@
 """What a shared store adds to a group: only the node's own segments come in, and may go again."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
+from typing import Protocol
 
 import attrs
+import trio
 from trio.lowlevel import enable_ki_protection
 
 from triobus._durability.catch_up import CatchUp
@@ -20,14 +22,36 @@ from triobus.stores._shared import SharedEventStore, TakenSegment
 from triobus.stores._sharing import SEGMENTS, Claim
 
 
+class Member(Protocol):
+    """The node, as a group sees it."""
+
+    @property
+    def node(self) -> int:
+        """Its number."""
+
+    @property
+    def is_member(self) -> bool:
+        """Whether it is a node of the store now."""
+
+    @property
+    def news(self) -> trio.Event:
+        """Set when there is news of shares; then another one is in its place."""
+
+    def ring(self) -> None:
+        """Look at the share, soon."""
+
+
 @attrs.define(eq=False)
 class SharedCatchUp(CatchUp):
     """Brings the log of a shared store to one group, as far as this node has it."""
 
     _shared: SharedEventStore = attrs.field(kw_only=True)
     """The store itself."""
-    _on_share: Callable[[], None] = attrs.field(kw_only=True)
-    """Called when the node has to look at what it has of the group."""
+    _membership: Member = attrs.field(kw_only=True)
+    """The node, which looks at what it has of the group when it is rung."""
+    is_paused: bool = attrs.field(default=False, init=False)
+    """Whether this node has paused the group on all nodes."""
+    is_paused_elsewhere: bool = attrs.field(default=False, init=False)
     _letters: SharedDeadLetters = attrs.field(kw_only=True)
     share: Share = attrs.field(init=False)
     guard: Guard = attrs.field(init=False)
@@ -38,7 +62,7 @@ class SharedCatchUp(CatchUp):
         options = self.options
         is_total = options.workers == 1
         self.share = self.acknowledgements = Share(
-            options.group.name, 1 if is_total else SEGMENTS, self._on_change, self._on_share
+            options.group.name, 1 if is_total else SEGMENTS, self._on_change, self._membership.ring
         )
         self.guard = Guard(self.lose)
         self.lanes = self._shared_lanes = SharedLanes(
@@ -65,7 +89,7 @@ class SharedCatchUp(CatchUp):
         """Ask for a share, if the group has got its first subscription, or others than before."""
         self.guard.refresh()
         self.is_active = self.is_recorded = bool(self.group.subscriptions)
-        self._on_share()
+        self._membership.ring()
 
     @enable_ki_protection
     def take(self, taken: Iterable[TakenSegment]) -> None:
@@ -81,7 +105,7 @@ class SharedCatchUp(CatchUp):
             part.is_leaving = True
             self._drop(part)
         if parts:
-            self._on_share()
+            self._membership.ring()
 
     @enable_ki_protection
     def lose(self, part: Part) -> None:
@@ -115,6 +139,43 @@ class SharedCatchUp(CatchUp):
         self._generation += 1  # what is being read is for other parts
         self._alarm.ring()
         self._on_read()
+
+    def begin_anew(self, offset: int) -> None:  # noqa: ARG002  # it is for whoever has a part then
+        """The store has another offset for the group, and nothing else of it."""
+        self.lose_all()
+        self.plans.suspects = None
+
+    # Pausing
+
+    async def pause(self) -> None:
+        """Wait until no node runs a handler of the group; it stays so while this one is there."""
+        if not self._membership.is_member:
+            return  # it is paused when it begins
+        await self._shared._pause(self._membership.node, self.group.name)
+        self.is_paused = True
+        while self._membership.is_member and self.group._is_paused:
+            news = self._membership.news  # before looking: nothing that comes is missed
+            if not await self._shared._has_owner(self.group.name):
+                return
+            await news.wait()
+
+    async def pause_again(self) -> None:
+        """Pause the group as a node that has just joined. Raises `StoreError`."""
+        await self._shared._pause(self._membership.node, self.group.name)
+        self.is_paused = True
+
+    async def resume(self) -> None:
+        """Let all nodes go on, whichever has paused the group."""
+        self.is_paused = False
+        if self._membership.is_member:
+            await self._shared._resume(self.group.name)
+
+    def know_paused(self, *, is_paused: bool, was_paused: bool) -> None:
+        """The store says whether the group is paused; `was_paused` if this node had it paused."""
+        self.is_paused_elsewhere = is_paused and not self.is_paused
+        if was_paused and self.is_paused and not is_paused:  # another node has resumed it
+            self.is_paused = self.group._is_paused = False
+            self.shell.go_on()
 
     # Where it stands
 

@@ -44,6 +44,12 @@ class Membership:
     _lease: float = attrs.field(default=0, init=False)
     _renewed_at: float = attrs.field(default=0, init=False)
     """When the store was asked to renew the lease, the last time that it did."""
+    news: trio.Event = attrs.field(factory=trio.Event, init=False)
+    """Set when there is news of shares; then another one is in its place."""
+    is_member: bool = attrs.field(default=False, init=False)
+    """Whether it has joined, and has neither left nor been stopped."""
+    _to_pause: set[str] = attrs.field(factory=set, init=False)
+    """The groups that are to be paused when they are known to the store."""
     _is_dead: bool = attrs.field(default=False, init=False)
     """Whether it has to join again."""
     _is_rung: bool = attrs.field(default=False, init=False)
@@ -58,13 +64,22 @@ class Membership:
         asked_at = trio.current_time()
         joined = await self._store._join(f"{platform.node()}/{os.getpid()}", self._on_news)
         self.node, self._lease, self._renewed_at = joined.node, joined.lease, asked_at
-        self._is_dead = False
+        self._is_dead, self.is_member = False, True
+        self._to_pause = {name for name, each in self._catch_ups.items() if each.group._is_paused}
         self._revived.set()
         return joined
 
     async def leave(self) -> None:
         """Let everything go, so that others take it at once."""
+        self.is_member = False
+        self.on_news()
         await self._store._leave(self.node)
+
+    def on_news(self) -> None:
+        """There is news of shares."""
+        self.news.set()
+        self.news = trio.Event()
+        self.ring()
 
     def ring(self) -> None:
         """Look at the share, soon."""
@@ -83,6 +98,8 @@ class Membership:
 
     def stop(self) -> None:
         """Do nothing more, as if the process were killed."""
+        self.is_member = False
+        self.on_news()
         self._scope.cancel()
 
     async def run(self) -> None:
@@ -163,7 +180,7 @@ class Membership:
 
     async def _take(self, catch_up: SharedCatchUp) -> bool:
         """Take and let go of segments of one group; False if the node is dead."""
-        node = self.node
+        node, was_paused = self.node, catch_up.is_paused
         try:
             taken = await self._store._take(node, catch_up.claim)
         except StoreError:
@@ -174,6 +191,10 @@ class Membership:
         if taken is None or self._is_dead or node != self.node:
             return False
         self._on_news(News(taken.last))
+        catch_up.know_paused(is_paused=taken.is_paused, was_paused=was_paused)
+        if catch_up.group.name in self._to_pause:
+            self._to_pause.discard(catch_up.group.name)
+            await catch_up.pause_again()
         if taken.segments:
             catch_up.take(taken.segments)
         catch_up.let_go(catch_up.share.surplus(taken.share))

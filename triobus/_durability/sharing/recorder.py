@@ -121,7 +121,7 @@ class SharedRecorder(Recorder):
             self._check_attached,
             self._on_own_change,
             shared=self._shared,
-            on_share=self.membership.ring,
+            membership=self.membership,
             letters=self.letters,
         )
         self.catch_ups[options.group.name] = catch_up
@@ -169,7 +169,7 @@ class SharedRecorder(Recorder):
         if news.due is not None:
             self.schedule.on_news(news.due)
         if news.is_of_shares:
-            self.membership.ring()
+            self.membership.on_news()
         if news.is_of_letters:
             self.letters.on_news()
 

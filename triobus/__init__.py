@@ -182,6 +182,7 @@ from triobus.stores import (
     SqliteEventStore,
     Stored,
     StoredGroup,
+    StoredNode,
     StoreStatistics,
     Transaction,
 )
@@ -244,6 +245,7 @@ __all__ = [
     "StoreTooNew",
     "Stored",
     "StoredGroup",
+    "StoredNode",
     "StrayCancelled",
     "Subscription",
     "Transaction",

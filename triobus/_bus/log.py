@@ -429,17 +429,7 @@ class StoredLog:
 
     def reasons(self) -> Iterable[str]:
         """Tell of commits that failed, and of what the store itself warns of."""
-        if self._recorder.failure is not None:
-            yield f"the last commit failed: {self._recorder.failure}."
-        for name, catch_up in self._recorder.catch_ups.items():
-            if catch_up.failure is not None:
-                yield f"group {name!r} could not read on, and tries again: {catch_up.failure}."
-        if self._recorder.schedule.damaged:
-            count = self._recorder.schedule.damaged
-            yield f"scheduled events that cannot be read: {count}; see 'triobus verify'."
-        warning = self._recorder.store._warning
-        if warning is not None:
-            yield warning
+        return self._recorder.reasons()
 
 
 def no_transactions() -> InvalidOption:

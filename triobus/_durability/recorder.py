@@ -169,6 +169,20 @@ class Recorder:
         if self.is_attached:
             catch_up.activate()
 
+    def reasons(self) -> Iterable[str]:
+        """Yield a sentence for everything that is not as it should be."""
+        if self.failure is not None:
+            yield f"the last commit failed: {self.failure}."
+        for name, catch_up in self.catch_ups.items():
+            if catch_up.failure is not None:
+                yield f"group {name!r} could not read on, and tries again: {catch_up.failure}."
+        if self.schedule.damaged:
+            count = self.schedule.damaged
+            yield f"scheduled events that cannot be read: {count}; see 'triobus verify'."
+        warning = self.store._warning
+        if warning is not None:
+            yield warning
+
     # Recording
 
     @property

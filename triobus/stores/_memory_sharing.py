@@ -36,6 +36,7 @@ from triobus.stores._values import (
     SegmentChange,
     Settled,
     StoredGroup,
+    StoredNode,
 )
 
 _MOST_LOOKED_AT = 4_096
@@ -300,6 +301,16 @@ class MemorySharing:
                 dead_letters=letters[name],
             )
             for name, parts in sorted(self._by_group().items())
+        }
+
+    def nodes(self) -> dict[int, StoredNode]:
+        """Return who shares the store, and who has how much."""
+        owners = {name: Counter(self.assignments.owners(name)) for name in self.assignments.groups}
+        return {
+            number: StoredNode(
+                name=name, segments={group: counts[number] for group, counts in owners.items()}
+            )
+            for number, name in self.assignments.nodes.items()
         }
 
     def _by_group(self) -> dict[str, list[_Part]]:

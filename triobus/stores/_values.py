@@ -350,6 +350,16 @@ class StoredGroup:
 
 
 @attrs.frozen(kw_only=True)
+class StoredNode:
+    """A bus that shares a store with others."""
+
+    name: str
+    """Where it runs."""
+    segments: Mapping[str, int]
+    """How many segments it has of each group; the others have the rest."""
+
+
+@attrs.frozen(kw_only=True)
 class StoreStatistics:
     """What a store holds."""
 
@@ -367,6 +377,9 @@ class StoreStatistics:
     """What the store takes on disk; for one in memory, the events in JSON."""
     groups: Mapping[str, StoredGroup]
     """Every group that has ever had a subscription, by name."""
+    nodes: Mapping[int, StoredNode] = attrs.field(factory=dict)
+    """The buses that share the store, by numbers that are never used again; none of a store that
+    has one bus."""
 
 
 def beyond(position: int, last: int) -> InvalidOption:

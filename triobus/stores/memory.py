@@ -406,6 +406,7 @@ class MemoryEventStore(EventStore):
             last_recorded_at=log[-1].recorded_at if log else None,
             size_bytes=sum(len(record.data) for record in log),
             groups=self._stored_groups(),
+            nodes={} if self._sharing is None else self._sharing.nodes(),
         )
 
     def _stored_groups(self) -> dict[str, StoredGroup]:

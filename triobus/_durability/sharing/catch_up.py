@@ -52,6 +52,8 @@ class SharedCatchUp(CatchUp):
     is_paused: bool = attrs.field(default=False, init=False)
     """Whether this node has paused the group on all nodes."""
     is_paused_elsewhere: bool = attrs.field(default=False, init=False)
+    is_outdated: bool = attrs.field(default=False, init=False)
+    """Whether other nodes have newer subscriptions, and so all of its segments."""
     _letters: SharedDeadLetters = attrs.field(kw_only=True)
     share: Share = attrs.field(init=False)
     guard: Guard = attrs.field(init=False)

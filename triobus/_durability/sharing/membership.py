@@ -10,7 +10,7 @@
 import logging
 import os
 import platform
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import attrs
 import trio
@@ -102,6 +102,24 @@ class Membership:
         self.on_news()
         self._scope.cancel()
 
+    def reasons(self) -> Iterable[str]:
+        """Yield a sentence for everything that is not as it should be."""
+        if self._is_dead:
+            yield "the bus is no node of its store now: its lease was not renewed in time."
+        if self.failure is not None:
+            yield f"the bus could not look at its share, and tries again: {self.failure}."
+        for name, catch_up in self._catch_ups.items():
+            if catch_up.is_paused_elsewhere:
+                yield (
+                    f"group {name!r} is paused by another bus of its store: await group.resume() "
+                    "on any of them to let it go on."
+                )
+            if catch_up.is_outdated:
+                yield (
+                    f"group {name!r} has other subscriptions on newer buses of its store, which "
+                    "handle its events: start this program anew in their version."
+                )
+
     async def run(self) -> None:
         """Renew the lease and keep to the share, until it is cancelled or stopped."""
         with self._scope:
@@ -191,6 +209,7 @@ class Membership:
         if taken is None or self._is_dead or node != self.node:
             return False
         self._on_news(News(taken.last))
+        catch_up.is_outdated = not (taken.share or taken.is_paused)
         catch_up.know_paused(is_paused=taken.is_paused, was_paused=was_paused)
         if catch_up.group.name in self._to_pause:
             self._to_pause.discard(catch_up.group.name)

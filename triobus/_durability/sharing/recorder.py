@@ -1,7 +1,7 @@
 """The use that one bus makes of a store that it shares with others."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -143,6 +143,12 @@ class SharedRecorder(Recorder):
                 nursery.start_soon(self._keep_on, partial(self.letters.attend, nursery))
                 await self._commits.run()
                 nursery.cancel_scope.cancel()
+
+    def reasons(self) -> Iterable[str]:
+        """Yield a sentence for everything that is not as it should be."""
+        yield from super().reasons()
+        if self.is_attached:
+            yield from self.membership.reasons()
 
     async def _keep_on(self, run: Callable[[], Awaitable[None]]) -> None:
         """Run something again and again, for the store may not answer now and then."""

@@ -12,7 +12,7 @@ from triobus.testing import Faults, World, explore
 
 @attrs.frozen
 class Ordered(DomainEvent):
-    event_type: ClassVar[str] = "ordered"
+    event_type: ClassVar[str] = "shop.ordered"
     order: str
     number: int
 
@@ -23,7 +23,7 @@ class Ordered(DomainEvent):
 
 @attrs.frozen
 class Booked(DomainEvent):
-    event_type: ClassVar[str] = "booked"
+    event_type: ClassVar[str] = "shop.booked"
     order: str
     number: int
 

@@ -18,7 +18,7 @@ LEASE = 5.0
 class Ordered(DomainEvent):
     """What the buses of a cluster handle."""
 
-    event_type: ClassVar[str] = "ordered"
+    event_type: ClassVar[str] = "cluster.ordered"
     order: str
     number: int
 
@@ -176,7 +176,7 @@ class Books:
 class Booked(DomainEvent):
     """The effect of an order, once in the log for each."""
 
-    event_type: ClassVar[str] = "booked"
+    event_type: ClassVar[str] = "cluster.booked"
     order: str
     number: int
 

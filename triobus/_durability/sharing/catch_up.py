@@ -1,6 +1,6 @@
 """What a shared store adds to a group: only the node's own segments come in, and may go again."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from triobus._durability.sharing.dead_letters import SharedDeadLetters
 from triobus._durability.sharing.guard import Guard
 from triobus._durability.sharing.lanes import SharedLanes
 from triobus._durability.sharing.share import Part, Share
+from triobus._durability.suspects import Suspects
 from triobus._events import DomainEvent
 from triobus._groups.delivery import Completion, InFlight
 from triobus.stores._reading import BATCH, type_names
@@ -47,6 +48,8 @@ class SharedCatchUp(CatchUp):
 
     _shared: SharedEventStore = attrs.field(kw_only=True)
     """The store itself."""
+    _suspects_of: Callable[["SharedCatchUp"], Suspects] = attrs.field(kw_only=True)
+    """Returns what may have killed another node."""
     _membership: Member = attrs.field(kw_only=True)
     """The node, which looks at what it has of the group when it is rung."""
     is_paused: bool = attrs.field(default=False, init=False)
@@ -98,6 +101,8 @@ class SharedCatchUp(CatchUp):
         """Have segments from here on."""
         for each in taken:
             self._letters.take(self.share.add(each), each)
+            if each.is_unclean:  # something in it may have killed the node before this one
+                self.plans.suspects = self._suspects_of(self)
         self._begin_reading_anew()
 
     @enable_ki_protection

@@ -9,6 +9,7 @@ import attrs
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from triobus._durability.catch_up import CatchUp
 from triobus._durability.recorder import Recorder
 from triobus._durability.schedule import StoredSchedule
 from triobus._durability.sharing.catch_up import SharedCatchUp
@@ -17,6 +18,7 @@ from triobus._durability.sharing.hand_over import SharedHandOver
 from triobus._durability.sharing.membership import Membership
 from triobus._durability.sharing.share import Part
 from triobus._durability.sharing.telling import Telling
+from triobus._durability.suspects import Suspects
 from triobus._errors import BusClosed, StoreError
 from triobus._events import DomainEvent
 from triobus._groups.subscriptions import GroupOptions
@@ -122,12 +124,17 @@ class SharedRecorder(Recorder):
             self._on_own_change,
             shared=self._shared,
             membership=self.membership,
+            suspects_of=self._suspects_of,
             letters=self.letters,
         )
         self.catch_ups[options.group.name] = catch_up
         if self.is_attached:
             self._take_up(catch_up)
         return catch_up
+
+    def _suspects_of(self, catch_up: CatchUp) -> Suspects:
+        self._last_before = self._hand_over.last
+        return super()._suspects_of(catch_up)
 
     def _take_up(self, catch_up: Any) -> None:
         catch_up.last = self._hand_over.reach

@@ -197,6 +197,7 @@ from triobus.stores import (
     SqliteEventStore,
     Stored,
     StoredGroup,
+    StoredNode,
     StoreStatistics,
     Transaction,
 )
@@ -264,6 +265,7 @@ __all__ = [
     "StoreTooNew",
     "Stored",
     "StoredGroup",
+    "StoredNode",
     "StrayCancelled",
     "Subscription",
     "Transaction",

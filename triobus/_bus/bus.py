@@ -300,6 +300,9 @@ class EventBus:
     async def publish_and_wait(self, event: DomainEvent) -> Outcome:
         """Publish an event and wait until all its handlers have finished, retries included.
 
+        With a store that several buses share, it waits for this bus's share: a group whose other
+        buses handle the event's aggregate is not waited for, and has no part in the outcome.
+
         Cancelled while it waits for them, the event stays accepted. Raises `BusClosed` if the bus
         stops before they have finished, and `WouldDeadlock` inside a handler of this bus. Otherwise
         like `publish`.
@@ -335,6 +338,8 @@ class EventBus:
 
     async def wait_idle(self) -> None:
         """Wait until nothing is queued, running or waiting for a retry, and all that is recorded.
+
+        With a store that several buses share, that is said of this bus's share.
 
         Raises `BusClosed` if the bus stopped and left something, `WouldDeadlock` inside a handler
         of the same bus, and `StoreError` if what is finished could not be recorded yet.

@@ -11,7 +11,7 @@ from trio.lowlevel import enable_ki_protection
 from triobus import _checks
 from triobus._durability.unreadable import stand_in
 from triobus._errors import BusClosed, InvalidOption, UnknownDeadLetter, UnknownSubscription
-from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper, Lane
+from triobus._groups.dead_letters import Asked, DeadLetter, DeadLetterKeeper, Lane
 from triobus._groups.subscriptions import Subscription
 from triobus._groups.workers import GroupShell
 from triobus._text import shown
@@ -95,14 +95,14 @@ class DeadLetters:
         self._check_running("dead_letters.replay()")
         await trio.lowlevel.checkpoint_if_cancelled()
         life = self._life()
-        before = [completion for completion in life.completions if isinstance(completion, _Replay)]
-        replay = _Replay(life.letters, life.shells, before)
-        replay.take_in(self._chosen(ids, group))
-        life.completions.add(replay)
-        try:
-            return await replay.run()
-        finally:
-            life.completions.discard(replay)
+        await life.letters.refresh()
+        chosen = self._chosen(ids, group)
+        asked = life.letters.ask(chosen)
+        if asked is None:
+            return await replay_here(life, chosen)
+        for letter_id in chosen:
+            target_of(life, letter_id)
+        return await _run_within(life, asked)
 
     @enable_ki_protection
     async def discard(self, ids: Ids) -> int:
@@ -116,6 +116,7 @@ class DeadLetters:
         """
         life = self._life()
         life.letters.check_removable()
+        await life.letters.refresh()
         chosen = self._among(life.letters, ids)
         await trio.lowlevel.checkpoint_if_cancelled()
         for letter_id in chosen:
@@ -155,6 +156,44 @@ class DeadLetters:
         return chosen
 
 
+async def replay_here(life: Life, ids: Sequence[int]) -> int:
+    """Replay letters in this bus, and return how many were handled."""
+    before = [completion for completion in life.completions if isinstance(completion, _Replay)]
+    replay = _Replay(life, before)
+    replay.take_in(ids)
+    return await _run_within(life, replay)
+
+
+async def _run_within(life: Life, replay: Asked) -> int:
+    """Run a replay, which the end of the bus cuts off."""
+    life.completions.add(replay)
+    try:
+        return await replay.run()
+    finally:
+        life.completions.discard(replay)
+
+
+def target_of(life: Life, letter_id: int) -> tuple[GroupShell, Subscription]:
+    """Return whose a letter is. Raises `UnknownSubscription`."""
+    group, name, _ = life.letters.lane_of(letter_id)
+    shell = life.shells.get(group)
+    if shell is None:
+        names = ", ".join(map(repr, life.shells))
+        raise UnknownSubscription(
+            f"dead letter {letter_id} belongs to {name!r} in group {group!r}, and the bus has "
+            f"no such group now; it has: {names}. Make the group again, or discard the letter"
+        )
+    subscription = shell.group._get(name)
+    if subscription is not None:
+        return shell, subscription
+    names = ", ".join(repr(s.name) for s in shell.group.subscriptions) or "none"
+    raise UnknownSubscription(
+        f"dead letter {letter_id} belongs to {name!r} in group {group!r}, which has no such "
+        f"subscription now; it has: {names}. Subscribe under that name again, or discard the "
+        "letter"
+    )
+
+
 def _ids(given: Any) -> set[int]:
     """Return the ids of letters that were given in whatever way; raises `InvalidOption`."""
     is_many = isinstance(given, Iterable) and not isinstance(given, (str, bytes))
@@ -171,8 +210,7 @@ def _ids(given: Any) -> set[int]:
 class _Replay:
     """One call of `replay`, until all its deliveries are finished."""
 
-    _letters: DeadLetterKeeper
-    _shells: Mapping[str, GroupShell]
+    _life: Life
     _before: Sequence["_Replay"]
     """Those that began before; what they have of a lane goes before what this one has of it."""
     _left: dict[int, Lane] = attrs.field(factory=dict, init=False)
@@ -191,10 +229,14 @@ class _Replay:
     """What is waited for."""
     _done: trio.Event = attrs.field(factory=trio.Event, init=False)
 
+    @property
+    def _letters(self) -> DeadLetterKeeper:
+        return self._life.letters
+
     def take_in(self, ids: Iterable[int]) -> None:
         """Mean to replay letters too, unless they are on their way; raises, and then none is."""
         chosen = [i for i in ids if i not in self._letters.replaying]
-        self._targets.update({letter_id: self._target(letter_id) for letter_id in chosen})
+        self._targets.update({letter_id: target_of(self._life, letter_id) for letter_id in chosen})
         for letter_id in self._letters.in_order(chosen):
             lane = self._left[letter_id] = self._letters.lane_of(letter_id)
             known = (other._newest[lane] for other in self._before if lane in other._newest)
@@ -291,27 +333,8 @@ class _Replay:
     def _is_there(self, lane: Lane) -> bool:
         """Whether the bus has the subscription of a lane."""
         group, name, _ = lane
-        shell = self._shells.get(group)
+        shell = self._life.shells.get(group)
         return shell is not None and shell.group._get(name) is not None
-
-    def _target(self, letter_id: int) -> tuple[GroupShell, Subscription]:
-        group, name, _ = self._letters.lane_of(letter_id)
-        shell = self._shells.get(group)
-        if shell is None:
-            names = ", ".join(map(repr, self._shells))
-            raise UnknownSubscription(
-                f"dead letter {letter_id} belongs to {name!r} in group {group!r}, and the bus has "
-                f"no such group now; it has: {names}. Make the group again, or discard the letter"
-            )
-        subscription = shell.group._get(name)
-        if subscription is not None:
-            return shell, subscription
-        names = ", ".join(repr(s.name) for s in shell.group.subscriptions) or "none"
-        raise UnknownSubscription(
-            f"dead letter {letter_id} belongs to {name!r} in group {group!r}, which has no such "
-            f"subscription now; it has: {names}. Subscribe under that name again, or discard the "
-            "letter"
-        )
 
 
 @attrs.define(eq=False)

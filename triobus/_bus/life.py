@@ -10,17 +10,20 @@ import contextvars
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Literal
 
 import attrs
 import trio
 from trio.lowlevel import checkpoint_if_cancelled, enable_ki_protection
 
+from triobus._bus.dead_letters import replay_here
 from triobus._bus.home import Home
 from triobus._bus.log import Log, log_of
 from triobus._bus.publishing import ObservedPublishing, Publishing
 from triobus._bus.routing import Routing
 from triobus._bus.states import LifeCycle
+from triobus._durability.sharing.dead_letters import SharedDeadLetters
 from triobus._errors import BusClosed, StoreError
 from triobus._events import DomainEvent
 from triobus._events.causes import handling
@@ -96,6 +99,8 @@ class Life:
         self.log = log_of(self.store, self.routing)
         self.log.schedule.on_released = self.idle.notice
         self.log.schedule.on_first = self._start_schedule
+        if isinstance(self.letters, SharedDeadLetters):
+            self.letters.execute = partial(replay_here, self)
         self.observe()
 
     # What belongs to it

@@ -18,6 +18,7 @@ from triobus._bus.schedule import MemorySchedule
 from triobus._durability.listener import StoredInbox
 from triobus._durability.recorder import Recorder
 from triobus._durability.schedule import StoredSchedule
+from triobus._durability.sharing.recorder import SharedRecorder
 from triobus._errors import BusFull, InvalidOption
 from triobus._events import DomainEvent, Published, published
 from triobus._events.batch import Batch
@@ -30,6 +31,7 @@ from triobus._groups.outcome import Outcome, PendingOutcome
 from triobus._groups.subscriptions import Group, GroupOptions
 from triobus._groups.workers import GroupLog, GroupShell
 from triobus.stores import EventStore
+from triobus.stores._shared import SharedEventStore
 
 
 class Log(Protocol):
@@ -154,6 +156,12 @@ class MemoryGroupLog:
     async def withdraw(self, numbers: Set[int]) -> list[InFlight | Bundle]:
         """Return deliveries that wait for a retry, which all are in memory."""
         return self.lanes.withdraw(numbers)
+
+    async def pause(self) -> None:
+        """Nobody shares the group."""
+
+    async def resume(self) -> None:
+        """Nobody shares the group."""
 
     async def have(self, _: Sequence[Effect]) -> Sequence[Effected]:
         """Nothing is ever committed."""
@@ -316,6 +324,11 @@ class StoredLog:
     _recorder: Recorder
 
     @property
+    def store(self) -> EventStore:
+        """The store, as this life of the bus has it."""
+        return self._recorder.store
+
+    @property
     def where(self) -> str:
         """The store."""
         return f"with {self._recorder.store!r}"
@@ -434,17 +447,7 @@ class StoredLog:
 
     def reasons(self) -> Iterable[str]:
         """Tell of commits that failed, and of what the store itself warns of."""
-        if self._recorder.failure is not None:
-            yield f"the last commit failed: {self._recorder.failure}."
-        for name, catch_up in self._recorder.catch_ups.items():
-            if catch_up.failure is not None:
-                yield f"group {name!r} could not read on, and tries again: {catch_up.failure}."
-        if self._recorder.schedule.damaged:
-            count = self._recorder.schedule.damaged
-            yield f"scheduled events that cannot be read: {count}; see 'triobus verify'."
-        warning = self._recorder.store._warning
-        if warning is not None:
-            yield warning
+        return self._recorder.reasons()
 
 
 def no_transactions() -> InvalidOption:
@@ -466,4 +469,16 @@ def log_of(store: EventStore | None, routing: Routing) -> Log:
     """Return the log of a bus that has this store, or none."""
     if store is None:
         return MemoryLog(routing)
-    return StoredLog(routing, Recorder(store, routing.tell, routing.instruments))
+    used = store._for_bus()
+    if not isinstance(used, SharedEventStore):
+        return StoredLog(routing, Recorder(used, routing.tell, routing.instruments))
+    recorder = SharedRecorder(
+        used,
+        routing.tell,
+        routing.instruments,
+        shared=used,
+        count=routing.count,
+        offer=routing.offer,
+        has_listeners=routing.has_listeners,
+    )
+    return StoredLog(routing, recorder)

@@ -246,12 +246,28 @@ class Routing:
         for position, event in enumerate(events, first):
             route = self._route(type(event))
             if is_for_groups:
-                self.published += 1
-                if route.is_unwanted:
-                    self.unhandled[event.event_type] += 1
-                if self.instruments.published:
-                    self.instruments.call("published", event, position)
+                self._count(route, event, position)
             self._offer(route, event, position)
+
+    def count(self, events: Sequence[DomainEvent], first: int) -> None:
+        """Know that this bus has published what is stored from position `first`."""
+        for position, event in enumerate(events, first):
+            self._count(self._route(type(event)), event, position)
+
+    def _count(self, route: _Route, event: DomainEvent, position: int) -> None:
+        self.published += 1
+        if route.is_unwanted:
+            self.unhandled[event.event_type] += 1
+        if self.instruments.published:
+            self.instruments.call("published", event, position)
+
+    def offer(self, event: DomainEvent, position: int) -> None:
+        """Give listeners and waiters an event of the log, whichever bus has published it."""
+        self._offer(self._route(type(event)), event, position)
+
+    def has_listeners(self) -> bool:
+        """Whether there are listeners or waiters."""
+        return bool(self.inboxes or self.waiters)
 
     def _tell(self, route: _Route, events: Sequence[DomainEvent]) -> None:
         for event in events:

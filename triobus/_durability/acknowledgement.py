@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import attrs
 
 from triobus._durability.progress import Progress
+from triobus._durability.sharing.segments import SegmentProgress
 from triobus._groups.delivery import Completion, InFlight
 from triobus._threads import wall_time
 from triobus.stores._values import BEGUN, NOT_COUNTED, Attempts, GroupChange, GroupRow, Settled
@@ -16,7 +17,7 @@ class Acknowledgements:
 
     _on_change: Callable[[], None]
     """Called when there is something to be recorded."""
-    progress: Progress = attrs.field(factory=Progress, init=False)
+    progress: Progress | SegmentProgress = attrs.field(factory=Progress)
     recovered: dict[int, Attempts] = attrs.field(factory=dict, init=False)
     """What the store had of deliveries that have not been read back since the start."""
     _changed: dict[int, Attempts | None] = attrs.field(factory=dict, init=False)
@@ -118,6 +119,19 @@ class Acknowledgements:
     def ask(self, position: int, completion: Completion) -> None:
         """Tell a completion when the delivery of an event is finished."""
         self._asked.setdefault(position, []).append(completion)
+
+    def recovered_row(self, position: int) -> Attempts | None:
+        """Return what the store had of a delivery that has not been read back."""
+        return self.recovered.get(position)
+
+    def is_finished(self, position: int) -> bool:
+        """Whether an event is finished for the group."""
+        return self.progress.is_finished(position)
+
+    def answer_all(self) -> None:
+        """Let the publishers go on that wait: the deliveries are no longer this bus's."""
+        for position in [*self._asked]:
+            self._answer(position)
 
     def _answer(self, position: int) -> None:
         for completion in self._asked.pop(position, ()):

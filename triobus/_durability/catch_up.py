@@ -83,7 +83,8 @@ class CatchUp:
     behind that."""
     failure: StoreError | None = None
     """Why the log could not be read the last time, if it could not."""
-    acknowledgements: Acknowledgements = attrs.field(init=False)
+    acknowledgements: Any = attrs.field(init=False)
+    """What the group has finished: `Acknowledgements`, or where it is shared a `Share`."""
     plans: Plans = attrs.field(init=False)
     _evicted: Evicted = attrs.field(init=False)
     _steps: list[Callable[[], Coroutine[Any, Any, None]]] = attrs.field(init=False)
@@ -149,7 +150,7 @@ class CatchUp:
                 self.acknowledgements.begin(self.read_to)
             self._alarm.ring()
 
-    def is_open(self, event: DomainEvent, position: int) -> bool:
+    def is_open(self, event: DomainEvent, position: int, /) -> bool:
         """Whether an event of the log is wanted here and not finished."""
         progress = self.acknowledgements.progress
         return (
@@ -302,7 +303,7 @@ class CatchUp:
     def _next_step(self) -> Callable[[], Coroutine[Any, Any, None]] | None:
         """Return what is to be read next, if something is and there is room for it."""
         wanted = {
-            self._read_on: self.is_active and self.is_recorded and self.read_to < self.last,
+            self._read_on: self.is_active and self.is_recorded and self._is_behind(),
             self._refill: bool(self._evicted.free),
             self._wake: bool(self.lanes.due),
         }
@@ -317,10 +318,23 @@ class CatchUp:
         self._steps.append(step)
         return step
 
+    def _is_behind(self) -> bool:
+        return self.read_to < self.last
+
+    def _read_to_of(self, _: str | None) -> int:
+        """Return up to where an aggregate was read."""
+        return self.read_to
+
     def on_room(self, shell: GroupShell) -> None:
         """Read on: there is room, or some can be made while a worker has nothing to do."""
         shell.admits_at = -1
         self._alarm.ring()
+
+    async def pause(self) -> None:
+        """Nobody shares the group."""
+
+    async def resume(self) -> None:
+        """Nobody shares the group."""
 
     def on_due(self) -> None:
         """There may be retries whose events are to be read back."""
@@ -359,20 +373,25 @@ class CatchUp:
         if generation != self._generation:
             return
         for record in records:
-            position, key = record.position, record.aggregate_id
-            if (plan := self.plans.wanted_by(record)) is not None:
-                if self.lanes.is_ordered and key in self._evicted:
-                    self.lanes.add_outside()
-                else:
-                    event, plan, completion = self.plans.taken(record, plan)
-                    self.lanes.add(event, key, plan, completion, position=position)
-                    self.plans.restore_delay(self.shell, position, plan)
-            self.read_to = position
+            self._take_in(record)
+            self.read_to = record.position
         self._on_read()
+
+    def _take_in(self, record: Row) -> None:
+        """Queue a delivery of an event that comes next in the log, if it is wanted."""
+        position, key = record.position, record.aggregate_id
+        if (plan := self.plans.wanted_by(record)) is not None:
+            if self.lanes.is_ordered and key in self._evicted:
+                self.lanes.add_outside()
+            else:
+                event, plan, completion = self.plans.taken(record, plan)
+                self.lanes.add(event, key, plan, completion, position=position)
+                self.plans.restore_delay(self.shell, position, plan)
 
     async def _refill(self) -> None:
         """Read on for an aggregate whose lane has become free."""
-        key, after, up_to = self._evicted.next(self.read_to)
+        read_to = self._read_to_of(next(iter(self._evicted.free)))
+        key, after, up_to = self._evicted.next(read_to)
         limit = _REFILL if self.lanes.is_barred else int(min(self._room(), _REFILL))
         records: list[Row] = []
         generation = self._generation
@@ -382,7 +401,7 @@ class CatchUp:
             return
         added = 0
         for record in records:
-            if self.acknowledgements.progress.is_finished(record.position):
+            if self.acknowledgements.is_finished(record.position):
                 continue
             if (plan := self.plans.wanted_by(record)) is None:
                 self.lanes.drop()
@@ -392,7 +411,7 @@ class CatchUp:
             self.plans.restore_delay(self.shell, record.position, plan)
             added += 1
         last = records[-1].position if records else None
-        self._evicted.read_back(key, last, up_to, self.read_to, added)
+        self._evicted.read_back(key, last, up_to, self._read_to_of(key), added)
         self._on_read()
 
     async def _wake(self) -> None:
@@ -421,5 +440,6 @@ class CatchUp:
 
     def replay(self, given: Replayed) -> None:
         """Put a replay into its lane, behind what has to be read back of it."""
-        if not self._evicted.replay(given, self.read_to):
-            self.lanes.add(*given, after=self.read_to)
+        read_to = self._read_to_of(given[1])
+        if not self._evicted.replay(given, read_to):
+            self.lanes.add(*given, after=read_to)

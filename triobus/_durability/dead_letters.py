@@ -50,7 +50,7 @@ class StoredDeadLetters(DeadLetterIndex):
     def forget_group(self, group: str) -> None:
         """The store has forgotten the letters of a group."""
         for letter_id in self.ids(group):
-            self._leave(letter_id, _lane(self._keys.pop(letter_id)))
+            self._leave(letter_id, lane_of_key(self._keys.pop(letter_id)))
             self._changed.pop(letter_id, None)
 
     @property
@@ -83,7 +83,7 @@ class StoredDeadLetters(DeadLetterIndex):
 
     def lane_of(self, letter_id: int) -> Lane:
         """Return the lane of a letter."""
-        return _lane(self._keys[letter_id])
+        return lane_of_key(self._keys[letter_id])
 
     def add(
         self,
@@ -142,7 +142,7 @@ class StoredDeadLetters(DeadLetterIndex):
         """Forget a letter, unless that was done before."""
         key = self._keys.pop(letter_id, None)
         if key is not None:
-            self._leave(letter_id, _lane(key))
+            self._leave(letter_id, lane_of_key(key))
             self._changed[letter_id] = None
             self._on_change()
 
@@ -206,7 +206,7 @@ class StoredDeadLetters(DeadLetterIndex):
 
     def _add_key(self, key: DeadLetterKey) -> None:
         self._keys[key.id] = key
-        self._enter(key.id, _lane(key))
+        self._enter(key.id, lane_of_key(key))
 
 
 def _shown(letter: DeadLetterRow, event: Any, named: Any) -> DeadLetter:
@@ -219,7 +219,7 @@ def _shown(letter: DeadLetterRow, event: Any, named: Any) -> DeadLetter:
     )
 
 
-def _lane(key: DeadLetterKey) -> Lane:
+def lane_of_key(key: DeadLetterKey) -> Lane:
     return key.group, key.subscription, key.aggregate_id
 
 

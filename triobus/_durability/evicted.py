@@ -6,7 +6,7 @@ are kept here, with the position up to which events go before them.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from math import inf
 
@@ -119,6 +119,17 @@ class Evicted:
         for kept in self._replays.values():
             for _, (_, _, _, completion, letter_id, position) in kept:
                 yield position or 0, letter_id, completion
+
+    def drop(self, is_dropped: Callable[[str], bool]) -> list[Completion]:
+        """Forget some aggregates; return the completions of their replays."""
+        for key in [key for key in self._from if is_dropped(key)]:
+            del self._from[key]
+            self.free.pop(key, None)
+        dropped = [key for key in self._replays if is_dropped(key)]
+        replays = [given for key in dropped for _, given in self._replays.pop(key)]
+        self._lanes.outside -= len(replays)
+        self._bar()
+        return [given[3] for given in replays]
 
     def _add_replays(self, key: str, read_to: int) -> int:
         """Queue the replays that have nothing before them on disk; return how many."""

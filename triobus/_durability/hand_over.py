@@ -48,7 +48,7 @@ class HandOver:
             if self.is_cutting:
                 self._next(events, keys)
                 events, keys = [], []
-                self._is_cut = self._is_cut or _is_new_from_outside(submission)
+                self._is_cut = self._is_cut or is_new_from_outside(submission)
             if batch is None:
                 self._next(events, keys)
                 events, keys = [], []
@@ -69,29 +69,6 @@ class HandOver:
                 elif batch.completion is not None:
                     self._watch_on(event, place.position, batch.completion)
         self._next(events, keys)
-
-    def events_of(
-        self, submissions: Sequence[Submission], *, is_stored: bool
-    ) -> Sequence[DomainEvent]:
-        """Return the events that are in the log now; or that were to be, when nothing is stored."""
-        events: list[DomainEvent] = []
-        for each in submissions:
-            if each.batch is not None and not is_stored:
-                events += each.batch.events
-            elif each.batch is not None:
-                pairs = zip(each.batch.events, each.positions, strict=True)
-                events += [event for event, place in pairs if place.is_new]
-            elif is_stored and isinstance(each.item, Release):
-                events += self._made_of(each.result.rows)
-        return events
-
-    def _made_of(self, rows: Sequence[Row]) -> list[DomainEvent]:
-        """Return the events of rows, without those that cannot be made."""
-        found = []
-        for row in rows:
-            with suppress(EventNotDecodable):
-                found.append(self._store._decode(row))
-        return found
 
     def _rows(self, rows: Sequence[Row]) -> None:
         """Give the groups what came out of the schedule; they read what cannot be made here."""
@@ -152,9 +129,34 @@ class HandOver:
         return [plan for plan in plans if plan]
 
 
-def _is_new_from_outside(submission: Submission) -> bool:
+def is_new_from_outside(submission: Submission) -> bool:
     """Whether something is in the log now that no handler has published."""
     if submission.batch is None:
         return bool(submission.result.rows)
     is_new = any(place.is_new for place in submission.positions)
     return is_new and not submission.batch.is_inside
+
+
+def events_of(
+    store: EventStore, submissions: Sequence[Submission], *, is_stored: bool
+) -> Sequence[DomainEvent]:
+    """Return the events that are in the log now; or that were to be, when nothing is stored."""
+    events: list[DomainEvent] = []
+    for each in submissions:
+        if each.batch is not None and not is_stored:
+            events += each.batch.events
+        elif each.batch is not None:
+            pairs = zip(each.batch.events, each.positions, strict=True)
+            events += [event for event, place in pairs if place.is_new]
+        elif is_stored and isinstance(each.item, Release):
+            events += _made_of(store, each.result.rows)
+    return events
+
+
+def _made_of(store: EventStore, rows: Sequence[Row]) -> list[DomainEvent]:
+    """Return the events of rows, without those that cannot be made."""
+    found = []
+    for row in rows:
+        with suppress(EventNotDecodable):
+            found.append(store._decode(row))
+    return found

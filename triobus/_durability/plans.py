@@ -1,5 +1,6 @@
 """An event of the log on its way back: which subscriptions get it, and where it goes on."""
 
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -7,6 +8,7 @@ import trio
 
 from triobus._durability.acknowledgement import Acknowledgements
 from triobus._durability.lanes import StoredLanes
+from triobus._durability.sharing.share import Share
 from triobus._durability.suspects import Suspects
 from triobus._durability.unreadable import stand_in, unreadable
 from triobus._errors import EventNotDecodable
@@ -29,7 +31,9 @@ class Plans:
     _group: Group
     _store: EventStore
     _lanes: StoredLanes
-    _acknowledgements: Acknowledgements
+    _acknowledgements: Acknowledgements | Share
+    _around: Callable[[Plan], Plan] = attrs.field(default=tuple)
+    """What is put around the handlers of a plan."""
     suspects: Suspects | None = None
     """What may have been in flight when the process died, if it did."""
     _plans: dict[type | str, Plan] = attrs.field(factory=dict)
@@ -42,15 +46,15 @@ class Plans:
         """Return the subscriptions that get events of a class."""
         plan = self._plans.get(cls)
         if plan is None:
-            plan = self._plans[cls] = self._group._plan_for(cls)
+            plan = self._plans[cls] = self._around(self._group._plan_for(cls))
         return plan
 
     def wanted_by(self, record: Row) -> Plan | None:
         """Return who still gets an event; None if it is finished, or is now for want of them."""
         position = record.position
-        if self._acknowledgements.progress.is_finished(position):
+        if self._acknowledgements.is_finished(position):
             return None
-        plan = self._of_record(record, self._acknowledgements.recovered.get(position))
+        plan = self._of_record(record, self._acknowledgements.recovered_row(position))
         if plan:
             return plan
         completion = self._lanes.completions.pop(position, None)
@@ -61,7 +65,7 @@ class Plans:
 
     def taken(self, record: Row, plan: Plan) -> tuple[Any, Plan, Completion | None]:
         """Return an event, who gets it and which publisher waits for its end."""
-        row = self._acknowledgements.recovered.get(record.position)
+        row = self._acknowledgements.recovered_row(record.position)
         event, plan = self.decoded(record, plan, row)
         return event, plan, self._lanes.completions.pop(record.position, None)
 
@@ -107,5 +111,5 @@ class Plans:
         if plan is None:
             classes = self._store._codec.classes(event_type) or [DomainEvent]
             wanted = {s for cls in classes for s in self._group._plan_for(cls)}
-            plan = self._plans[event_type] = self._group._in_order(wanted)
+            plan = self._plans[event_type] = self._around(self._group._in_order(wanted))
         return plan

@@ -106,6 +106,23 @@ class Progress:
             self.finish(first, last)
         self.is_changed = was_changed or bool(self._touched) or self.offset != self._written
 
+    def on_settled(self, position: int) -> None:
+        """Know that a position was written by itself, which is about to be finished."""
+        self._stored.add(position)
+        self._touched.add(position)
+
+    def cover(self, first: int, last: int) -> None:
+        """Finish what is not finished of the positions from `first` to `last`."""
+        first = max(first, self.offset + 1)
+        while first <= last:
+            index = bisect_right(self._firsts, first)
+            if index and first <= self._lasts[index - 1]:
+                first = self._lasts[index - 1] + 1
+                continue
+            end = min(last, self._firsts[index] - 1) if index < len(self._firsts) else last
+            self.finish(first, end)
+            first = max(end, self.offset) + 1
+
     def take_change(self) -> ProgressChange:
         """Return what has changed since the last time."""
         lasts = dict(zip(self._firsts, self._lasts, strict=True)) if self._touched else {}

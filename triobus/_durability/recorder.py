@@ -7,6 +7,7 @@ groups signal the writer themselves.
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import attrs
 import trio
@@ -14,7 +15,7 @@ from trio.lowlevel import enable_ki_protection
 
 from triobus._durability.catch_up import CatchUp
 from triobus._durability.dead_letters import StoredDeadLetters
-from triobus._durability.hand_over import HandOver
+from triobus._durability.hand_over import HandOver, events_of
 from triobus._durability.schedule import StoredSchedule
 from triobus._durability.suspects import Suspects, blamed_alone
 from triobus._errors import BusClosed, StoreError, StoreInUse
@@ -179,6 +180,20 @@ class Recorder:
         if self.is_attached:
             catch_up.activate()
 
+    def reasons(self) -> Iterable[str]:
+        """Yield a sentence for everything that is not as it should be."""
+        if self.failure is not None:
+            yield f"the last commit failed: {self.failure}."
+        for name, catch_up in self.catch_ups.items():
+            if catch_up.failure is not None:
+                yield f"group {name!r} could not read on, and tries again: {catch_up.failure}."
+        if self.schedule.damaged:
+            count = self.schedule.damaged
+            yield f"scheduled events that cannot be read: {count}; see 'triobus verify'."
+        warning = self.store._warning
+        if warning is not None:
+            yield warning
+
     # Recording
 
     @property
@@ -258,8 +273,9 @@ class Recorder:
         self._going = len(self._waiting)
         if self._instruments.committed:
             self._began = trio.current_time()
-        if not self._is_storing:
-            return _NO_CHANGES
+        return self._collected() if self._is_storing else _NO_CHANGES
+
+    def _collected(self) -> Changes:
         groups = {
             name: catch_up.acknowledgements.take_change()
             for name, catch_up in self.catch_ups.items()
@@ -285,7 +301,12 @@ class Recorder:
             self.catch_ups[name].acknowledgements.give_back(change)
         self.letters.give_back(dict(changes.letters))
 
-    def committed(self, changes: Changes, submissions: Sequence[Submission]) -> None:
+    def committed(
+        self,
+        changes: Changes,
+        submissions: Sequence[Submission],
+        recorded: Any = None,  # noqa: ARG002  # of segments, which a store with one bus has not
+    ) -> None:
         """Progress is stored, and events are in the log: hand them over to the groups."""
         self.failure = None
         self._is_storing = False
@@ -315,10 +336,10 @@ class Recorder:
         self, changes: Changes, submissions: Sequence[Submission], error: BaseException | None
     ) -> None:
         """Let instruments know of a commit."""
-        is_commit = changes.groups or changes.letters or any(each.item for each in submissions)
+        is_commit = changes != _NO_CHANGES or any(each.item for each in submissions)
         if not (is_commit and self._instruments.committed):
             return
-        found = self._hand_over.events_of(submissions, is_stored=error is None)
+        found = events_of(self.store, submissions, is_stored=error is None)
         self._instruments.call("committed", found, trio.current_time() - self._began, error)
 
     def _on_settled(self, submissions: Sequence[Submission]) -> None:

@@ -67,6 +67,10 @@ class StoredSchedule:
             self._expect(min(dues))
             self.on_first()
 
+    def on_news(self, due: float) -> None:
+        """Another bus has scheduled something that is due then, and may be dead by that time."""
+        self.on_stored([due])
+
     def released(self, found: Released) -> None:
         """Events that were due are in the log."""
         self.damaged += len(found.damaged)

@@ -28,6 +28,10 @@ class Delivery:
     batch: tuple["Delivery", ...] = attrs.field(default=(), repr=False)
     """What an instrument is told of a handler that takes a batch: all its deliveries, this one
     first. Else there are none."""
+    fence: int | None = None
+    """With a store that several buses share, a number that rises with every change of the bus that
+    handles the events of this aggregate. Give it to systems outside, which refuse a lower one than
+    they have seen: what a bus still does that was thought dead has no effect there either."""
 
 
 def snapshot_of(delivery: Any) -> Delivery:
@@ -38,6 +42,7 @@ def snapshot_of(delivery: Any) -> Delivery:
         group=delivery.subscription.group,
         subscription=delivery.subscription.name,
         attempt=delivery.attempt,
+        fence=delivery.fence,
     )
 
 

@@ -17,6 +17,7 @@ from trio.lowlevel import disable_ki_protection
 from triobus._events.causes import Handling, handling
 from triobus._groups.contexts import CleanContext
 from triobus._groups.delivery import Bundle, InFlight
+from triobus._groups.handlers import PASSED_OVER
 from triobus._groups.subscriptions import Subscription
 from triobus._threads import is_virtual
 
@@ -129,7 +130,7 @@ class BundleWorker:
             events = [each.event for each in wanted]
             result = await subscription._invoke(tuple(events))
             for each in own.deliveries:  # of which `where` may have left some out
-                if each.completion is not None:
+                if each.completion is not None and result is not PASSED_OVER:
                     shell.handled(each, subscription, result)
         advance = shell.advance
         for each in wanted:  # as `_advance` does, of which a call would cost as much again

@@ -67,6 +67,16 @@ class Undelivered:
     """Why it cannot be made from its JSON, if it cannot."""
 
 
+class Asked(Protocol):
+    """A replay that is made by whichever buses have the letters."""
+
+    async def run(self) -> int:
+        """Wait for it, and return how many were handled. Raises `BusClosed` and `StoreError`."""
+
+    def cut_off(self) -> None:
+        """End the wait, for the bus has ended."""
+
+
 class DeadLetterKeeper(Protocol):
     """The dead letters of a bus, wherever they are kept, and which aggregates they hold back."""
 
@@ -131,6 +141,12 @@ class DeadLetterKeeper(Protocol):
     def end_replay(self, letter_id: int) -> None:
         """A letter is on its way no more, whatever became of it."""
 
+    async def refresh(self) -> None:
+        """Know all letters that there are, whichever bus has them. Raises `StoreError`."""
+
+    def ask(self, ids: Sequence[int], /) -> Asked | None:
+        """Return what lets the buses that have them replay some letters; None for this one."""
+
     async def load(self, ids: Sequence[int]) -> Sequence[Undelivered]:
         """Return those that are still there of the letters to be replayed."""
 
@@ -172,6 +188,13 @@ class DeadLetterIndex:
     def end_replay(self, letter_id: int) -> None:
         """A letter is on its way no more, whatever became of it."""
         self.replaying.discard(letter_id)
+
+    async def refresh(self) -> None:
+        """All are known: nobody else has any."""
+
+    def ask(self, _: Sequence[int], /) -> Asked | None:
+        """Nobody else has to replay any."""
+        return None
 
     def _enter(self, letter_id: int, lane: Lane) -> None:
         self.last_id = max(self.last_id, letter_id)

@@ -89,6 +89,13 @@ class InFlight:
     """What its last attempt has failed with, in one line."""
     is_followed: bool = False
     """Whether the next one of its aggregate is in the same bundle."""
+    part: Any = None
+    """The segment of a shared group that it is in, as this node has it; None without nodes."""
+
+    @property
+    def fence(self) -> int | None:
+        """The token by which this node has its segment."""
+        return None if self.part is None else self.part.fence.token
 
     @property
     def subscription(self) -> Subscription:

@@ -116,7 +116,7 @@ class Running(Protocol):
     async def rest(self) -> None:
         """Begin nothing any more, and wait until no handler runs."""
 
-    def go_on(self) -> None:
+    async def resume(self) -> None:
         """Begin again what there is."""
 
     async def reset(
@@ -232,7 +232,7 @@ class Group:
             if self._is_paused:
                 self._is_paused = False
                 self._instruments.call("group_resumed", self.name)
-            self._running.go_on()
+            await self._running.resume()
 
     async def reset(
         self,

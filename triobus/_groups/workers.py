@@ -93,6 +93,12 @@ class GroupLog(Protocol):
     async def withdraw(self, numbers: Set[int], /) -> list[InFlight | Bundle]:
         """Return deliveries that wait for a retry, by their numbers; they are in flight now."""
 
+    async def pause(self) -> None:
+        """Wait until no bus that shares the group runs a handler of it, and keep it so."""
+
+    async def resume(self) -> None:
+        """Let all buses that share the group go on."""
+
     async def have(self, effects: Sequence[Effect], /) -> Sequence[Effected]:
         """Make calls with a transaction inside one commit that settles what they handle."""
 
@@ -318,6 +324,7 @@ class GroupShell:
         self.lanes.freeze()
         self.idle.notice()  # a bus that drains waits for it no more
         await cancel_shielded_checkpoint()
+        await self.log.pause()
         await self.idle.wait_until(
             lambda: self.is_at_rest or not self.worker_count or not self.group._is_paused
         )
@@ -329,6 +336,11 @@ class GroupShell:
             self.idle.notice()
             self.log.on_due()
             self.wake()
+
+    async def resume(self) -> None:
+        """Begin again what there is, on every bus that shares the group."""
+        self.go_on()
+        await self.log.resume()
 
     async def reset(
         self, to: int | datetime | None, transaction: Callable[[Any], object] | None

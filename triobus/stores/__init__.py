@@ -2,7 +2,7 @@
 
 from triobus.stores._store import EventStore
 from triobus.stores._transaction import Transaction
-from triobus.stores._values import Stored, StoredGroup, StoreStatistics
+from triobus.stores._values import Stored, StoredGroup, StoredNode, StoreStatistics
 from triobus.stores.memory import MemoryEventStore
 from triobus.stores.sqlite import SqliteEventStore
 
@@ -13,5 +13,6 @@ __all__ = [
     "StoreStatistics",
     "Stored",
     "StoredGroup",
+    "StoredNode",
     "Transaction",
 ]

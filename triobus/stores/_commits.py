@@ -75,8 +75,13 @@ class StoreUser(Protocol):
     ) -> None:
         """These changes, and what was submitted, are not stored, because of an error."""
 
-    def committed(self, changes: Changes, submissions: Sequence[Submission]) -> None:
-        """These changes are stored, and the events have these places in the log, in this order."""
+    def committed(
+        self, changes: Changes, submissions: Sequence[Submission], recorded: Any = None
+    ) -> None:
+        """These changes are stored, and the events have these places in the log, in this order.
+
+        `recorded` says what came of the changes of segments, if there are some.
+        """
 
 
 @attrs.define(eq=False)
@@ -262,7 +267,7 @@ class CommitQueue:
         try:
             if user is not None:
                 changes = user.take_changes()
-            stored = await self._store(submissions, changes)
+            stored, recorded = await self._store(submissions, changes)
         except BaseException as error:  # noqa: BLE001  # each of the tasks that wait gets it
             for submission in submissions:
                 submission.error = _copied(error) if isinstance(error, StoreError) else error
@@ -276,7 +281,7 @@ class CommitQueue:
                     unknown = _outcome_unknown() if submission.item else _halted()
                     submission.error = submission.error or unknown
             elif user is not None:
-                user.committed(changes, stored)
+                user.committed(changes, stored, recorded)
             return None
         finally:
             # Whatever was raised, no task that waits may be forgotten.
@@ -298,22 +303,26 @@ class CommitQueue:
             submission.is_taken = True
         return taken
 
-    async def _store(self, submissions: Sequence[Submission], changes: Changes) -> list[Submission]:
+    async def _store(
+        self, submissions: Sequence[Submission], changes: Changes
+    ) -> tuple[list[Submission], Any]:
         """Commit, tell every submission what came of it, and return those that are stored.
 
-        They are in the order of the positions that their events got.
+        They are in the order of the positions that their events got. Behind them is returned what
+        came of the changes of segments.
         """
         appends = [each for each in submissions if isinstance(each.item, Append)]
         others = [each for each in submissions if not isinstance(each.item, (Append, NoneType))]
-        if not (appends or others or changes.groups or changes.letters):
-            return []
+        if not (appends or others or changes.groups or changes.letters or changes.segments):
+            return [], None
         results = await self._commit(
             Commit([each.item for each in appends], changes, [each.item for each in others])
         )
+        recorded = results.pop() if changes.segments else None
         storing = [*appends, *others]
         for submission, result in zip(storing, results, strict=True):
             _answer(submission, result)
-        return [each for each in storing if each.error is None and each.is_made]
+        return [each for each in storing if each.error is None and each.is_made], recorded
 
 
 def _answer(submission: Submission, result: Any) -> None:

@@ -61,6 +61,7 @@ from triobus.stores._values import (
     Stored,
     StoreStatistics,
     Waiting,
+    check_expected,
 )
 
 T = TypeVar("T")
@@ -87,6 +88,15 @@ class EventStore(ABC):
         self._commits = CommitQueue(self._commit, self._check_process)
         self._users = 0
         self._opening = trio.Lock()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several buses may use it at a time, and share the work of their groups."""
+        return False
+
+    def _for_bus(self) -> "EventStore":
+        """Return the store as one life of a bus uses it; a `SharedEventStore` if it is shared."""
+        return self
 
     # What a kind of store has to do
 
@@ -297,7 +307,7 @@ class EventStore(ABC):
     ) -> Sequence[LogPosition]:
         """Store a batch as `append` does, and return where its events are."""
         if expected_sequence is not None:
-            _check_expected(batch, expected_sequence)
+            check_expected(batch, expected_sequence)
         records = self._rows_of(batch)
         if not records:
             await cancel_shielded_checkpoint()
@@ -463,13 +473,3 @@ class EventStore(ABC):
 def _plain(text: str) -> str:
     """Return a text as SQL would take it: a member of an enum can be one, and hash otherwise."""
     return text if type(text) is str else str.__str__(text)
-
-
-def _check_expected(batch: Batch, expected_sequence: int) -> None:
-    _checks.whole_number("expected_sequence", expected_sequence, least=0)
-    keys = set(batch.keys)
-    if len(keys) != 1 or None in keys:
-        raise InvalidOption(
-            f"expected_sequence={expected_sequence}: the events must be of one aggregate, and "
-            f"these are of {len(keys - {None})}" + (", and some of none" if None in keys else "")
-        )

@@ -7,8 +7,11 @@ from uuid import UUID
 
 import attrs
 
+from triobus import _checks
 from triobus._errors import InvalidOption, SequenceConflict
 from triobus._events import DomainEvent
+from triobus._events.batch import Batch
+from triobus.stores._sharing import Fence, SegmentKey
 
 
 class NewRow(NamedTuple):
@@ -165,6 +168,16 @@ class Reached:
     """What came of the call, if there was one."""
 
 
+class AskReplay(NamedTuple):
+    """The owners of these dead letters are to replay them, or have done so with no success.
+
+    What is written about a letter, and that it is no more, ends it too.
+    """
+
+    ids: Sequence[int]
+    is_over: bool = False
+
+
 BEGUN, NOT_COUNTED = -1.0, -2.0
 """The times of an attempt of which it is recorded that it is made; one does not count yet."""
 
@@ -238,12 +251,25 @@ class GroupChange:
 
 
 @attrs.frozen
+class SegmentChange:
+    """What a node has come to in one segment of a shared group since the last transaction."""
+
+    fence: Fence
+    """By which right it is recorded: all of it or, if that is gone, nothing."""
+    change: GroupChange
+    letters: Mapping[int, "DeadLetterRow | None"] = attrs.field(factory=dict)
+    """As in `Changes`; the store gives ids to those of `PROVISIONAL` and above."""
+
+
+@attrs.frozen
 class Changes:
     """What the groups of a bus have come to since the last transaction."""
 
     groups: Mapping[str, GroupChange] = attrs.field(factory=dict)
     letters: Mapping[int, DeadLetterRow | None] = attrs.field(factory=dict)
     """Dead letters that are new or have changed, by id; None for one that is no more."""
+    segments: Mapping[SegmentKey, SegmentChange] = attrs.field(factory=dict)
+    """The same for groups that are shared, of which the others know nothing."""
 
 
 class Settled(NamedTuple):
@@ -257,6 +283,10 @@ class Settled(NamedTuple):
     """The dead letter that is no more, if the delivery was its replay; nothing else changes."""
     is_recorded: bool = False
     """Whether the store has been told of attempts before."""
+    segment: SegmentKey | None = None
+    """The segment of the delivery, if the group is shared."""
+    fence: Fence | None = None
+    """By which right it is recorded; if that is gone, the transaction fails as a whole."""
 
 
 def joined(positions: Iterable[int]) -> list[tuple[int, int]]:
@@ -356,6 +386,16 @@ class StoredGroup:
 
 
 @attrs.frozen(kw_only=True)
+class StoredNode:
+    """A bus that shares a store with others."""
+
+    name: str
+    """Where it runs."""
+    segments: Mapping[str, int]
+    """How many segments it has of each group; the others have the rest."""
+
+
+@attrs.frozen(kw_only=True)
 class StoreStatistics:
     """What a store holds."""
 
@@ -373,6 +413,9 @@ class StoreStatistics:
     """What the store takes on disk; for one in memory, the events in JSON."""
     groups: Mapping[str, StoredGroup]
     """Every group that has ever had a subscription, by name."""
+    nodes: Mapping[int, StoredNode] = attrs.field(factory=dict)
+    """The buses that share the store, by numbers that are never used again; none of a store that
+    has one bus."""
 
 
 def beyond(position: int, last: int) -> InvalidOption:
@@ -390,3 +433,14 @@ def conflict(aggregate_id: str, expected: int, found: int) -> SequenceConflict:
         expected=expected,
         found=found,
     )
+
+
+def check_expected(batch: Batch, expected_sequence: int) -> None:
+    """Raise `InvalidOption` unless an append of this batch may expect that sequence."""
+    _checks.whole_number("expected_sequence", expected_sequence, least=0)
+    keys = set(batch.keys)
+    if len(keys) != 1 or None in keys:
+        raise InvalidOption(
+            f"expected_sequence={expected_sequence}: the events must be of one aggregate, and "
+            f"these are of {len(keys - {None})}" + (", and some of none" if None in keys else "")
+        )

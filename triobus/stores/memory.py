@@ -8,24 +8,27 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from itertools import islice
-from typing import Any, NoReturn
+from typing import Any
 from uuid import UUID
 
 import outcome
-import trio
 from trio.lowlevel import cancel_shielded_checkpoint, checkpoint
 
-from triobus._errors import InvalidOption, StatementRefused, StoreClosed
+from triobus import _checks
+from triobus._errors import InvalidOption, StoreClosed
 from triobus._events import Converter, DomainEvent
-from triobus._text import shown
-from triobus._threads import run_in_thread
 from triobus.stores._duplicates import Known, known_places, refusal
+from triobus.stores._memory_node import MemoryNode
+from triobus.stores._memory_sharing import MemorySharing, key_of
+from triobus.stores._memory_transaction import MemoryTransaction, run
 from triobus.stores._scheduled import ScheduledEvents
+from triobus.stores._sharing import slot_of
 from triobus.stores._store import EventStore
-from triobus.stores._transaction import NOT_CALLED, Call, Returned, Transaction
+from triobus.stores._transaction import NOT_CALLED, Call, Returned
 from triobus.stores._values import (
     EVERYTHING,
     Append,
+    AskReplay,
     Attempts,
     Changes,
     Commit,
@@ -53,31 +56,15 @@ from triobus.stores._values import (
 )
 
 
-class _MemoryTransaction(Transaction):
-    """A transaction of a store in memory, which has no tables: it can publish."""
-
-    def execute(self, statement: str, _: Any = (), /) -> NoReturn:
-        """Refuse it: there is no SQL."""
-        self._check_open("execute()")
-        raise StatementRefused(
-            f"{shown(statement)} was refused: a MemoryEventStore has no tables; give the bus a "
-            "SqliteEventStore(':memory:') to test what a handler writes"
-        )
-
-    executemany = execute
-
-
-async def _run(call: Call, transaction: _MemoryTransaction) -> Any:
-    """Make a call in a thread, whatever is cancelled."""
-    with trio.CancelScope(shield=True):
-        return await run_in_thread(call.run, transaction, limiter=trio.CapacityLimiter(1))
-
-
 class MemoryEventStore(EventStore):
     """A log of events in memory, from which a bus gets all that it does from a file.
 
     What is in it stays when it is closed, so that a test can open it again as after a crash.
     `types`, `max_event_bytes` and `converters` are as with `SqliteEventStore`.
+
+    With `lease`, several buses of one Trio run may use it at a time, as nodes that share the work
+    of their groups: a cluster in one program, in virtual time if Trio's clock is. A node that has
+    not renewed its lease for so many seconds is replaced by the others. Without, one bus may.
     """
 
     def __init__(
@@ -86,8 +73,11 @@ class MemoryEventStore(EventStore):
         types: Iterable[type[DomainEvent]] = (),
         max_event_bytes: int = 1_048_576,
         converters: Iterable[Converter] = (),
+        lease: float | None = None,
     ) -> None:
         super().__init__(types=types, max_event_bytes=max_event_bytes, converters=converters)
+        if lease is not None:
+            _checks.number("lease", lease, least=0.01)
         self._is_open = False
         self._is_claimed = False
         self._is_unclean = False
@@ -102,10 +92,27 @@ class MemoryEventStore(EventStore):
         self._kept: dict[int, DeadLetterRow] = {}
         self._last_letter = 0
         self._later = ScheduledEvents()
+        self._sharing = None if lease is None else MemorySharing(lease, self._log, self._kept)
 
     def __repr__(self) -> str:
         state = "open" if self._is_open else "not open"
         return f"<MemoryEventStore, {state}, {len(self._log):,} event{'s' * (len(self._log) != 1)}>"
+
+    @property
+    def lease(self) -> float | None:
+        """Seconds after which a node is replaced that has not renewed its lease; None without."""
+        return None if self._sharing is None else self._sharing.assignments.lease
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it was made with a lease, for several buses."""
+        return self._sharing is not None
+
+    def _for_bus(self) -> EventStore:
+        """Return itself, or a node of its own for each life of a bus."""
+        if self._sharing is None:
+            return self
+        return MemoryNode(self, self._sharing, self._later, self._perform)
 
     async def _open(self) -> None:
         """Let it be used."""
@@ -145,6 +152,13 @@ class MemoryEventStore(EventStore):
         )
 
     async def _commit(self, commit: Commit) -> list[Any]:
+        """Store what is pending, and tell the nodes, if there are some."""
+        results = await self._perform(commit)
+        if self._sharing is not None:
+            self._sharing.tell_of_commit(self._later)
+        return results
+
+    async def _perform(self, commit: Commit) -> list[Any]:
         """Store what is pending. Calls go to a thread, and what comes before them can be read."""
         self._check_open()
         await cancel_shielded_checkpoint()
@@ -152,6 +166,9 @@ class MemoryEventStore(EventStore):
         results: list[Any] = [self._append(append, now) for append in commit.appends]
         settled: list[Settled] = []
         ended: set[object] = set()
+        sharing, recorded = self._sharing, None
+        if sharing is not None and commit.changes.segments:
+            recorded = sharing.record(commit.changes.segments)
         resets: list[tuple[str, Reached]] = []
         for item in commit.others:
             result: Any
@@ -160,7 +177,7 @@ class MemoryEventStore(EventStore):
             elif isinstance(item, Call):
                 result = await self._called(item, now)
                 if isinstance(result, Returned):
-                    settled += item.settled
+                    settled += item.settled if sharing is None else ()
                 elif item.chain is not None:
                     ended.add(item.chain)
             elif isinstance(item, Schedule):
@@ -170,17 +187,25 @@ class MemoryEventStore(EventStore):
             elif isinstance(item, RemoveGroup):
                 result = self._offsets.pop(item.group, None) is not None
                 self._forget_work(item.group)
+            elif isinstance(item, AskReplay) and sharing is not None:
+                sharing.ask(item)
+                result = None
             elif isinstance(item, Reset):
                 result = await self._reset(item, now)
                 resets += [(item.group, result)] if isinstance(result, Reached) else []
             else:
                 result = self._released(item, now)
             results.append(result)
+        if sharing is not None:
+            sharing.discard(commit.changes.letters)
         self._change(with_settled(commit.changes, settled, self._offsets.__getitem__))
         for group, reached in resets:  # last: what has changed of the group is of the past
-            self._offsets[group] = reached.offset
+            if sharing is not None:
+                sharing.reset(group, reached.offset)
+            else:
+                self._offsets[group] = reached.offset
             self._forget_work(group)
-        return results
+        return results if recorded is None else [*results, recorded]
 
     def _forget_work(self, group: str) -> None:
         self._finished[group], self._attempts[group] = {}, {}
@@ -219,7 +244,7 @@ class MemoryEventStore(EventStore):
 
     async def _called(self, call: Call, now: datetime) -> Returned | outcome.Error:
         """Make a call; if it raises, nothing of what it published is in the log."""
-        transaction, kept = _MemoryTransaction(call), list[str]()
+        transaction, kept = MemoryTransaction(call), list[str]()
 
         def keep(item: Schedule) -> Waiting | Exception:
             found = self._schedule_event(item)
@@ -228,18 +253,23 @@ class MemoryEventStore(EventStore):
             return found
 
         try:
-            value = await _run(call, transaction)
+            value = await run(call, transaction)
+            if self._sharing is not None:
+                self._sharing.check(call.settled)
             # What is scheduled comes first, and is taken back; what is appended is so as a whole.
-            return transaction._store_events(value, partial(self._append, now=now), keep)
+            returned = transaction._store_events(value, partial(self._append, now=now), keep)
         except BaseException as error:  # noqa: BLE001  # the task that waits for the call gets it
             for event_id in kept:
                 self._later.forget(event_id)
             return outcome.Error(error)
+        if self._sharing is not None:
+            self._sharing.settle(call.settled)
+        return returned
 
     async def _ask(self, call: Call) -> Any:
         """Make a call that only reads."""
         await self._checkpoint()
-        return await _run(call, _MemoryTransaction(call, is_read_only=True))
+        return await run(call, MemoryTransaction(call, is_read_only=True))
 
     def _append(self, append: Append, now: datetime) -> list[LogPosition] | Exception:
         known = refusal(append) or known_places(append, self._known)
@@ -271,6 +301,8 @@ class MemoryEventStore(EventStore):
                 self._log.append(
                     Row(position, event_id, kind, version, aggregate_id, sequence, now, data)
                 )
+                if self._sharing is not None:
+                    self._sharing.slots.append(slot_of(aggregate_id, event_id))
             stored = self._log[position - 1]
             positions.append(LogPosition(position, stored.sequence, stored.recorded_at, is_new))
         return positions
@@ -352,6 +384,8 @@ class MemoryEventStore(EventStore):
         return self._group_rows()
 
     def _group_rows(self) -> list[GroupRow]:
+        if self._sharing is not None:
+            return self._sharing.group_rows()
         return [
             GroupRow(
                 name,
@@ -368,16 +402,7 @@ class MemoryEventStore(EventStore):
         return self._keys_of_letters()
 
     def _keys_of_letters(self) -> list[DeadLetterKey]:
-        return [
-            DeadLetterKey(
-                letter.id,
-                letter.position,
-                letter.group,
-                letter.subscription,
-                letter.aggregate_id,
-            )
-            for letter in self._kept.values()
-        ]
+        return [*map(key_of, self._kept.values())]
 
     async def _letters(self, ids: Sequence[int]) -> list[tuple[DeadLetterRow, Row]]:
         """Return dead letters with their events."""
@@ -396,17 +421,24 @@ class MemoryEventStore(EventStore):
             first_recorded_at=log[0].recorded_at if log else None,
             last_recorded_at=log[-1].recorded_at if log else None,
             size_bytes=sum(len(record.data) for record in log),
-            groups={
-                name: StoredGroup(
-                    offset=offset,
-                    lag=len(log)
-                    - offset
-                    - sum(last - first + 1 for first, last in self._finished[name].items()),
-                    dead_letters=sum(letter.group == name for letter in self._kept.values()),
-                )
-                for name, offset in sorted(self._offsets.items())
-            },
+            groups=self._stored_groups(),
+            nodes={} if self._sharing is None else self._sharing.nodes(),
         )
+
+    def _stored_groups(self) -> dict[str, StoredGroup]:
+        if self._sharing is not None:
+            return self._sharing.statistics()
+        last = len(self._log)
+        return {
+            name: StoredGroup(
+                offset=offset,
+                lag=last
+                - offset
+                - sum(last - first + 1 for first, last in self._finished[name].items()),
+                dead_letters=sum(letter.group == name for letter in self._kept.values()),
+            )
+            for name, offset in sorted(self._offsets.items())
+        }
 
     async def _checkpoint(self) -> None:
         self._check_open()

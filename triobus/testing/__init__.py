@@ -13,6 +13,7 @@ from triobus.testing._explore import (
     cancel_at_every_step,
     explore,
 )
+from triobus.testing._nodes import cut_off, hang, reconnect
 from triobus.testing._promises import PromiseBroken
 from triobus.testing._record import (
     RecordedAttempt,
@@ -47,8 +48,11 @@ __all__ = [
     "World",
     "cancel_at_every_step",
     "crash",
+    "cut_off",
     "explore",
+    "hang",
     "hold_clock",
+    "reconnect",
     "record",
 ]
 

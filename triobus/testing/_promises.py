@@ -47,6 +47,8 @@ class _Log:
     offsets: dict[str, int] = attrs.field(factory=dict)
     resets: dict[str, int] = attrs.field(factory=dict)
     """The position to which a group was reset last."""
+    settled: set[tuple[UUID, Key]] = attrs.field(factory=set)
+    """What a node has settled before the publisher's knew that it was accepted."""
 
 
 @attrs.define(eq=False)
@@ -102,7 +104,8 @@ class Watch(AttemptInstrument):
     _log: _Log
     _breach: Callable[[str], None]
     _plan_failure: Callable[[], Exception | None]
-    _lanes: dict[tuple[str, str], _Lane] = attrs.field(factory=dict, init=False)
+    _lanes: dict[tuple[str, str, int | None], _Lane] = attrs.field(factory=dict, init=False)
+    """By group, aggregate and fence: a new owner begins with what was not recorded."""
     # Counted for each group:
     _failed: Counter[str] = attrs.field(factory=Counter, init=False)
     _letters: Counter[str] = attrs.field(factory=Counter, init=False)
@@ -138,7 +141,9 @@ class Watch(AttemptInstrument):
                     raise planned
             result = await call()
         except BaseException as error:
-            if as_failure(error) is not None:
+            # Where the segment is another node's meanwhile, it counts as nothing here.
+            is_lost = first.part is not None and first.part.is_lost
+            if as_failure(error) is not None and not is_lost:
                 self._failed[subscription.group] += 1
             if isinstance(error, OutcomeUnknown):  # of a transactional handler: it may be settled
                 self._settle(events, subscription)
@@ -172,7 +177,7 @@ class Watch(AttemptInstrument):
             if aggregate_id is None or delivery.letter_id is not None or not shell.lanes.is_ordered:
                 continue
             where = f"aggregate {aggregate_id!r} in group {group!r}"
-            lane = self._lanes.setdefault((group, aggregate_id), _Lane())
+            lane = self._lanes.setdefault((group, aggregate_id, delivery.fence), _Lane())
             if lane.running and aggregate_id not in lanes:
                 self._breach(f"two handlers work on {where} at the same time")
             self._check_turn(lane, delivery, where, is_batch=shell._batch is not None)
@@ -196,7 +201,15 @@ class Watch(AttemptInstrument):
             lane.batch.add(number)
 
     def _settled(self, event_id: UUID, subscription: Subscription) -> None:
-        self._log.open.get(event_id, set()).discard(key_of(subscription))
+        key = key_of(subscription)
+        if event_id in self._log.open:
+            self._log.open[event_id].discard(key)
+        elif self._is_shared:
+            self._log.settled.add((event_id, key))
+
+    @property
+    def _is_shared(self) -> bool:
+        return self._bus.store is not None and self._bus.store.is_shared
 
     def published(self, event: DomainEvent, position: int | None) -> None:
         owed = self._wanted_by(event)
@@ -204,10 +217,12 @@ class Watch(AttemptInstrument):
             self._log.events[position] = event
             # In the commit of a reset events may be stored that it has passed over.
             owed = {key for key in owed if position > self._log.resets.get(key[0], 0)}
-        self._log.open[event.event_id] = owed
+        settled = {(event.event_id, key) for key in owed} & self._log.settled
+        self._log.settled -= settled
+        self._log.open[event.event_id] = owed - {key for _, key in settled}
 
     def retry_planned(self, delivery: InFlight, due: float) -> None:  # noqa: ARG002  # the bus decides that
-        key = delivery.subscription.group, delivery.event.aggregate_id or ""
+        key = delivery.subscription.group, delivery.event.aggregate_id or "", delivery.fence
         lane = self._lanes.get(key)
         if lane is not None and lane.waiting is None and delivery.letter_id is None:
             lane.waiting = _number(delivery)  # of a batch the first
@@ -266,7 +281,7 @@ class Watch(AttemptInstrument):
         self._lanes = {key: lane for key, lane in self._lanes.items() if key[0] != group}
 
     def drained(self) -> None:
-        for event_id in self._log.open:
+        for event_id in self._log.open if not self._is_shared else ():  # others go on with them
             for group in self._groups:
                 open_ = self._open(event_id, group)
                 if open_:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,9 @@ from triobus._events import DomainEvent
 from triobus._groups.instruments import Instrument
 from triobus._text import leaves
 from triobus._threads import is_clock_held
+from triobus.stores import MemoryEventStore
 from triobus.stores.sqlite import SqliteEventStore
+from triobus.testing._cluster import Cluster, MakeBus, cluster_of
 from triobus.testing._mix import Operation, calls_of, mix
 from triobus.testing._promises import Promises
 from triobus.testing._record import Recording
@@ -128,6 +130,18 @@ class World:
     def store(self, name: str = "events.db", **options: Any) -> SqliteEventStore:
         """Return a new `SqliteEventStore` on a file of the world; the options are its own."""
         return SqliteEventStore(self.directory / name, **options)
+
+    def cluster(
+        self, make_bus: MakeBus, *, nodes: int = 3, lease: float = 5.0
+    ) -> AbstractAsyncContextManager[Cluster]:
+        """Run buses that share a store: `async with world.cluster(make_bus) as cluster:`.
+
+        `make_bus(store)` returns one more of them. They join, leave, are killed, hang and are cut
+        off as the scenario says, or with `cluster.disturb` as chance does. The store is a
+        `MemoryEventStore` with that lease, which all lives of the program have.
+        """
+        store = self.outside.setdefault("cluster", MemoryEventStore(lease=lease))
+        return cluster_of(make_bus, store, nodes, self.random, self.recording.note)
 
     def event_id(self, name: str) -> UUID:
         """Return the id of that name: the same in every life, so that publishing is idempotent."""

@@ -1,0 +1,1 @@
+"""What a bus does that shares the work of its groups with others of the same store."""

@@ -58,6 +58,7 @@ VALUES = {
     "OrderPlaced": triobus.DomainEvent,
     "scenario": in_memory,
     "world": triobus.testing.World,
+    "cluster": triobus.testing.Cluster,
     "check": triobus.testing.World.timeline,
     **{name: getattr(plugin, name) for name in ("recorded", "store_path")},
 }

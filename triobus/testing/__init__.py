@@ -4,6 +4,7 @@ Nothing of it is imported by `triobus` itself.
 """
 
 from triobus.testing._clock import hold_clock
+from triobus.testing._cluster import Cluster
 from triobus.testing._crash import crash
 from triobus.testing._doubles import Call, FlakyHandler, SlowHandler
 from triobus.testing._explore import (
@@ -29,6 +30,7 @@ from triobus.testing._world import Faults, PlannedFailure, ProgramHangs, World
 
 __all__ = [
     "Call",
+    "Cluster",
     "EventChanged",
     "Exploration",
     "ExplorationFailed",

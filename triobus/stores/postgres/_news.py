@@ -1,0 +1,127 @@
+"""Hearing of what is stored, by this program and by others: NOTIFY, and where the log ends.
+
+A notification says where the log ends at least, so that one that is lost costs nothing: after every
+connect the listener listens first, and asks then.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+
+import attrs
+import psycopg
+import trio
+from psycopg import sql
+
+from triobus._errors import StoreError
+from triobus._threads import clock_held, is_virtual, run_in_thread
+from triobus.stores.postgres._server import Connection, Server
+
+logger = logging.getLogger("triobus")
+
+Tell = Callable[[int, float | None], None]
+"""Called with where the log ends at least, and when something is due that was scheduled."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5
+"""Seconds after which a connection that was lost is made again."""
+
+_listening: trio.lowlevel.RunVar[tuple["Listening", ...]] = trio.lowlevel.RunVar(
+    "triobus listening to PostgreSQL", ()
+)
+"""Those of this run of Trio, who will be notified of what is stored in it."""
+
+
+def expect(log: str, head: int) -> None:
+    """Let no autojump clock jump before those of this run that listen to a log have heard of it."""
+    for each in _listening.get():
+        if each.log == log:
+            each.expect(head)
+
+
+@attrs.define(eq=False)
+class Listening:
+    """Hears what is new in one log."""
+
+    _server: Server
+    log: str
+    """Its id."""
+    _tell: Tell
+    _heard: int = attrs.field(default=0, init=False)
+    """The log ends there at least, by what was heard."""
+    _expected: int = attrs.field(default=0, init=False)
+    _held: ExitStack = attrs.field(factory=ExitStack, init=False)
+    _is_holding: bool = attrs.field(default=False, init=False)
+
+    async def run(self) -> None:
+        """Tell what is heard, until it is cancelled. A connection that is lost is made again."""
+        _listening.set((*_listening.get(), self))
+        pause = _FIRST_PAUSE
+        try:
+            while True:
+                try:
+                    await self._listen()
+                except (psycopg.Error, StoreError) as error:
+                    logger.info("listening to a log anew, in %s s: %s", pause, error)
+                else:
+                    pause = _FIRST_PAUSE
+                await trio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        finally:
+            _listening.set(tuple(each for each in _listening.get() if each is not self))
+            self._let_go()
+
+    async def _listen(self) -> None:
+        """Listen on one connection, until it is lost."""
+        connection, head = await run_in_thread(self._connected)
+        try:
+            self._hear(head, None)
+            while True:
+                await trio.lowlevel.wait_readable(connection.fileno())
+                for payload in _received(connection):
+                    first, _, due = payload.partition(" ")
+                    self._hear(int(first), float(due) if due else None)
+        except psycopg.OperationalError as error:
+            logger.info("the connection that listens to a log was lost: %s", error)
+        finally:
+            connection.close()
+
+    def _connected(self) -> tuple[Connection, int]:
+        """Listen on a new connection, and then look where the log ends."""
+        connection = self._server.connect()
+        try:
+            channel = f"triobus_{hashlib.md5(self._server.schema.encode()).hexdigest()}"
+            connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            row = connection.execute(self._server.sql("SELECT {schema}.head_1()")).fetchone()
+            assert row is not None
+            return connection, int(row[0])
+        except BaseException:
+            connection.close()
+            raise
+
+    def _hear(self, head: int, due: float | None) -> None:
+        self._heard = max(self._heard, head)
+        self._tell(head, due)
+        if self._heard >= self._expected:
+            self._let_go()
+
+    def expect(self, head: int) -> None:
+        """Hold an autojump clock until the log is heard to end there."""
+        self._expected = max(self._expected, head)
+        is_late = self._heard < self._expected
+        if is_late and not self._is_holding and is_virtual(trio.lowlevel.current_clock()):
+            self._held.enter_context(clock_held())
+            self._is_holding = True
+
+    def _let_go(self) -> None:
+        if self._is_holding:
+            self._is_holding = False
+            self._held.close()
+
+
+def _received(connection: Connection) -> Iterable[str]:
+    """Return the notifications that have come, without waiting. Raises `OperationalError`."""
+    connection.pgconn.consume_input()
+    found = []
+    while (notification := connection.pgconn.notifies()) is not None:
+        found.append(notification.extra.decode())
+    return found

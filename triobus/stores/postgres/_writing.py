@@ -79,13 +79,13 @@ class Writer:
         self._link.is_uncertain = True
         try:
             found = self._called(connection, commit.changes, rows)
+        except UnicodeEncodeError:  # a text that is none
+            self._link.is_uncertain = was_uncertain
+            return None
         except psycopg.Error as error:
             if error.sqlstate == LOST:
                 raise self._node.lost() from None
             if connection.closed or error.sqlstate is None:
-                if isinstance(error, psycopg.DataError):  # a text with NUL
-                    self._link.is_uncertain = was_uncertain
-                    return None
                 raise
             self._link.is_uncertain = was_uncertain
             if error.sqlstate in (LOOK_AGAIN, _DUPLICATE):

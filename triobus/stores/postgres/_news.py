@@ -51,29 +51,39 @@ class Listening:
     _expected: int = attrs.field(default=0, init=False)
     _held: ExitStack = attrs.field(factory=ExitStack, init=False)
     _is_holding: bool = attrs.field(default=False, init=False)
+    _is_waiting: bool = attrs.field(default=False, init=False)
+    """Whether there is no connection, and none is being made."""
+    _pause: float = attrs.field(default=_FIRST_PAUSE, init=False)
 
     async def run(self) -> None:
         """Tell what is heard, until it is cancelled. A connection that is lost is made again."""
         _listening.set((*_listening.get(), self))
-        pause = _FIRST_PAUSE
         try:
             while True:
                 try:
-                    await self._listen()
+                    await self._listen()  # again at once, when a connection is lost that was there
                 except (psycopg.Error, StoreError) as error:
-                    logger.info("listening to a log anew, in %s s: %s", pause, error)
-                else:
-                    pause = _FIRST_PAUSE
-                await trio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                    logger.info("listening to a log anew, in %s s: %s", self._pause, error)
+                    await self._wait()
         finally:
             _listening.set(tuple(each for each in _listening.get() if each is not self))
             self._let_go()
+
+    async def _wait(self) -> None:
+        """Wait before the next connection. Virtual time passes: nothing can be heard meanwhile."""
+        self._is_waiting = True
+        self._let_go()
+        try:
+            await trio.sleep(self._pause)
+        finally:
+            self._is_waiting = False
+        self._pause = min(2 * self._pause, _LONGEST_PAUSE)
 
     async def _listen(self) -> None:
         """Listen on one connection, until it is lost."""
         came: list[str] = []
         connection, head = await run_in_thread(self._connected, came)
+        self._pause = _FIRST_PAUSE
         try:
             self._hear(head, None)
             while True:
@@ -115,7 +125,7 @@ class Listening:
     def expect(self, head: int) -> None:
         """Hold an autojump clock until the log is heard to end there."""
         self._expected = max(self._expected, head)
-        is_late = self._heard < self._expected
+        is_late = self._heard < self._expected and not self._is_waiting
         if is_late and not self._is_holding and is_virtual(trio.lowlevel.current_clock()):
             self._held.enter_context(clock_held())
             self._is_holding = True

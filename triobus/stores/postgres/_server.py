@@ -4,19 +4,24 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from triobus._errors import InvalidOption, NotAStore, OutcomeUnknown, StoreError
+from triobus._errors import (
+    InvalidOption,
+    NotAStore,
+    OutcomeUnknown,
+    StatementRefused,
+    StoreError,
+)
 from triobus._text import line
 from triobus.stores.postgres._faults import Faults, is_lost, is_passing, said_by
 
 T = TypeVar("T")
-Connection = psycopg.Connection[Any]
 
 CONNECT_SECONDS = 10
 """How long a server is given to accept a connection, unless the DSN says so."""
@@ -36,6 +41,25 @@ _SESSION = (
 )
 """What the defaults of a role or a database may not change. A commit is never cancelled by a
 timeout, and an accepted event is on disk."""
+
+
+class Connection(psycopg.Connection[Any]):
+    """A connection of a store, which a program may come by, but not commit."""
+
+    def commit(self) -> NoReturn:
+        """Refuse it: the transaction is the store's."""
+        raise _refused("commit")
+
+    def rollback(self) -> NoReturn:
+        """Refuse it: the transaction is the store's."""
+        raise _refused("rollback")
+
+
+def _refused(what: str) -> StatementRefused:
+    return StatementRefused(
+        f"{what}() of the store's own connection was refused: return to have what was done "
+        "committed, or raise to have it rolled back"
+    )
 
 
 @attrs.define(eq=False)
@@ -71,7 +95,7 @@ class Server:
 
     def connect(self) -> Connection:
         """Return a new connection. Raises `psycopg.Error` and `NotAStore`."""
-        connection: Connection = psycopg.connect(self._conninfo, autocommit=True)
+        connection = Connection.connect(self._conninfo, autocommit=True)
         try:
             self._prepare(connection)
         except BaseException:

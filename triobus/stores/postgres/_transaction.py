@@ -50,14 +50,6 @@ class ProgramCursor(psycopg.Cursor[Any]):
             f"copy({shown(statement)}) was refused: use transaction.executemany()"
         )
 
-    @property
-    def connection(self) -> NoReturn:
-        """Nothing: the connection is the store's."""
-        raise StatementRefused(
-            "cursor.connection was asked for, which is the store's own: use transaction.execute(), "
-            "return to have it committed, or raise to have it rolled back"
-        )
-
 
 class PostgresTransaction(Transaction):
     """A transaction of a PostgreSQL store.

@@ -8,8 +8,6 @@ import pytest
 from tests.postgres import server
 from triobus import PostgresEventStore
 
-pytestmark = pytest.mark.postgres
-
 
 @pytest.fixture
 def schema() -> Iterator[str]:
@@ -22,8 +20,9 @@ def schema() -> Iterator[str]:
 
 @pytest.fixture
 def opened(schema: str) -> Callable[..., PostgresEventStore]:
-    """Makes stores over that schema, with options."""
-    return lambda **options: PostgresEventStore(server.dsn(), schema=schema, **options)
+    """Makes stores over that schema, with options; their connections have its name too."""
+    dsn = psycopg.conninfo.make_conninfo(server.dsn(), application_name=schema)
+    return lambda **options: PostgresEventStore(dsn, schema=schema, **options)
 
 
 @pytest.fixture

@@ -72,15 +72,17 @@ async def test_a_waiter_finds_what_another_program_has_stored(opened, autojump_c
 
 
 async def test_a_connection_that_listens_is_made_again_and_misses_nothing(
-    opened, autojump_clock, beside
+    opened, autojump_clock, beside, schema
 ):
     handled = Handled()
     async with subscribed(opened(name="it"), handled), opened() as other:
         for number in range(5):
-            beside.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE %s",
-                (f"%{other._driven._server.schema}%head_1()%",),
+            ended = beside.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = %s AND query LIKE '%%head_1()%%'",
+                (schema,),
             )
+            assert ended.rowcount == 1
             await other.append([Noted(number)])
             await trio.sleep(60)
     assert handled == [0, 1, 2, 3, 4]

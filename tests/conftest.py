@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.postgres import server
 from tests.sqlite.hostile.probing import check_printable
 
 
@@ -17,3 +18,21 @@ def printable_log(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
         if record.name == "triobus":
             check_printable(record.getMessage())
             assert "\n" not in record.getMessage()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Say over which PostgreSQL, and how much of it."""
+    group = parser.getgroup("triobus's own tests")
+    group.addoption(
+        "--postgres", metavar="DSN", help="the PostgreSQL to test with, in place of the wheel's"
+    )
+    group.addoption(
+        "--all-over-postgres",
+        action="store_true",
+        help="every promise over PostgreSQL too, and not only those of a store",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Take the server that was given."""
+    server.given = config.getoption("--postgres")

@@ -138,6 +138,10 @@ class StoreIOError(StoreError):
     """The disk refused to read or write. What was to be stored is not."""
 
 
+class StoreUnavailable(StoreIOError):
+    """The server of the store cannot be reached, or refuses the connection. Nothing was stored."""
+
+
 class StoreInUse(StoreError, trio.BusyResourceError):
     """Another bus or writer has the store."""
 

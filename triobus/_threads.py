@@ -115,6 +115,38 @@ class Worker:
             call.make()
 
 
+@attrs.define(eq=False)
+class Pulse:
+    """A thread that makes a call every so often, in real time, from `start` to `stop`.
+
+    For what others see from outside, such as a lease: it goes on while Trio is busy, and holds no
+    clock.
+    """
+
+    name: str
+    seconds: float
+    _beat: Callable[[], bool]
+    """The call; it returns whether to go on."""
+    _ended: threading.Event = attrs.field(factory=threading.Event, init=False)
+    _thread: threading.Thread | None = attrs.field(default=None, init=False)
+
+    def start(self) -> None:
+        """Start the thread; the first call comes when the time is over for the first time."""
+        self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread after the call that it makes, if it makes one. It blocks until then."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        while not self._ended.wait(self.seconds) and self._beat():
+            pass
+
+
 @attrs.frozen(eq=False)
 class _Call:
     """One call on its way to a worker and back."""

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from triobus import EventStore, MemoryEventStore, SqliteEventStore
+from tests.postgres import server
+from triobus import EventStore, MemoryEventStore, PostgresEventStore, SqliteEventStore
 
 Reopened = Callable[[], EventStore]
 """Returns a store with what was in it before, as a program does that starts again."""
@@ -15,6 +16,7 @@ NEW: dict[str, Callable[[], EventStore | None]] = {
     "no store": lambda: None,
     "memory": MemoryEventStore,
     "sqlite": lambda: SqliteEventStore(":memory:"),
+    "postgres": lambda: PostgresEventStore(server.dsn(), schema=server.new_schema()),
 }
 """What a bus may be made with, for the promises of every bus."""
 
@@ -26,6 +28,9 @@ def _kept(store: EventStore) -> Reopened:
 KINDS: dict[str, Callable[..., Reopened]] = {
     "sqlite": lambda path, **options: partial(SqliteEventStore, path / "events.db", **options),
     "memory": lambda path, **options: _kept(MemoryEventStore(**options)),
+    "postgres": lambda path, **options: partial(
+        PostgresEventStore, server.dsn(), schema=server.new_schema(), **options
+    ),
 }
 
 

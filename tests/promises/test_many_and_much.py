@@ -4,6 +4,7 @@ import time
 from collections import defaultdict
 from typing import Any, ClassVar
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -12,6 +13,7 @@ from tests.events import Noted
 from tests.promises.hostile import handling
 from tests.promises.kinds import KINDS, Reopened, reopened
 from triobus import (
+    DomainEvent,
     EventBus,
     EventNotEncodable,
     MemoryEventStore,
@@ -21,6 +23,12 @@ from triobus import (
 )
 
 # Many and much
+
+
+@attrs.frozen
+class Long(DomainEvent):
+    number: int
+    text: str
 
 
 @pytest.mark.parametrize(
@@ -57,20 +65,34 @@ async def test_an_event_of_1_mib_is_kept_and_one_byte_more_is_refused_and_not_de
 ) -> None:
     handled = []
 
-    async def handler(event: Noted) -> None:
-        handled.append((event.number, len(event.key or "")))
+    async def handler(event: Long) -> None:
+        handled.append((event.number, len(event.text)))
 
     async with new_store() as store:
-        room = 1_048_576 - len(store._codec.encode(Noted(1, "")))
-    async with handling(new_store(), handler) as bus:
-        await bus.publish(Noted(1, "x" * room))
+        room = 1_048_576 - len(store._codec.encode(Long(1, "")))
+    async with handling(new_store(), handler, types=Long) as bus:
+        await bus.publish(Long(1, "x" * room))
         with pytest.raises(EventNotEncodable, match="1,048,577"):
-            await bus.publish(Noted(2, "x" * (room + 1)))
-        await bus.publish(Noted(3, "x"))
+            await bus.publish(Long(2, "x" * (room + 1)))
+        await bus.publish(Long(3, "x"))
     assert sorted(handled) == [(1, room), (3, 1)]
     async with new_store() as store:
-        found = [(s.event.number, len(s.event.key)) async for s in store.read()]
+        found = [(s.event.number, len(s.event.text)) async for s in store.read()]
     assert found == [(1, room), (3, 1)]
+
+
+async def test_an_aggregate_id_is_kept_whole_or_refused_however_long_it_is(new_store: Reopened):
+    async with new_store() as store:
+        for length in (1, 100, 2000, 1_000_000):
+            key = "x" * length
+            try:
+                await store.append([Noted(1, key), Noted(2, key)])
+            except EventNotEncodable as error:
+                assert "PostgresEventStore takes at most 2,000" in str(error)  # noqa: PT017  # only some do
+                assert length > 2000
+            else:
+                found = [s.sequence async for s in store.read(aggregate_id=key)]
+                assert found == [1, 2]
 
 
 @pytest.mark.parametrize("store", [None, MemoryEventStore()], ids=["none", "memory"])

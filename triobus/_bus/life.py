@@ -199,6 +199,8 @@ class Life:
             self._start_schedule()
         self._nursery.start_soon(self._conduct)
         self._nursery.start_soon(self.log.run)
+        if self.log.is_attended:
+            self._nursery.start_soon(self.log.attend)
         try:
             await self._start_groups()
         except BaseException as error:

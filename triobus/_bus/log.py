@@ -58,6 +58,13 @@ class Log(Protocol):
     async def run(self) -> None:
         """Do what has to be done beside all others, until it is closed."""
 
+    @property
+    def is_attended(self) -> bool:
+        """Whether `attend` is to run beside it."""
+
+    async def attend(self) -> None:
+        """Hear of what other programs store. Raises `StoreError` if the log was lost to another."""
+
     def halt(self) -> None:
         """Record nothing from here on, as a killed process would."""
 
@@ -199,6 +206,11 @@ class MemoryLog:
     async def close(self) -> None:
         """Nothing is to be closed."""
         await cancel_shielded_checkpoint()
+
+    is_attended: bool = attrs.field(default=False, init=False)
+
+    async def attend(self) -> None:
+        """Nobody else stores anything."""
 
     async def run(self) -> None:
         """Nothing is to be done."""
@@ -358,6 +370,15 @@ class StoredLog:
     async def run(self) -> None:
         """Run the writer."""
         await self._recorder.run()
+
+    @property
+    def is_attended(self) -> bool:
+        """Whether other programs may store something, too."""
+        return self._recorder.is_attended
+
+    async def attend(self) -> None:
+        """Hear of what they store."""
+        await self._recorder.attend()
 
     def halt(self) -> None:
         """Record nothing from here on."""

@@ -1,18 +1,28 @@
 """Handing over: events that have just been stored go to the groups and to those who listen."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import attrs
+import trio
+from trio.lowlevel import enable_ki_protection
 
+from triobus._durability.alarm import Alarm
 from triobus._durability.catch_up import CatchUp
-from triobus._errors import EventNotDecodable
+from triobus._errors import EventNotDecodable, StoreError
 from triobus._events import DomainEvent
 from triobus._groups.outcome import PendingOutcome
 from triobus.stores import EventStore
 from triobus.stores._commits import Submission
+from triobus.stores._reading import BATCH
 from triobus.stores._values import Release, Row
+
+logger = logging.getLogger("triobus")
+
+_PAUSE = 1
+"""Seconds after which a read that failed is made again."""
 
 
 @attrs.define(eq=False)
@@ -31,44 +41,49 @@ class HandOver:
     """Whether what outsiders store is the next life's."""
     _is_cut: bool = attrs.field(default=False, init=False)
     """Whether they have stored something since, so that all behind it is the next life's too."""
+    _told: int = attrs.field(default=0, init=False)
+    """The position of the last event that those who listen have been told."""
+    _alarm: Alarm = attrs.field(factory=Alarm, init=False)
+    """Rings when there are events in the log that other programs have stored."""
 
     def begin(self, last: int) -> None:
         """Begin behind the last event that there is."""
-        self.last = self.reach = last
+        self.last = self.reach = self._told = last
 
     def all(self, submissions: Sequence[Submission]) -> None:
         """Hand over what has just been stored, in the order of the log."""
         # What is new and side by side goes over together: half of the time with many publishers.
         events: list[DomainEvent] = []
         keys: list[str | None] = []
+        first = 0
         for submission in submissions:
-            batch = submission.batch
+            batch, places = submission.batch, submission.positions
             if batch is None and not isinstance(submission.item, Release):
                 continue
             if self.is_cutting:
-                self._next(events, keys)
+                self._next(events, keys, first)
                 events, keys = [], []
                 self._is_cut = self._is_cut or is_new_from_outside(submission)
             if batch is None:
-                self._next(events, keys)
+                self._next(events, keys, first)
                 events, keys = [], []
                 self._rows(submission.result.rows)
                 continue
-            if batch.completion is None and all(place.is_new for place in submission.positions):
+            if batch.completion is None and all(place.is_new for place in places):
+                if not events:
+                    first = places[0].position
                 events += batch.events
                 keys += batch.keys
                 continue
-            self._next(events, keys)
+            self._next(events, keys, first)
             events, keys = [], []
-            for event, key, place in zip(
-                batch.events, batch.keys, submission.positions, strict=True
-            ):
+            for event, key, place in zip(batch.events, batch.keys, places, strict=True):
                 # What the log had before has been handed over before.
                 if place.is_new:
-                    self._next([event], [key], batch.completion)
+                    self._next([event], [key], place.position, batch.completion)
                 elif batch.completion is not None:
                     self._watch_on(event, place.position, batch.completion)
-        self._next(events, keys)
+        self._next(events, keys, first)
 
     def _rows(self, rows: Sequence[Row]) -> None:
         """Give the groups what came out of the schedule; they read what cannot be made here."""
@@ -76,31 +91,38 @@ class HandOver:
             try:
                 event = self._store._decode(row)
             except EventNotDecodable:
-                self._pass_on()
+                self._reach_to(row.position)
             else:
-                self._next([event], [row.aggregate_id])
+                self._next([event], [row.aggregate_id], row.position)
 
-    def _pass_on(self) -> None:
-        """Let the groups read the next event of the log themselves."""
-        self.last += 1
+    def on_news(self, last: int) -> None:
+        """The log ends there at least: other programs have stored something."""
+        if last > self.last:
+            self._is_cut = self._is_cut or self.is_cutting
+            self._reach_to(last)
+
+    def _reach_to(self, last: int) -> None:
+        """Let the groups, and those who listen, read what is in the log up to a position."""
+        self.last = max(self.last, last)
         if not self._is_cut:
             self.reach = self.last
             for catch_up in self._catch_ups.values():
                 catch_up.last = self.last
                 if catch_up.is_active:
                     catch_up.offer([], [], self.last, None)
+        self._alarm.ring()
 
     def _next(
         self,
         events: Sequence[DomainEvent],
         keys: Sequence[str | None],
+        first: int,
         completion: PendingOutcome | None = None,
     ) -> None:
-        """Give the groups what comes next in the log."""
+        """Give the groups what is in the log from a position on; they read what is before it."""
         if not events:
             return
-        first = self.last + 1
-        self.last += len(events)
+        self.last = max(self.last, first + len(events) - 1)
         if not self._is_cut:
             self.reach = self.last
             if completion is not None:
@@ -109,7 +131,35 @@ class HandOver:
                 catch_up.last = self.last
                 if catch_up.is_active:
                     catch_up.offer(events, keys, first, completion)
-        self._tell(events, first, not self._is_cut)
+        if self._told == first - 1:
+            self._told += len(events)
+            self._tell(events, first, not self._is_cut)
+        else:
+            self._alarm.ring()
+
+    async def run(self) -> None:
+        """Read for those who listen what other programs have stored, until it is cancelled."""
+        while True:
+            if self._told >= self.last:
+                await self._alarm.sleep()
+                continue
+            try:
+                self._tell_rows(await self._store._fetch(self._told, BATCH, self.last))
+            except StoreError as error:
+                logger.warning("what others have stored could not be read yet: %s", error)
+                await trio.sleep(_PAUSE)
+
+    @enable_ki_protection
+    def _tell_rows(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if row.position == self._told + 1:
+                self._told = row.position
+                try:
+                    event = self._store._decode(row)
+                except EventNotDecodable as error:
+                    logger.warning("nobody who listens is told of an event: %s", error)
+                else:
+                    self._tell([event], row.position, row.position <= self.reach)
 
     def _watch_on(self, event: DomainEvent, position: int, completion: PendingOutcome) -> None:
         """Let a publisher wait for the groups that have still to deal with an event of the log."""

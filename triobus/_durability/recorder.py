@@ -58,6 +58,7 @@ class Recorder:
     """Who has it is handled alone among those in which the process died."""
     _is_changed: bool = attrs.field(default=False, init=False)
     """Whether there is something to be recorded."""
+    _attending: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
     _is_storing: bool = attrs.field(default=False, init=False)
     """Whether what was collected is on its way."""
     _waiting: list[Callable[[], None]] = attrs.field(factory=list, init=False)
@@ -122,6 +123,7 @@ class Recorder:
         if not self.is_attached:
             return
         self.is_attached = self.letters.is_current = False
+        self._attending.cancel()
         with trio.CancelScope(shield=True):
             try:
                 # Also when nothing has changed, for it ends behind all tasks that publish.
@@ -226,6 +228,28 @@ class Recorder:
     async def run(self) -> None:
         """Store what is published, and record what is finished, until it is detached."""
         await self._commits.run()
+
+    @property
+    def is_attended(self) -> bool:
+        """Whether other programs may store something, too."""
+        return self.store._is_attended
+
+    async def attend(self) -> None:
+        """Hear of what others store, until the bus is detached.
+
+        Raises `StoreError` if the store was lost to another bus.
+        """
+        with self._attending:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hand_over.run)
+                nursery.start_soon(self.store._attend, self._on_others)
+
+    @enable_ki_protection
+    def _on_others(self, last: int, due: float | None) -> None:
+        """The log ends there at least, and what others have scheduled is due then."""
+        self._hand_over.on_news(last)
+        if due is not None:
+            self.schedule.on_stored([due])
 
     async def flush(self) -> None:
         """Wait until everything that is finished is recorded. Raises `StoreError`, `BusClosed`."""

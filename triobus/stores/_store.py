@@ -220,6 +220,19 @@ class EventStore(ABC):
         """How many bytes it takes on disk, if that can be told at once; for any thread."""
         return None
 
+    @property
+    def _is_attended(self) -> bool:
+        """Whether others may store something while a bus uses it, which `_attend` tells then."""
+        return False
+
+    async def _attend(self, tell: Callable[[int, float | None], None]) -> None:
+        """Tell the bus that uses the store what others store, until it is cancelled.
+
+        `tell` gets where the log ends at least, and when something is due that was scheduled. Of
+        its own commits the bus knows before. Raises `StoreError` if the bus has lost the store.
+        """
+        raise NotImplementedError
+
     def _check_process(self) -> None:  # noqa: B027  # a store in memory is of use there
         """Raise `StoreForked` in a forked child, if the store is of no use there."""
 

@@ -160,6 +160,7 @@ async def test_a_durable_bus_with_nothing_to_do_takes_no_step(new_store, autojum
     async with subscribed(new_store(), Handled()) as bus:
         await bus.publish_many([Noted(n) for n in range(10)])
         await bus.wait_idle()
+        await trio.sleep(1)  # what a server says of it may come later
         await trio.testing.wait_all_tasks_blocked()
         steps = Steps()
         trio.lowlevel.add_instrument(steps)

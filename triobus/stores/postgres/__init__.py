@@ -1,0 +1,5 @@
+"""A store in a PostgreSQL database."""
+
+from triobus.stores.postgres._store import PostgresEventStore
+
+__all__ = ["PostgresEventStore"]

@@ -23,7 +23,14 @@ NOT_OURS = {
     *("def", "async for", "pytest"),
     *BENCHMARKS,
     "/readyz",
-    *("cli", "metrics", "test", "bench", "dev"),  # extras, which have a test of their own
+    *(
+        "cli",
+        "metrics",
+        "postgres",
+        "test",
+        "bench",
+        "dev",
+    ),  # extras, which have a test of their own
     *("aggregate", "metadata"),  # keys of an event on the command line
     *("-wal",),  # files of SQLite
     *SABOTAGES,

@@ -95,7 +95,7 @@ class Driven:
 
     def expect_news(self, log: str) -> None:
         """Let no autojump clock jump before those who listen have heard of the last commit."""
-        expect(log, self.writer.head)
+        expect(log, self.writer.head, self.writer.due)
 
     async def listen(self, log: str, tell: Tell) -> None:
         """Tell what is new in the log, until it is cancelled."""

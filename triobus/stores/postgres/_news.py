@@ -6,6 +6,7 @@ connect the listener listens first, and asks then.
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 
@@ -31,11 +32,11 @@ _listening: trio.lowlevel.RunVar[tuple["Listening", ...]] = trio.lowlevel.RunVar
 """Those of this run of Trio, who will be notified of what is stored in it."""
 
 
-def expect(log: str, head: int) -> None:
+def expect(log: str, head: int, due: float | None) -> None:
     """Let no autojump clock jump before those of this run that listen to a log have heard of it."""
     for each in _listening.get():
         if each.log == log:
-            each.expect(head)
+            each.expect(head, due)
 
 
 @attrs.define(eq=False)
@@ -49,6 +50,8 @@ class Listening:
     _heard: int = attrs.field(default=0, init=False)
     """The log ends there at least, by what was heard."""
     _expected: int = attrs.field(default=0, init=False)
+    _dues: Counter[float] = attrs.field(factory=Counter, init=False)
+    """For virtual clocks: how many more notifications of a due time were heard than expected."""
     _held: ExitStack = attrs.field(factory=ExitStack, init=False)
     _is_holding: bool = attrs.field(default=False, init=False)
     _is_waiting: bool = attrs.field(default=False, init=False)
@@ -82,25 +85,26 @@ class Listening:
     async def _listen(self) -> None:
         """Listen on one connection, until it is lost."""
         came: list[str] = []
-        connection, head = await run_in_thread(self._connected, came)
+        connection, head, due = await run_in_thread(self._connected, came)
         self._pause = _FIRST_PAUSE
         try:
-            self._hear(head, None)
+            self._dues.clear()
+            self._hear(head, due)
             while True:
                 if not came:
                     await trio.lowlevel.wait_readable(connection.fileno())
                 came += _received(connection)
                 payloads, came[:] = [*came], []
                 for payload in payloads:
-                    first, _, due = payload.partition(" ")
-                    self._hear(int(first), float(due) if due else None)
+                    end, _, at = payload.partition(" ")
+                    self._hear(int(end), float(at) if at else None)
         except psycopg.OperationalError as error:
             logger.info("the connection that listens to a log was lost: %s", error)
         finally:
             connection.close()
 
-    def _connected(self, came: list[str]) -> tuple[Connection, int]:
-        """Listen on a new connection, and then look where the log ends.
+    def _connected(self, came: list[str]) -> tuple[Connection, int, float | None]:
+        """Listen on a new connection, and then look where the log ends and what is due.
 
         What comes together with the answer is taken by the driver, which hands it over.
         """
@@ -109,24 +113,37 @@ class Listening:
             connection.add_notify_handler(lambda notification: came.append(notification.payload))
             channel = f"triobus_{hashlib.md5(self._server.schema.encode()).hexdigest()}"
             connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
-            row = connection.execute(self._server.sql("SELECT {schema}.head_1()")).fetchone()
+            query = "SELECT {schema}.head_1(), (SELECT min(due_at) FROM {schema}.scheduled)"
+            row = connection.execute(self._server.sql(query)).fetchone()
             assert row is not None
-            return connection, int(row[0])
+            return connection, row[0], row[1]
         except BaseException:
             connection.close()
             raise
 
     def _hear(self, head: int, due: float | None) -> None:
         self._heard = max(self._heard, head)
+        self._count(due, 1)
         self._tell(head, due)
-        if self._heard >= self._expected:
+        if not self._is_late:
             self._let_go()
 
-    def expect(self, head: int) -> None:
-        """Hold an autojump clock until the log is heard to end there."""
+    def _count(self, due: float | None, heard: int) -> None:
+        # It may be heard of before the commit that tells of it has returned.
+        if due is not None and is_virtual(trio.lowlevel.current_clock()):
+            self._dues[due] += heard
+
+    @property
+    def _is_late(self) -> bool:
+        return self._heard < self._expected or any(count < 0 for count in self._dues.values())
+
+    def expect(self, head: int, due: float | None) -> None:
+        """Hold an autojump clock until that is heard."""
         self._expected = max(self._expected, head)
-        is_late = self._heard < self._expected and not self._is_waiting
-        if is_late and not self._is_holding and is_virtual(trio.lowlevel.current_clock()):
+        if self._is_waiting:
+            return
+        self._count(due, -1)
+        if self._is_late and not self._is_holding and is_virtual(trio.lowlevel.current_clock()):
             self._held.enter_context(clock_held())
             self._is_holding = True
 

@@ -76,6 +76,8 @@ class WholeCommit:
     """The calls that are left out, and why."""
     _sent: tuple[str, list[Any]] | None = attrs.field(default=None, init=False)
     """The transaction whose end was asked for, and what comes of it if it is stored."""
+    due: float | None = attrs.field(default=None, init=False)
+    """When the first of them is due, if other programs were told."""
     _keeps: bool = attrs.field(default=False, init=False)
     """Whether an event was scheduled, of which other programs have to know."""
     _connection: Connection = attrs.field(init=False)
@@ -124,6 +126,7 @@ class WholeCommit:
 
     def _done(self) -> list[Any]:
         """Write everything, all but the end of the transaction."""
+        self._keeps, self.due = False, None
         called = self._all_called()
         self._lock()
         arranged = self._arranged
@@ -342,6 +345,7 @@ class WholeCommit:
         assert row is not None
         self.scheduled = row[0]
         if self._keeps:
+            self.due = row[1]
             self._one("SELECT {schema}.notify_1(%s)", f"{self.head} {row[1]!r}")
         for index, result in enumerate(results):
             if isinstance(result, Released):

@@ -40,6 +40,8 @@ class Writer:
     """How many events are scheduled, after the last commit that had to do with it."""
     head: int = attrs.field(default=0, init=False)
     """The position of the last event, as far as it is known here."""
+    due: float | None = attrs.field(default=None, init=False)
+    """What the last commit has told of when something is due, if it has."""
     _append: Any = attrs.field(init=False)
     _commit: Any = attrs.field(init=False)
     _record: Any = attrs.field(init=False)
@@ -57,7 +59,7 @@ class Writer:
         rows = NewRows()
         for append in commit.appends if is_plain else ():
             rows.add(append)
-        before = self.head
+        before, self.due = self.head, None
         if is_plain and rows.is_plain and not rows.have_one_id_twice:
             stored = self._link.use("be written", lambda c: self._plainly(c, commit, rows))
             if stored is not None:
@@ -66,7 +68,7 @@ class Writer:
         new_behind = before if self._link.is_uncertain else None
         whole = WholeCommit(self._server, self._node, commit, new_behind)
         results = self._link.use("be written", lambda c: whole.carried_out(c, self._link))
-        self.head = max(self.head, whole.head)
+        self.head, self.due = max(self.head, whole.head), whole.due
         if whole.scheduled is not None:
             self.scheduled = whole.scheduled
         return results

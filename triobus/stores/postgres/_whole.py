@@ -146,7 +146,7 @@ class WholeCommit:
                 result = self._reset(item, called)
                 resets += [(item.group, result.offset)] if isinstance(result, Reached) else []
             elif isinstance(item, RemoveGroup):
-                result = InvalidOption("a log in PostgreSQL keeps its groups: none can be removed")
+                result = self._remove_group(item.group)
             else:
                 result = self._release(item)
             results.append(result)
@@ -328,6 +328,17 @@ class WholeCommit:
         for group, reached in resets:  # last: what has changed of the group is of the past
             query = "SELECT {schema}.reset_1(%s, %s::bigint, %s::text, %s::bigint)"
             self._one(query, node.number, node.token, group, reached)
+
+    def _remove_group(self, group: str) -> bool:
+        """Forget a group; return whether it was there."""
+        for table in ("finished", "attempts", "dead_letters"):
+            query = f"DELETE FROM {{schema}}.{table} WHERE group_name = %s"
+            self._connection.execute(self._server.sql(query), (group,))
+        query = "DELETE FROM {schema}.segments WHERE group_name = %s AND group_name > ''"
+        was_there = self._connection.execute(self._server.sql(query), (group,)).rowcount > 0
+        query = "DELETE FROM {schema}.groups WHERE name = %s"
+        self._connection.execute(self._server.sql(query), (group,))
+        return was_there
 
     def _offset_of(self, group: str) -> int:
         query = self._server.sql(

@@ -131,8 +131,9 @@ class HandOver:
                 catch_up.last = self.last
                 if catch_up.is_active:
                     catch_up.offer(events, keys, first, completion)
-        if self._told == first - 1:
-            self._told += len(events)
+        # Only where others store something too is anything left out, and read by `run`.
+        if self._told == first - 1 or not self._store._is_attended:
+            self._told = self.last
             self._tell(events, first, not self._is_cut)
         else:
             self._alarm.ring()

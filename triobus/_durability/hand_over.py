@@ -133,7 +133,7 @@ class HandOver:
                     catch_up.offer(events, keys, first, completion)
         # Only where others store something too is anything left out, and read by `run`.
         if self._told == first - 1 or not self._store._is_attended:
-            self._told = self.last
+            self._told = first + len(events) - 1
             self._tell(events, first, not self._is_cut)
         else:
             self._alarm.ring()

@@ -6,8 +6,12 @@ import trio.testing
 
 from tests.events import Noted, Other, SpecialNoted
 from tests.promises.stored.buses import in_three_turns
-from triobus import EventBus
+from triobus import EventBus, MemoryEventStore
+from triobus._durability.hand_over import HandOver
 from triobus._environment import replace
+from triobus._events.batch import Batch
+from triobus.stores._commits import Submission
+from triobus.stores._values import LogPosition
 
 
 async def test_a_listener_that_is_slow_misses_nothing_and_holds_up_no_publisher(new_store):
@@ -78,3 +82,26 @@ async def test_wait_for_gets_an_event_from_the_store_too(new_store):
         nursery.start_soon(bus.publish, Noted(3))
         with trio.fail_after(60):
             assert (await bus.wait_for(Noted)).number == 3
+
+
+class SharedLog(MemoryEventStore):
+    """A log in which other programs store something too."""
+
+    _is_attended = True
+
+
+async def test_what_others_store_behind_an_own_event_is_told_though_it_was_heard_of_before(
+    autojump_clock,
+):
+    told = []
+    async with SharedLog() as store:
+        events = [Noted(n) for n in range(3)]
+        await store.append(events)
+        hand_over = HandOver(store, lambda some, first, _: told.append((first, len(some))), {})
+        hand_over.begin(0)
+        hand_over.on_news(3)  # before the answer to the own commit, which was the first of them
+        place = LogPosition(1, None, events[0].occurred_at, True)
+        hand_over.all([Submission(Batch(events[:1]), None, positions=[place])])
+        with trio.move_on_after(1):
+            await hand_over.run()
+    assert told == [(1, 1), (2, 1), (3, 1)]

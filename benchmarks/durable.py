@@ -138,11 +138,26 @@ async def one_by_one(bus: triobus.EventBus, events: list[Booked]) -> None:
 
 def durable(path: Path, events: list[Booked], publish: Publish) -> float:
     """Return the seconds an event from being published until it is acknowledged on disk."""
+    bus = triobus.EventBus(triobus.SqliteEventStore(path))
+    bus.subscribe(Booked, handler)
+    return measured(bus, events, publish)
+
+
+async def _nothing() -> None:
+    """Nothing is to be made before."""
+
+
+def measured(
+    bus: triobus.EventBus,
+    events: list[Booked],
+    publish: Publish,
+    prepare: Callable[[], Awaitable[object]] = _nothing,
+) -> float:
+    """Return the seconds an event until a bus has nothing left to do, what it needs made before."""
 
     async def run() -> float:
-        bus = triobus.EventBus(triobus.SqliteEventStore(path))
-        bus.subscribe(Booked, handler)
         async with bus:
+            await prepare()
             started = time.perf_counter()
             await publish(bus, events)
             await bus.wait_idle()

@@ -13,14 +13,12 @@ is the interpreter's lock, for which the two threads take turns: nearly nothing 
 once, so that twice as fast needs half as much Python, in publishing first of all.
 """
 
-import gc
 import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-
-import trio
 
 import triobus
 from benchmarks.durable import (
@@ -32,6 +30,7 @@ from benchmarks.durable import (
     by_256_publishers,
     events_of,
     in_batches,
+    measured,
     open_raw,
     rows_of,
 )
@@ -58,6 +57,10 @@ def raw(path: Path, events: list[Booked], *, random_ids: bool) -> float:
         return (time.perf_counter() - started) / len(rows)
 
 
+def _make_table(transaction: triobus.Transaction) -> None:
+    transaction.execute(CREATE)
+
+
 def in_transaction(path: Path, events: list[Booked], publish: Publish) -> float:
     """Return the seconds an event with a transactional handler."""
     store = triobus.SqliteEventStore(path)
@@ -67,42 +70,23 @@ def in_transaction(path: Path, events: list[Booked], publish: Publish) -> float:
     def keep(event: Booked, transaction: triobus.Transaction) -> None:
         transaction.execute(INSERT, (event.number, event.key))
 
-    return _measured(bus, store, events, publish)
+    return measured(bus, events, publish, partial(store.transact, _make_table))
 
 
 def by_itself(path: Path, events: list[Booked], publish: Publish) -> float:
     """Return the seconds an event with a handler that opens a connection and commits there."""
-    store, own = triobus.SqliteEventStore(path), path.with_suffix(".books")
+    own = path.with_suffix(".books")
     with closing(sqlite3.connect(own)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(CREATE)
-    bus = triobus.EventBus(store)
+    bus = triobus.EventBus(triobus.SqliteEventStore(path))
 
     @bus.subscribe(Booked)
     def keep(event: Booked) -> None:
         with closing(sqlite3.connect(own, timeout=60)) as connection, connection:
             connection.execute(INSERT, (event.number, event.key))
 
-    return _measured(bus, store, events, publish)
-
-
-def _measured(
-    bus: triobus.EventBus,
-    store: triobus.SqliteEventStore,
-    events: list[Booked],
-    publish: Publish,
-) -> float:
-    async def run() -> float:
-        async with bus:
-            await store.transact(lambda transaction: transaction.execute(CREATE))
-            started = time.perf_counter()
-            await publish(bus, events)
-            await bus.wait_idle()
-            return (time.perf_counter() - started) / len(events)
-
-    gc.collect()
-    gc.freeze()
-    return trio.run(run)
+    return measured(bus, events, publish)
 
 
 def benchmark(stack: ExitStack, *, quick: bool) -> Benchmark:

@@ -236,7 +236,7 @@ class Life:
 
     def _not_started(self) -> Iterator[GroupShell]:
         if self.cycle.state == "starting":
-            yield from (shell for shell in self.shells.values() if not shell.is_started)
+            yield from (shell for shell in self.shells.values() if not shell.crew.is_started)
 
     def is_own(self) -> bool:
         """Whether the block around this life is the calling task's."""
@@ -334,7 +334,7 @@ class Life:
         return all(shell.is_at_rest for shell in self.shells.values())
 
     def _is_over(self) -> bool:
-        return not self._is_starting and not any(shell.task_count for shell in self.shells.values())
+        return not self._is_starting and not any(shell.crew.size for shell in self.shells.values())
 
     def _end_handlers(self) -> None:
         """Cancel the handlers, and accept nothing from anybody any more."""
@@ -342,7 +342,7 @@ class Life:
             self.routing.refuse_all()
             self._scheduling.cancel()
             for shell in self.shells.values():
-                shell.cancel()
+                shell.crew.cancel()
 
     def _finish(self) -> None:
         """Tell every task that waits that it is over."""

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from triobus._bus.life import Drain, Life
-from triobus._bus.log import no_transactions
+from triobus._bus.memory_log import no_transactions
 from triobus._environment import environment
 from triobus._errors import BusAlreadyStarted, DuplicateName, InvalidOption
 from triobus._events import DomainEvent

@@ -6,41 +6,34 @@ it: an idle group costs nothing.
 """
 
 import math
-import time
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence, Set
-from contextvars import Context
 from datetime import datetime
-from functools import partial
 from typing import Any, Protocol
 
 import attrs
 import trio
-from trio.lowlevel import cancel_shielded_checkpoint, disable_ki_protection, enable_ki_protection
+from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
 
 from triobus._checks import truth
 from triobus._errors import HeldBack, WouldDeadlock
 from triobus._events.causes import Handling, calling_deliveries, handling, snapshot_of
 from triobus._groups.bundles import BundleWorker
 from triobus._groups.bundling import BundlingLanes
-from triobus._groups.contexts import CleanContext
+from triobus._groups.crew import Crew, Run
 from triobus._groups.dead_letters import DeadLetter, DeadLetterKeeper
 from triobus._groups.deadline import Deadline
 from triobus._groups.delivery import Bundle, InFlight, Replayed
 from triobus._groups.effects import Effect, Effected, Effects
 from triobus._groups.failures import Failures, LogErrors, OnFailure, aggregate_id_of
-from triobus._groups.handlers import NOT_MATCHED, PASSED_OVER
+from triobus._groups.handlers import NOT_MATCHED
 from triobus._groups.idle import Idle
 from triobus._groups.instruments import Instruments
 from triobus._groups.overview import statistics_of, work_of
 from triobus._groups.statistics import GroupStatistics
 from triobus._groups.subscriptions import Group, Subscription
-from triobus._threads import is_virtual
+from triobus._groups.work import work
 
-_DELIVERIES_PER_TURN = 256
-"""How many deliveries a worker carries before it lets other tasks run, if no handler does."""
-_SECONDS_PER_TURN = 0.005
-"""The same in seconds, for handlers that compute for long."""
 _DURATIONS_KEPT = 1024
 
 
@@ -133,14 +126,12 @@ class GroupShell:
     """The publishers that wait for room here, as the bus keeps them."""
     admits_at: float = attrs.field(default=-1, init=False)
     """How few deliveries may be held for the first of them to fit; -1 when none waits."""
-    is_started: bool = attrs.field(default=False, init=False)
-    task_count: int = attrs.field(default=0, init=False)
-    """Tasks that were started and have not ended."""
     worker_count: int = attrs.field(default=0, init=False)
     free: int = attrs.field(default=0, init=False)
     """Workers that wait for a delivery, none of which is on its way to them."""
     sent: int = attrs.field(default=0, init=False)
     """Deliveries on their way to a worker: still queued, for none has begun them."""
+    crew: Crew = attrs.field(init=False)
     lanes: BundlingLanes = attrs.field(init=False)
     failures: Failures = attrs.field(init=False)
     advance: Callable[[InFlight], bool] = attrs.field(init=False)
@@ -154,12 +145,12 @@ class GroupShell:
     receive: trio.MemoryReceiveChannel[Any] = attrs.field(init=False)
     """The channel at which free workers wait. No more is ever sent than workers are free."""
     _is_frozen: bool = attrs.field(default=False, init=False)
-    _scopes: list[trio.CancelScope] = attrs.field(factory=list, init=False)
     _handlings: dict[Handling, None] = attrs.field(factory=dict, init=False)
     _retries_due: Deadline = attrs.field(factory=Deadline, init=False)
 
     def __attrs_post_init__(self) -> None:
         self._send, self.receive = trio.open_memory_channel[Any](math.inf)
+        self.crew = Crew(self.idle.notice)
         self.lanes = self.log.lanes
         self.failures = Failures(
             group=self.group.name,
@@ -268,41 +259,15 @@ class GroupShell:
 
     async def start(self, nursery: trio.Nursery) -> None:
         """Run the workers and the retry timer in `nursery`; all are running when this returns."""
-        for run in self._tasks():
-            self.task_count += 1
-            await nursery.start(run)
+        await self.crew.start(nursery, self._runs)
 
     def start_soon(self, nursery: trio.Nursery) -> None:
         """Do the same for a group that was made while its bus is running."""
-        for run in self._tasks():
-            self.task_count += 1
-            nursery.start_soon(run)
+        self.crew.start_soon(nursery, self._runs)
 
-    def _tasks(self) -> list[Callable[..., Awaitable[None]]]:
-        """Return what to run, each with a scope that `cancel` knows before it has begun."""
-        runs: list[Callable[..., Awaitable[None]]] = [self._run_timer, *self.log.runs]
-        runs.extend([self._run_worker] * self.worker_limit)
-        self.is_started = True
-        self._scopes = [trio.CancelScope() for _ in runs]
-        return [
-            partial(self._counted, run, scope)
-            for run, scope in zip(runs, self._scopes, strict=True)
-        ]
-
-    @enable_ki_protection
-    async def _counted(
-        self,
-        run: Callable[..., Awaitable[None]],
-        scope: trio.CancelScope,
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        try:
-            with scope:
-                await run(task_status=task_status)
-        finally:
-            self.task_count -= 1
-            self.idle.notice()
+    @property
+    def _runs(self) -> list[Run]:
+        return [self._run_timer, *self.log.runs, *[self._run_worker] * self.worker_limit]
 
     async def transact(self, function: Callable[[Any], object], timeout: float | None) -> object:
         """Call a function with a transaction, inside a commit that settles the calling delivery."""
@@ -358,11 +323,6 @@ class GroupShell:
         self._is_frozen = True
         self.lanes.freeze()
 
-    def cancel(self) -> None:
-        """Cancel the workers with their handlers, and the timer."""
-        for scope in self._scopes:
-            scope.cancel()
-
     # The retry timer
 
     def expect(self, due: float) -> None:
@@ -396,7 +356,7 @@ class GroupShell:
             task_status.started()
             await trio.lowlevel.checkpoint_if_cancelled()  # it begins nothing any more
             if self._batch is None:
-                await _work(self, own)
+                await work(self, own)
             else:
                 await BundleWorker(self, own, self._batch).work()
         finally:
@@ -467,89 +427,3 @@ class GroupShell:
     def statistics(self) -> GroupStatistics:
         """Return the counters as they are now."""
         return statistics_of(self)
-
-
-@disable_ki_protection
-async def _work(shell: GroupShell, own: Handling) -> None:
-    """Take deliveries through their handlers, one after the other, for ever."""
-    # One long function with its attributes in locals: a call more costs a tenth of the speed.
-    lanes, log, failures, effects = shell.lanes, shell.log, shell.failures, shell.effects
-    take, receive = lanes.take, shell.receive.receive
-    durations, idle = shell.durations, shell.idle
-    trio_clock = trio.lowlevel.current_clock()
-    clock = trio_clock.current_time if is_virtual(trio_clock) else time.perf_counter
-    clean = CleanContext(ours=handling)
-    given, pristine = clean.given, clean.pristine
-    context: Context | None = own.worker.context
-    turn = 0
-    recycled: InFlight | None = None
-    while True:
-        delivery = take(recycled)
-        if delivery is None:
-            own.delivery = recycled = None  # so that an idle worker keeps no event alive
-            shell.free += 1
-            if shell.admits_at >= 0:
-                log.on_room(shell)
-            delivery = await receive()
-            shell.sent -= 1
-            lanes.held -= 1
-            turn = 0
-        if not turn:
-            started = clock()
-            turn_ends = started + _SECONDS_PER_TURN
-        turn += 1
-        own.delivery = delivery
-        advance = shell.advance  # an instrument may have come or gone
-        if lanes.held <= shell.admits_at:
-            log.on_room(shell)
-        is_open = True
-        # A bus without a store pays for the first of these questions, and for no more.
-        if (
-            delivery.position is not None
-            and delivery.plan[0]._is_transactional
-            and effects.takes(delivery)
-        ):
-            await effects.carry(delivery, own)
-            recycled, is_open = None, False
-        while is_open:
-            subscription = delivery.plan[delivery.index]
-            delivery.attempt += 1
-            try:
-                if (subscription._is_plain and delivery.letter_id is None) or not (
-                    shell.is_passed_over(delivery, subscription)
-                ):
-                    if delivery.attempt > 1:
-                        shell.retries += 1
-                    result = await subscription._invoke(delivery.event)
-                else:
-                    result = PASSED_OVER
-            except (Exception, trio.Cancelled, BaseExceptionGroup) as error:  # noqa: BLE001  # the one around a user's handler
-                is_waiting = failures.attempt_failed(delivery, subscription, error)
-            else:
-                is_waiting = False
-                if delivery.completion is not None and result is not PASSED_OVER:
-                    shell.handled(delivery, subscription, result)
-            for var, value in given:  # has the handler changed the context, or added to it?
-                if var.get() is not value:
-                    context = None
-            if context != pristine:
-                context = await clean.restore()
-            if is_waiting:
-                # For a retry; or it was cancelled, and this raises Cancelled.
-                await trio.lowlevel.checkpoint_if_cancelled()
-                recycled = None
-                break
-            if advance(delivery):
-                if delivery.completion is not None:
-                    delivery.completion.finished()
-                recycled = delivery
-                break
-        if idle.is_wanted:
-            shell.notice_idle()
-        ended = clock()
-        durations.append(ended - started)
-        started = ended
-        if turn >= _DELIVERIES_PER_TURN or ended > turn_ends:
-            own.delivery = None
-            await trio.lowlevel.checkpoint()  # without a delivery in flight: other tasks go on
-            turn = 0

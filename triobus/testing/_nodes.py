@@ -1,7 +1,7 @@
 """What can happen to one of several buses that share a `MemoryEventStore`, beside a crash."""
 
 from triobus._bus import EventBus
-from triobus._bus.log import StoredLog
+from triobus._bus.stored_log import StoredLog
 from triobus._errors import InvalidOption
 from triobus.stores._memory_node import MemoryNode
 

@@ -27,8 +27,10 @@ CODES = {
 """What the checkers may say to the lines that are marked with these words."""
 
 
-def mypy(path: Path, _: Path) -> Errors:
-    shown = _said(path, "mypy", "--strict", "--config-file=", "--no-error-summary", str(path))
+def mypy(path: Path, tmp_path: Path) -> Errors:
+    cache = f"--cache-dir={tmp_path.parent / 'mypy'}"  # two at once break one that they share
+    options = ["--strict", "--config-file=", "--no-error-summary", cache]
+    shown = _said(path, "mypy", *options, str(path))
     found = re.findall(r"^.*?:(\d+): error: .*\[([\w-]+)\]$", shown, re.MULTILINE)
     assert len(found) == shown.count(": error:"), shown
     return _by_line((int(line), code) for line, code in found)

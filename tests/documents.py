@@ -17,14 +17,8 @@ from triobus.testing import plugin
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = {
-    name: (ROOT / name).read_text("utf-8")
-    for name in (
-        "README.md",
-        "benchmarks/README.md",
-        "tests/README.md",
-        "triobus/testing/README.md",
-        "triobus/_cli/README.md",
-    )
+    str(path.relative_to(ROOT)): path.read_text("utf-8")
+    for path in [ROOT / "README.md", *sorted(ROOT.glob("[!.]*/**/README.md"))]
 }
 ROOMS = sorted(path.parent.name for path in (ROOT / "tests").glob("*/__init__.py"))
 EVERYTHING = "\n".join([*DOCUMENTS.values(), str(triobus.__doc__)])

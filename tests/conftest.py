@@ -4,9 +4,13 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.postgres import server
 from tests.sqlite.hostile.probing import check_printable
+
+settings.register_profile("promises", deadline=None)  # of time a busy machine promises nothing
+settings.load_profile("promises")
 
 
 @pytest.fixture

@@ -210,7 +210,7 @@ def plays(draw):
 
 
 @pytest.mark.parametrize("kind", STORES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(plays())
 def test_every_attempt_is_made_once_in_order_and_every_success_is_stored_once(kind, play):
     clock = MockClock(autojump_threshold=0)

@@ -147,7 +147,7 @@ def quiet():
     ordering=st.sampled_from(["aggregate", "aggregate", "none"]),
     failures=st.dictionaries(st.integers(0, 40), st.integers(1, 5), max_size=12),
 )
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 def test_little_room_loses_nothing_and_keeps_the_order_and_the_counters(
     steps, workers, buffer, ordering, failures
 ):

@@ -174,10 +174,10 @@ def _lost_cause(monkeypatch):
 
 
 def _too_many_workers(monkeypatch):
-    @instead_of(monkeypatch, GroupShell, "_tasks")
-    def one_more(tasks, self):
+    @instead_of(monkeypatch, GroupShell, "start")
+    async def one_more(start, self, nursery):
         self.worker_limit += 1
-        return tasks(self)
+        await start(self, nursery)
 
 
 def _lost_wake_up(monkeypatch):

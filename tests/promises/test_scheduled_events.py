@@ -341,6 +341,26 @@ async def test_without_a_store_it_waits_for_room_in_its_turn(autojump_clock):
     assert seen == [(n, 11 + 10 * n) for n in range(4)]
 
 
+@pytest.mark.parametrize("drain", [True, "running"])
+async def test_what_is_due_and_waits_for_room_is_drained_as_what_is_queued(autojump_clock, drain):
+    bus = EventBus(workers=1, buffer=0, drain=drain)
+    seen = []
+
+    @bus.subscribe(Noted)
+    async def see(event):
+        await trio.sleep(1)
+        seen.append(event.number)
+
+    async with bus:
+        await bus.publish(Noted(1))
+        for number in (2, 3):
+            await bus.publish(Noted(number), delay=0.5)
+        await bus.publish(Noted(4), delay=2)
+        await trio.sleep(0.75)
+    assert seen == ([1, 2, 3] if drain is True else [1])
+    assert bus.statistics().scheduled == (1 if drain is True else 3)
+
+
 async def test_a_hundred_thousand_that_wait_wake_nobody(autojump_clock):
     store = MemoryEventStore()
     async with EventBus(store) as bus:

@@ -272,6 +272,8 @@ class Life:
             self.cycle.become("draining")
             self.routing.refuse_all()
             self._scheduling.cancel()
+            if drain is True:
+                self.log.schedule.drain()
             self._mode = drain
             if timeout is not None:
                 self._draining.deadline = trio.current_time() + timeout

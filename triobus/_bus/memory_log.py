@@ -102,7 +102,7 @@ class MemoryLog:
     is_pending: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.schedule = MemorySchedule(self._accept)
+        self.schedule = MemorySchedule(self._accept, self._routing.commit)
 
     async def open(self) -> None:
         """Nothing is to be opened."""

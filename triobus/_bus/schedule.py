@@ -21,6 +21,8 @@ class MemorySchedule:
 
     _accept: Callable[[Batch], Awaitable[None]]
     """Accepts an event that is due as soon as there is room for it. Raises `BusClosed`."""
+    _commit: Callable[[Batch], None]
+    """Accepts an event whether there is room or not."""
     on_first: Callable[[], None] = attrs.field(init=False)
     """Called when something is scheduled, so that a task runs that waits for it."""
     on_released: Callable[[], None] = attrs.field(init=False)
@@ -77,6 +79,13 @@ class MemorySchedule:
             return False
         self._agenda.remove(event_id)
         return True
+
+    def drain(self) -> None:
+        """Accept what is due and waits for room: the bus stops, and only what is not due is left."""
+        while found := self._agenda.first_due(trio.current_time()):
+            event_id, batch = found
+            self._agenda.remove(event_id)
+            self._commit(batch)
 
     async def run(self) -> None:
         """Accept what is due, in its order, until the bus stops."""

@@ -60,6 +60,9 @@ class StoredSchedule:
         """Whether an event is due that is not in the log yet."""
         return self._is_releasing or self._deadline.at <= trio.current_time()
 
+    def drain(self) -> None:
+        """Leave what is due to the store, which has it."""
+
     def on_stored(self, dues: Sequence[float]) -> None:
         """A commit is over, in which events were scheduled that are due at these times."""
         self.count = self._store._scheduled_count

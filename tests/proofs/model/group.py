@@ -59,7 +59,8 @@ class GroupModel:
     """Those that have gone in this life."""
     deliveries: dict[int, Delivery] = attrs.field(factory=dict)
     settled: set[int] = attrs.field(factory=set)
-    """Numbers of the events that were finished before this life, or before the group began."""
+    """Numbers of the events that were finished before this life, or before the group began, unless
+    it was reset."""
     truth: GroupTruth | None = None
     """What the store had of it when the life began."""
     is_active: bool = False
@@ -70,6 +71,8 @@ class GroupModel:
     replayed: int = 0
     has_changed: bool = False
     """Whether somebody has come or gone in this life."""
+    is_pausing: bool = False
+    """Whether it is paused, or about to be."""
     is_paused: bool = False
     is_resetting: bool = False
     reset_at: int = 0
@@ -100,9 +103,27 @@ class GroupModel:
         self.former[name] = self.members.pop(name)
         self.has_changed = True
 
+    def is_settled(self, known: Known) -> bool:
+        """Whether an event was finished before this life, or the group began or was sent past it.
+
+        Where an event is in the log is known when its publisher has been told.
+        """
+        is_passed = known.position is not None and known.position <= self.reset_to
+        return is_passed or known.fact.number in self.settled
+
+    def is_blamed(self, number: int) -> bool:
+        """Whether the process has died, before this life, while an event was being handled."""
+        rows = () if self.truth is None else self.truth.rows
+        return any(row.number == number and row.is_begun for row in rows)
+
+    @property
+    def runs_blamed(self) -> bool:
+        """Whether such an event is being handled."""
+        return any(x.running is not None and self.is_blamed(n) for n, x in self.deliveries.items())
+
     def owes(self, member: Member, known: Known) -> Owed:
         """Whether an event is to go to a subscription."""
-        if not member.terms.wants(known.fact) or known.fact.number in self.settled:
+        if not member.terms.wants(known.fact) or self.is_settled(known):
             return "no"
         if member.reach == "all" or known.begun > member.since:
             return "owed"
@@ -190,11 +211,7 @@ class GroupModel:
         """It was reset to a position."""
         self.is_resetting, self.reset_at, self.reset_to = False, now, offset
         self.has_changed = True  # what it counts is both of before and of after
-        self.settled = {
-            number
-            for number, known in self._known.items()
-            if known.position is not None and known.position <= offset
-        }
+        self.settled.clear()
         self.deliveries.clear()
         for member in self.members.values():
             member.reach = "all"
@@ -230,7 +247,7 @@ class GroupModel:
         self, member: Member, known: Known, attempt: int, now: float, what: str
     ) -> None:
         name, fact = member.terms.name, known.fact
-        if fact.number in self.settled:
+        if self.is_settled(known):
             self._breach(f"{what}, which was finished before")
         if self.owes(member, known) == "no":
             self._breach(f"{what}, which was published before it subscribed")
@@ -298,7 +315,7 @@ class GroupModel:
             due = [name for name in other.due if name in self.members]
             if other.running is not None or due:
                 self._breach(f"{what}, while {number} is being handled or waits for a retry")
-            if other.called and not other.is_closed and number not in self.settled:
+            if other.called and not other.is_closed and not self.is_settled(self._known[number]):
                 missing = self.missing(self._known[number])
                 if missing:
                     self._breach(f"{what}, between two handlers of {number}")

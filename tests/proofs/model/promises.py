@@ -240,6 +240,10 @@ class Promises:
 
     # Pausing and resetting
 
+    def pausing(self, name: str) -> None:
+        """A group is about to be paused: it need not begin anything any more."""
+        self.groups[name].is_pausing = True
+
     def paused(self, name: str) -> None:
         """A group is paused, and none of its handlers runs."""
         group = self.groups[name]
@@ -249,7 +253,7 @@ class Promises:
 
     def resuming(self, name: str, now: float) -> None:
         """It is about to go on."""
-        self.groups[name].is_paused = False
+        self.groups[name].is_pausing = self.groups[name].is_paused = False
         self._changed_at = now
 
     def resetting(self, name: str) -> None:
@@ -421,7 +425,7 @@ class Promises:
         """Whether there is a delivery for an event, of whose number no handler need approve."""
         rows = () if group.truth is None else group.truth.rows
         done = {name for row in rows if row.number == known.fact.number for name in row.done}
-        return known.fact.number not in group.settled and any(
+        return not group.is_settled(known) and any(
             known.fact.kind in member.terms.kinds and name not in done
             for name, member in group.members.items()
         )
@@ -435,7 +439,7 @@ class Promises:
             # With a store, what waits for a retry takes room, and nothing is read without any.
             waiting = sum(len(delivery.due) for delivery in group.deliveries.values())
             is_full = self.has_store and waiting > group.terms.buffer / 2
-            is_idle = group.is_paused or not group.is_active
+            is_idle = group.is_pausing or not group.is_active
             if is_idle or not is_free or group.has_changed or is_full:
                 continue
             for known in self.known.values():
@@ -448,6 +452,8 @@ class Promises:
     def _is_ready(self, group: GroupModel, known: Known, now: float) -> bool:
         """Whether a handler could be called with an event, and could have been before now."""
         fact = known.fact
+        if group.is_blamed(fact.number) and any(x.runs_blamed for x in self.groups.values()):
+            return False  # those in which the process has died are handled one at a time
         for number, delivery in group.deliveries.items():
             other = self.known[number].fact
             is_same_lane = group.terms.is_ordered and fact.key is not None and other.key == fact.key

@@ -55,6 +55,7 @@ def next_to_pause(player: Any, operation: Pause) -> str | None:
 async def pause(player: Any, name: str, operation: Pause) -> None:
     """Pause a group for some time."""
     group, promises = player.bus._life.shells[name].group, player.promises
+    promises.pausing(name)
     try:
         await group.pause()
         promises.paused(name)

@@ -290,6 +290,8 @@ class _Replay:
     async def _begin(self, ids: Sequence[int]) -> None:
         """Put some letters into their lanes."""
         found = await self._letters.load(ids)
+        if not self._life.cycle.allows("replay"):
+            raise self._closed()  # what were put into its lane now would be left there
         for letter_id in ids:
             del self._left[letter_id]
         for letter_id in set(ids) - {undelivered.letter.id for undelivered in found}:
@@ -325,10 +327,13 @@ class _Replay:
             self._done = trio.Event()
             await self._done.wait()
         if self._is_cut_off and self.pending:
-            raise BusClosed(
-                f"the bus stopped before {self.pending} of the dead letters had been replayed; "
-                "they are kept"
-            )
+            raise self._closed()
+
+    def _closed(self) -> BusClosed:
+        return BusClosed(
+            f"the bus stopped before {self.pending} of the dead letters had been replayed; "
+            "they are kept"
+        )
 
     def _is_there(self, lane: Lane) -> bool:
         """Whether the bus has the subscription of a lane."""

@@ -235,6 +235,31 @@ class Empty(DomainEvent):
         return False
 
 
+@pytest.mark.parametrize("turns", range(40))
+async def test_a_replay_is_done_or_refused_at_every_moment_of_a_stop(turns):
+    fail, handled = {1}, []
+    bus = failing_bus(MemoryEventStore(), fail, handled)
+    counts, refused = [], []
+
+    async def replay():
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+        try:
+            counts.append(await bus.dead_letters.replay())
+        except BusClosed as error:
+            refused.append(error)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.run)
+        await bus.publish_and_wait(Noted(1))
+        fail.clear()
+        nursery.start_soon(replay)
+        report = await bus.stop()
+    assert report.left == {"default": 0}
+    assert (counts, len(refused)) in [([1], 0), ([], 1)]
+    assert (len(handled), len(await bus.dead_letters.list())) == (len(counts), len(refused))
+
+
 async def test_an_event_that_is_false_is_replayed_as_itself(new_store):
     handled = []
 

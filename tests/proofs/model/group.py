@@ -111,15 +111,22 @@ class GroupModel:
         is_passed = known.position is not None and known.position <= self.reset_to
         return is_passed or known.fact.number in self.settled
 
-    def is_blamed(self, number: int) -> bool:
-        """Whether the process has died, before this life, while an event was being handled."""
+    @property
+    def _blamed(self) -> set[int]:
+        """The events in whose handlers the process has died before this life."""
         rows = () if self.truth is None else self.truth.rows
-        return any(row.number == number and row.is_begun for row in rows)
+        return {row.number for row in rows if row.is_begun}
+
+    @property
+    def has_blamed(self) -> bool:
+        """Whether there are such events."""
+        return bool(self._blamed)
 
     @property
     def runs_blamed(self) -> bool:
         """Whether such an event is being handled."""
-        return any(x.running is not None and self.is_blamed(n) for n, x in self.deliveries.items())
+        blamed = self._blamed
+        return any(x.running is not None and n in blamed for n, x in self.deliveries.items())
 
     def owes(self, member: Member, known: Known) -> Owed:
         """Whether an event is to go to a subscription."""
@@ -312,7 +319,12 @@ class GroupModel:
                 continue
             if not self.terms.is_ordered and is_replay:
                 continue
-            due = [name for name in other.due if name in self.members]
+            due = [
+                name
+                for name in [*other.due]
+                if name in self.members
+                and not self.assume_held(self.members[name], self._known[number])
+            ]
             if other.running is not None or due:
                 self._breach(f"{what}, while {number} is being handled or waits for a retry")
             if other.called and not other.is_closed and not self.is_settled(self._known[number]):

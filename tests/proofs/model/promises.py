@@ -116,9 +116,9 @@ class Promises:
         if self.known[number].is_refused:
             self.schedule.refused(number)
 
-    def withdrawn(self, number: int, now: float, *, is_told: bool) -> None:
+    def withdrawn(self, number: int, now: float, *, was_waiting: bool, is_told: bool) -> None:
         """It was to be taken back, and the bus has told whether it was."""
-        self.schedule.withdrawn(number, now, is_told=is_told)
+        self.schedule.withdrawn(number, now, was_waiting=was_waiting, is_told=is_told)
 
     def perhaps_withdrawn(self, number: int) -> None:
         """Taking it back was cut off."""
@@ -439,7 +439,9 @@ class Promises:
             # With a store, what waits for a retry takes room, and nothing is read without any.
             waiting = sum(len(delivery.due) for delivery in group.deliveries.values())
             is_full = self.has_store and waiting > group.terms.buffer / 2
-            is_idle = group.is_pausing or not group.is_active
+            # Those in which the process has died are handled one at a time, of all groups.
+            is_barred = group.has_blamed and any(x.runs_blamed for x in self.groups.values())
+            is_idle = group.is_pausing or not group.is_active or is_barred
             if is_idle or not is_free or group.has_changed or is_full:
                 continue
             for known in self.known.values():
@@ -452,8 +454,6 @@ class Promises:
     def _is_ready(self, group: GroupModel, known: Known, now: float) -> bool:
         """Whether a handler could be called with an event, and could have been before now."""
         fact = known.fact
-        if group.is_blamed(fact.number) and any(x.runs_blamed for x in self.groups.values()):
-            return False  # those in which the process has died are handled one at a time
         for number, delivery in group.deliveries.items():
             other = self.known[number].fact
             is_same_lane = group.terms.is_ordered and fact.key is not None and other.key == fact.key
@@ -560,7 +560,11 @@ class Promises:
                 self.breach(f"{row} is stored in {group.terms.name}, and {owed} are not done")
         if not is_crash:
             for number, delivery in group.deliveries.items():
-                for name in () if delivery.is_open_ended else delivery.due:
+                for name in () if delivery.is_open_ended else [*delivery.due]:
+                    if name in group.members and group.assume_held(
+                        group.members[name], self.known[number]
+                    ):
+                        continue
                     row = rows.get(number)
                     is_there = row is not None and (row.name, row.attempts) == (
                         name,

@@ -54,8 +54,15 @@ class Schedule:
         if number in self._events:
             self._events[number].is_free = True
 
-    def withdrawn(self, number: int, now: float, *, is_told: bool) -> None:
-        """It was to be taken back, and the bus has told whether it was there and not due."""
+    def is_waiting(self, number: int) -> bool:
+        """Whether it was accepted, and its publisher was told so."""
+        return number in self._events and self._events[number].is_accepted
+
+    def withdrawn(self, number: int, now: float, *, was_waiting: bool, is_told: bool) -> None:
+        """It was to be taken back, and the bus has told whether it was there and not due.
+
+        `was_waiting` is whether `is_waiting` was true when the bus was asked to.
+        """
         later = self._events.get(number)
         if later is None and is_told:
             self._breach(f"{number} was taken back, and was not published for later")
@@ -65,7 +72,7 @@ class Schedule:
             if later.is_withdrawn or now > later.due + _INEXACT:
                 self._breach(f"{number} was taken back at {now}, and it was {later}")
             later.is_withdrawn = later.known.is_refused = True
-        elif self._must_be_there(later, now):
+        elif was_waiting and self._must_be_there(later, now):
             self._breach(f"{number} was not taken back at {now}, and it was {later}")
 
     def _must_be_there(self, later: Later, now: float) -> bool:

@@ -37,12 +37,15 @@ async def withdraw(player: Any, choice: int) -> None:
     if not events:
         return
     event = events[-1 - choice % len(events)]
+    was_waiting = player.promises.schedule.is_waiting(event.number)
     try:
         is_told = await player.bus.cancel_scheduled(event.event_id)
     except BaseException:
         player.promises.perhaps_withdrawn(event.number)
         raise
-    player.promises.withdrawn(event.number, trio.current_time(), is_told=is_told)
+    player.promises.withdrawn(
+        event.number, trio.current_time(), was_waiting=was_waiting, is_told=is_told
+    )
 
 
 def next_to_pause(player: Any, operation: Pause) -> str | None:

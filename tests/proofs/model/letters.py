@@ -82,10 +82,12 @@ class Letters:
 
     def fail_again(self, key: Key, letter: Letter, error: str) -> None:
         """A replay has failed for good."""
+        is_kept = self.kept.get(key) is letter
+        if is_kept:
+            self._note(key)
         letter.attempts += letter.tries
         letter.error = error
-        if self.kept.get(key) is letter:
-            self._note(key)
+        if is_kept:
             self._versions[key].append(letter.version)
 
     def remove(self, key: Key, now: int) -> None:

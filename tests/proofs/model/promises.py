@@ -549,13 +549,13 @@ class Promises:
             extra = 1 if delivery.is_open_ended else 0
             if row.attempts > delivery.attempts.get(row.name, 0) + extra:
                 self.breach(f"{row} is stored in {group.terms.name}, and fewer attempts were seen")
-            undone = set(row.done) - delivery.done
-            owed = {name for name in undone if name in group.members} - {
+            owed = [
                 name
-                for name, member in group.members.items()
-                if group.owes(member, self.known[number]) == "no"
-                or (extra or group.assume_held(member, self.known[number]))
-            }
+                for name in sorted(set(row.done) - delivery.done)
+                if (member := group.members.get(name)) is not None
+                and group.owes(member, self.known[number]) != "no"
+                and not (extra or group.assume_held(member, self.known[number]))
+            ]
             if owed:
                 self.breach(f"{row} is stored in {group.terms.name}, and {owed} are not done")
         if not is_crash:

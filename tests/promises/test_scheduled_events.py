@@ -361,6 +361,26 @@ async def test_what_is_due_and_waits_for_room_is_drained_as_what_is_queued(autoj
     assert bus.statistics().scheduled == (1 if drain is True else 3)
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_what_gets_room_when_the_bus_stops_is_handled_once(autojump_clock, turns):
+    bus = EventBus(workers=1, buffer=0)
+    seen = []
+
+    @bus.subscribe(Noted)
+    async def see(event):
+        await trio.sleep(1)
+        seen.append(event.number)
+
+    async with bus:
+        await bus.publish(Noted(1))
+        await bus.publish(Noted(2), delay=0.5)
+        await bus.publish_and_wait(Noted(3))
+        for _ in range(turns):
+            await trio.lowlevel.checkpoint()
+    assert seen == [1, 3, 2]
+    assert bus.statistics().scheduled == 0
+
+
 async def test_a_hundred_thousand_that_wait_wake_nobody(autojump_clock):
     store = MemoryEventStore()
     async with EventBus(store) as bus:

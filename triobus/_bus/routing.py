@@ -215,6 +215,7 @@ class Routing:
     @enable_ki_protection
     def commit(self, batch: Batch) -> None:
         """Accept a batch: from here on it is delivered, whatever happens to the publisher."""
+        batch.is_accepted = True
         touched: dict[GroupShell, None] = {}
         for events, keys in self._runs(batch):
             route = self._route(type(events[0]))

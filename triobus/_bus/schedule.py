@@ -85,7 +85,8 @@ class MemorySchedule:
         while found := self._agenda.first_due(trio.current_time()):
             event_id, batch = found
             self._agenda.remove(event_id)
-            self._commit(batch)
+            if not batch.is_accepted:
+                self._commit(batch)
 
     async def run(self) -> None:
         """Accept what is due, in its order, until the bus stops."""

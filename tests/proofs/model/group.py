@@ -165,12 +165,18 @@ class GroupModel:
             for name, member in self.members.items()
         )
 
+    def may_ask(self, known: Known) -> bool:
+        """Whether somebody has said no to an event, or has still to be asked: nobody sees that."""
+        terms = [member.terms for member in self.members.values()]
+        return any(known.fact.kind in each.kinds and not each.wants(known.fact) for each in terms)
+
     def owes_a_call(self, known: Known) -> bool:
         """Whether there is a handler that must be called with it, now or later."""
         return any(
             self.owes(member, known) == "owed"
             and not self.is_done(name, known.fact.number)
             and not self.can_be_held(member, known)
+            and not self._can_have_died(member, self.deliveries.get(known.fact.number, Delivery()))
             for name, member in self.members.items()
         )
 

@@ -407,12 +407,16 @@ class Promises:
             handled = group.replayed + sum(
                 self._has_plan(group, known) for known in self.known.values() if known.is_accepted
             )
+        dead_lettered = group.dead_lettered
+        if group.reset_at and any(member.terms.hold for member in group.members.values()):
+            # Letters of what was held back are gone, and nobody has seen whether they were there.
+            dead_lettered = max(dead_lettered, found.dead_lettered)
         wanted = Counted(
             published=handled,
             handled=handled,
             failed_attempts=group.failed_attempts,
             retries=group.retries,
-            dead_lettered=group.dead_lettered,
+            dead_lettered=dead_lettered,
             queued=0,
             in_flight=0,
             waiting_for_retry=0,
@@ -483,7 +487,9 @@ class Promises:
         delivery = group.deliveries[number]
         # One that waits for somebody who has gone meanwhile is finished when its time has come.
         is_busy = delivery.running is not None or delivery.is_open_ended or delivery.due
-        return bool(delivery.called) and not (is_busy or group.owes_something(self.known[number]))
+        known = self.known[number]
+        is_open = is_busy or group.owes_something(known) or group.may_ask(known)
+        return bool(delivery.called) and not is_open
 
     def commit_ended(self) -> None:
         """It is recorded."""

@@ -31,6 +31,10 @@ class Life(Protocol):
         """The dead letters."""
 
     @property
+    def cycle(self) -> Any:
+        """Where in its life the bus is, as a `LifeCycle`."""
+
+    @property
     def shells(self) -> Mapping[str, GroupShell]:
         """The groups by name."""
 

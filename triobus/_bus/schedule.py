@@ -81,7 +81,7 @@ class MemorySchedule:
         return True
 
     def drain(self) -> None:
-        """Accept what is due and waits for room: the bus stops, and only what is not due is left."""
+        """Accept what is due and waits for room: a bus that stops leaves only what is not due."""
         while found := self._agenda.first_due(trio.current_time()):
             event_id, batch = found
             self._agenda.remove(event_id)

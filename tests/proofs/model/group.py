@@ -250,7 +250,10 @@ class GroupModel:
             self._breach(f"{what} by more workers than there are")
         self.running += 1
         self.retries += attempt > 1
-        letter = self._letters.kept.get((self.terms.name, name, fact.number))
+        key = self.terms.name, name, fact.number
+        letter = self._letters.kept.get(key)
+        if letter is None and key in self._letters.open_ended:
+            return  # it failed while the bus ended, which may have come to replay it
         if letter is None:
             self._delivery_goes_on(member, known, attempt, now, what)
         else:
@@ -329,6 +332,7 @@ class GroupModel:
                 name
                 for name in [*other.due]
                 if name in self.members
+                and self.members[name].terms.wants(self._known[number].fact)
                 and not self.assume_held(self.members[name], self._known[number])
             ]
             if other.running is not None or due:

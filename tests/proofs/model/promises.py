@@ -415,7 +415,8 @@ class Promises:
             published=handled,
             handled=handled,
             failed_attempts=group.failed_attempts,
-            retries=group.retries,
+            # To ask again whether an event is wanted in which the process has died counts as one.
+            retries=max(group.retries, found.retries) if group.has_blamed else group.retries,
             dead_lettered=dead_lettered,
             queued=0,
             in_flight=0,
@@ -553,7 +554,8 @@ class Promises:
         for number, row in rows.items():
             delivery = group.deliveries.get(number, Delivery())
             extra = 1 if delivery.is_open_ended else 0
-            if row.attempts > delivery.attempts.get(row.name, 0) + extra:
+            # An attempt that has begun is recorded before its handler is called.
+            if row.attempts > delivery.attempts.get(row.name, 0) + (extra or row.is_begun):
                 self.breach(f"{row} is stored in {group.terms.name}, and fewer attempts were seen")
             owed = [
                 name
@@ -567,16 +569,17 @@ class Promises:
         if not is_crash:
             for number, delivery in group.deliveries.items():
                 for name in () if delivery.is_open_ended else [*delivery.due]:
-                    if name in group.members and group.assume_held(
-                        group.members[name], self.known[number]
-                    ):
+                    member, known = group.members.get(name), self.known[number]
+                    if member is None or not member.terms.wants(known.fact):
+                        continue
+                    if group.assume_held(member, known):
                         continue
                     row = rows.get(number)
                     is_there = row is not None and (row.name, row.attempts) == (
                         name,
                         delivery.attempts[name],
                     )
-                    if name in group.members and not is_there:
+                    if not is_there:
                         self.breach(f"{name} waits for a retry of {number}, and {row} is stored")
 
     def _check_letters(self, letters: Sequence[LetterTruth], *, is_crash: bool) -> None:

@@ -18,9 +18,10 @@ with lines such as
 """
 
 import zlib
+from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
-from typing import ClassVar
+from typing import Any, ClassVar
 from uuid import NAMESPACE_URL, uuid5
 
 import attrs
@@ -29,6 +30,7 @@ from triobus import (
     DomainEvent,
     EventBus,
     EventStore,
+    PostgresEventStore,
     Retry,
     SqliteEventStore,
     Transaction,
@@ -136,28 +138,40 @@ broker = bus.group("broker", workers=8)
 # effect exactly once, whatever kills the program.
 
 TABLES = (
-    "CREATE TABLE IF NOT EXISTS closes (symbol, day, close, PRIMARY KEY (symbol, day))",
-    "CREATE TABLE IF NOT EXISTS approved (signal PRIMARY KEY, quantity INTEGER)",
-    "CREATE TABLE IF NOT EXISTS orders (id PRIMARY KEY, state)",
-    "CREATE TABLE IF NOT EXISTS positions (symbol PRIMARY KEY, shares INTEGER, cents INTEGER)",
+    "CREATE TABLE IF NOT EXISTS closes "
+    "(symbol TEXT, day TEXT, close TEXT, PRIMARY KEY (symbol, day))",
+    "CREATE TABLE IF NOT EXISTS approved (signal TEXT PRIMARY KEY, quantity INTEGER)",
+    "CREATE TABLE IF NOT EXISTS orders (id TEXT PRIMARY KEY, state TEXT)",
+    "CREATE TABLE IF NOT EXISTS positions (symbol TEXT PRIMARY KEY, shares BIGINT, cents BIGINT)",
 )
 
 
 def made(transaction: Transaction) -> Transaction:
     """Return the transaction when the tables are there."""
     for statement in TABLES:
-        transaction.execute(statement)
+        execute(transaction, statement)
     return transaction
+
+
+def execute(transaction: Transaction, sql: str, values: Sequence[object] = ()) -> Any:
+    """Execute a statement. The driver of PostgreSQL marks parameters otherwise than SQLite's."""
+    if isinstance(bus.store, PostgresEventStore):
+        sql = sql.replace("?", "%s")
+    return transaction.execute(sql, values)
 
 
 @bus.subscribe(PriceClosed, transactional=True)
 def watch_average(price: PriceClosed, transaction: Transaction) -> None:
     """Raise a signal when the price crosses its moving average."""
     symbol, today = price.symbol, price.day.isoformat()
-    made(transaction).execute(
-        "INSERT OR REPLACE INTO closes VALUES (?, ?, ?)", (symbol, today, str(price.close))
+    execute(
+        made(transaction),
+        "INSERT INTO closes VALUES (?, ?, ?) "
+        "ON CONFLICT (symbol, day) DO UPDATE SET close = excluded.close",
+        (symbol, today, str(price.close)),
     )
-    rows = transaction.execute(
+    rows = execute(
+        transaction,
         "SELECT close FROM closes WHERE symbol = ? AND day <= ? ORDER BY day DESC LIMIT ?",
         (symbol, today, DAYS + 1),
     )
@@ -183,20 +197,22 @@ def check_risk(signal: SignalRaised, transaction: Transaction) -> None:
     """Approve a quantity: none when the order would be worth more than the limit."""
     if SHARES * signal.close <= LIMIT:
         quantity = SHARES if signal.is_buy else -SHARES
-        made(transaction).execute(
-            "INSERT INTO approved VALUES (?, ?)", (str(signal.event_id), quantity)
+        execute(
+            made(transaction),
+            "INSERT INTO approved VALUES (?, ?)",
+            (str(signal.event_id), quantity),
         )
 
 
 @bus.subscribe(SignalRaised, transactional=True)
 def place_order(signal: SignalRaised, transaction: Transaction) -> None:
     """Order what the risk check approved, and be told when it should have been filled."""
-    approved = made(transaction).execute(
-        "SELECT quantity FROM approved WHERE signal = ?", (str(signal.event_id),)
+    approved = execute(
+        made(transaction), "SELECT quantity FROM approved WHERE signal = ?", (str(signal.event_id),)
     )
     for (quantity,) in approved.fetchall():
         order_id = f"{signal.symbol}-{signal.day}"
-        transaction.execute("INSERT INTO orders VALUES (?, 'open')", (order_id,))
+        execute(transaction, "INSERT INTO orders VALUES (?, 'open')", (order_id,))
         transaction.publish(OrderPlaced(order_id, signal.symbol, quantity, signal.close))
         transaction.publish(OrderTimedOut(order_id), delay=PATIENCE)
 
@@ -204,10 +220,11 @@ def place_order(signal: SignalRaised, transaction: Transaction) -> None:
 @bus.subscribe(OrderFilled, transactional=True)
 def keep_books(fill: OrderFilled, transaction: Transaction) -> None:
     """Change the position. It is a sum, which does not mind in which order the broker was done."""
-    transaction.execute("UPDATE orders SET state = 'filled' WHERE id = ?", (fill.order_id,))
-    transaction.execute(
-        "INSERT INTO positions VALUES (?, ?, ?) ON CONFLICT DO UPDATE "
-        "SET shares = shares + excluded.shares, cents = cents + excluded.cents",
+    execute(transaction, "UPDATE orders SET state = 'filled' WHERE id = ?", (fill.order_id,))
+    execute(
+        transaction,
+        "INSERT INTO positions VALUES (?, ?, ?) ON CONFLICT (symbol) DO UPDATE "
+        "SET shares = positions.shares + excluded.shares, cents = positions.cents + excluded.cents",
         (fill.symbol, fill.quantity, int(-fill.quantity * fill.price * 100)),
     )
 
@@ -215,7 +232,8 @@ def keep_books(fill: OrderFilled, transaction: Transaction) -> None:
 @bus.subscribe(OrderTimedOut, transactional=True)
 def give_up(timeout: OrderTimedOut, transaction: Transaction) -> None:
     """Cancel an order that is still open."""
-    found = transaction.execute(
+    found = execute(
+        transaction,
         "UPDATE orders SET state = 'cancelled' WHERE id = ? AND state = 'open'",
         (timeout.order_id,),
     )
@@ -259,10 +277,11 @@ async def triobus_report(store: EventStore) -> list[dict[str, object]]:
     """Return the final positions, below zero where shares are owed. Dead letters are missing."""
 
     def ask(transaction: Transaction) -> list[tuple[str, int, int]]:
-        found: list[tuple[str, int, int]] = transaction.execute(
+        found: list[tuple[str, int, int]] = execute(
+            transaction,
             "SELECT symbol, coalesce(shares, 0), coalesce(cents, 0) "
-            "FROM (SELECT DISTINCT symbol FROM closes) LEFT JOIN positions USING (symbol) "
-            "ORDER BY symbol"
+            "FROM (SELECT DISTINCT symbol FROM closes) AS known LEFT JOIN positions USING (symbol) "
+            "ORDER BY symbol",
         ).fetchall()
         return found
 

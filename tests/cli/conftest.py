@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli import operated
 from tests.cli.running import Here
+from triobus import SqliteEventStore
 from triobus.__main__ import main
 
 _names = (f"shop_{number}" for number in itertools.count())
@@ -44,7 +45,7 @@ def here(
 @pytest.fixture(scope="session")
 def made_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("operated") / "shop.db"
-    operated.operate(path)
+    operated.operate(SqliteEventStore(path))
     return path
 
 

@@ -1,7 +1,6 @@
 """A shop whose store has something of everything that an operator may have to look at."""
 
 import logging
-from pathlib import Path
 from typing import ClassVar
 from uuid import UUID
 
@@ -10,7 +9,7 @@ import trio
 import trio.testing
 
 from tests.settled import settled
-from triobus import DomainEvent, EventBus, Retry, SqliteEventStore
+from triobus import DomainEvent, EventBus, EventStore, Retry
 
 CONTROL = "\x1b[2J\u202e"
 """The name of an order that a terminal would obey."""
@@ -62,9 +61,9 @@ def shop() -> EventBus:
     return bus
 
 
-async def _operate(path: Path) -> None:
+async def _operate(store: EventStore) -> None:
     bus = shop()
-    bus.store = SqliteEventStore(path)
+    bus.store = store
     async with bus, bus.listen(Paid) as paid:
         for event_id, order in ((ONE, "A-1"), (TWO, "A-2"), (THREE, "A-3"), (EVIL, CONTROL)):
             await bus.publish(Ordered(order, event_id=event_id))
@@ -74,13 +73,13 @@ async def _operate(path: Path) -> None:
         await bus.stop(drain="running")
 
 
-def operate(path: Path) -> None:
+def operate(store: EventStore) -> None:
     """Let the shop work until nothing moves any more."""
     clock = trio.testing.MockClock(autojump_threshold=0)
     clock.jump(YEAR_2100)
     logger = logging.getLogger("triobus")
     logger.setLevel(logging.CRITICAL)  # its errors are meant
     try:
-        trio.run(_operate, path, clock=clock)
+        trio.run(_operate, store, clock=clock)
     finally:
         logger.setLevel(logging.NOTSET)

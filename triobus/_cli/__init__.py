@@ -26,17 +26,17 @@ from triobus._cli import (
     _status,
     _verify,
 )
-from triobus._cli._commands import Commands
+from triobus._cli._commands import Commands, add_schema
 from triobus._cli._demo import DEMO, generated_prices
 from triobus._cli._input import BytesSource, FileSource
 from triobus._cli._load import load
 from triobus._cli._messages import CommandError, log_on_stderr, say
 from triobus._cli._run import Run
+from triobus._cli._stores import to_run
 from triobus._cli._streams import ReaderGone, drop_output, readers_watched
 from triobus._cli._summary import as_json, as_text, report_of_store, report_rows
 from triobus._errors import StoreCorrupt, StoreError
 from triobus._text import escaped
-from triobus.stores import SqliteEventStore
 
 RESTORE = "triobus_restore"
 """The function of the user's module that takes up the events of the store."""
@@ -167,7 +167,7 @@ def _run(options: argparse.Namespace) -> tuple[int, str]:
         else BytesSource(generated_prices(), "made-up prices"),
         skip_bad=options.skip_bad,
         stop_timeout=options.stop_timeout,
-        store=None if options.store is None else SqliteEventStore(options.store),
+        store=None if options.store is None else to_run(options.store, options.schema),
         restore=getattr(module, RESTORE, None),
         report=report_of_store(module),
     )
@@ -230,7 +230,9 @@ def _add_options(
     add = parser.add_argument
     read = "read events from this file, or from standard input if it is -"
     add("--input", metavar="FILE", default=input_default, help=f"{read} ({input_help})")
-    add("--store", metavar="FILE", help="keep everything in this file, and go on from what it has")
+    kept = "keep everything in this file or PostgreSQL database, and go on from what it has"
+    add("--store", metavar="STORE", help=kept)
+    add_schema(parser)
     add("--json", action="store_true", help="print the summary as JSON")
     add("--skip-bad", action="store_true", help="report bad lines and go on, instead of stopping")
     seconds = "how long handlers may go on after Ctrl-C or SIGTERM (default: 10)"

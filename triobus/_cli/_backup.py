@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import trio
 
-from triobus._cli._commands import DRY_RUN, Commands, add_store
+from triobus._cli._commands import DRY_RUN, Commands, add_file
 from triobus._cli._messages import CommandError
 from triobus._cli._output import counted, json_text, size
 from triobus._cli._progress import Bar
@@ -47,7 +47,7 @@ def add(commands: Commands) -> None:
         epilog=_EPILOG,
         json="print what was done as a JSON object",
     )
-    add_store(parser)
+    add_file(parser)
     parser.add_argument("file", metavar="FILE", help="where there is no file yet")
     parser.add_argument("--dry-run", action="store_true", help=DRY_RUN)
 

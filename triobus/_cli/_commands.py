@@ -9,7 +9,8 @@ import attrs
 Function = Callable[[argparse.Namespace], tuple[int, str]]
 """Returns the exit code and what is left to print; `options.stdout` is where output goes."""
 
-STORE = "the file of the store"
+STORE = "the file of the store, or the address of a PostgreSQL database: postgresql://..."
+SCHEMA = "the schema of the database that has the store (default: triobus)"
 DRY_RUN = "say what would be done, and do nothing"
 YES = "do it without asking"
 
@@ -58,6 +59,17 @@ class Commands:
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Let a command take a store."""
     parser.add_argument("store", metavar="STORE", help=STORE)
+    add_schema(parser)
+
+
+def add_schema(parser: argparse.ArgumentParser) -> None:
+    """Let a command take the schema of a store in a database."""
+    parser.add_argument("--schema", metavar="NAME", default="triobus", help=SCHEMA)
+
+
+def add_file(parser: argparse.ArgumentParser) -> None:
+    """Let a command take a store that is a file."""
+    parser.add_argument("store", metavar="STORE", help="the file of the store")
 
 
 def add_change(parser: argparse.ArgumentParser, *, asks: bool) -> None:

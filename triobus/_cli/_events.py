@@ -10,12 +10,12 @@ import attrs
 import trio
 
 from triobus._cli._commands import EXIT_CODES, Commands, add_store
-from triobus._cli._growth import Growth
+from triobus._cli._growth import growing
 from triobus._cli._lines import cloud_event_of, fields_of, line_of, own_of
 from triobus._cli._messages import CommandError, say
 from triobus._cli._output import json_line, moment, width
 from triobus._cli._rows import RowPrinter
-from triobus._cli._stores import name_of, to_read
+from triobus._cli._stores import to_read
 from triobus._cli._times import TIMES, moment_of
 from triobus.stores import EventStore
 from triobus.stores._values import EVERYTHING, Row, Selection
@@ -125,18 +125,18 @@ class _Showing:
             self._show = lambda rows: printer.print([_cells(row) for row in rows])
 
     async def run(self) -> None:
-        async with to_read(self._options.store) as store:
+        async with to_read(self._options.store, self._options.schema) as store:
             if not self._options.follow:
                 await self._show_all(store, await self._first(store))
                 return
-            with Growth(name_of(store)) as growth:
+            async with growing(store) as has_grown:
                 after = await self._first(store)
                 while True:
                     # Behind all that was looked at, whether it was shown or not.
                     end = await store._last_position()
                     await self._show_all(store, after, end)
                     after = end
-                    await growth.wait()
+                    await has_grown()
 
     async def _first(self, store: EventStore) -> int:
         """Return the position behind which it begins."""

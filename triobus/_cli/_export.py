@@ -87,7 +87,7 @@ def new_file(path: str) -> TextIO:
 
 
 async def _export(options: argparse.Namespace, to: TextIO) -> int:
-    async with to_read(options.store) as store:
+    async with to_read(options.store, options.schema) as store:
         return await _write(store, options, to)
 
 

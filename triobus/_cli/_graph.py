@@ -15,7 +15,7 @@ import trio
 
 from triobus._bus import EventBus
 from triobus._cli._classes import types_of
-from triobus._cli._commands import EXIT_CODES, Commands
+from triobus._cli._commands import EXIT_CODES, Commands, add_schema
 from triobus._cli._drawing import Edge, Graph, as_dot, as_mermaid, as_svg
 from triobus._cli._events import batches, number
 from triobus._cli._lines import fields_of, occurred_at, text_of
@@ -58,7 +58,12 @@ def add(commands: Commands) -> None:
         json="print nodes and edges as a JSON object",
     )
     add = parser.add_argument
-    add("source", metavar="STORE|MODULE:NAME", help="the file of a store, or where a bus is")
+    add(
+        "source",
+        metavar="STORE|MODULE:NAME",
+        help="a store, as other commands take it, or where a bus is",
+    )
+    add_schema(parser)
     add("--dot", action="store_true", help="in the language of Graphviz")
     add("--svg", action="store_true", help="as SVG; needs Graphviz's program 'dot'")
     add(
@@ -113,7 +118,7 @@ async def _of_bus(found: EventBus | Maker) -> Graph:
 
 
 async def _of_store(options: argparse.Namespace) -> Graph:
-    async with to_read(options.source) as store:
+    async with to_read(options.source, options.schema) as store:
         looking = _Looking(store)
         last = await store._last_position()
         async with aclosing(batches(store, max(last - options.last, 0), last)) as some:

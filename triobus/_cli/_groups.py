@@ -12,7 +12,7 @@ from triobus._cli._commands import EXIT_CODES, Commands, add_change, add_store
 from triobus._cli._events import position_at
 from triobus._cli._messages import CommandError
 from triobus._cli._output import at, counted, json_text, table, width
-from triobus._cli._stores import claimed, committed, name_of, to_read
+from triobus._cli._stores import committed, name_of, to_change, to_read
 from triobus._cli._times import TIMES, moment_of
 from triobus._errors import InvalidOption
 from triobus.stores import EventStore
@@ -97,7 +97,7 @@ def groups(options: argparse.Namespace) -> tuple[int, str]:
 
 
 async def _look(options: argparse.Namespace) -> dict[str, GroupOverview]:
-    async with to_read(options.store) as store:
+    async with to_read(options.store, options.schema) as store:
         return dict((await store._overview()).groups)
 
 
@@ -118,8 +118,7 @@ def _place(text: str) -> int | datetime | None:
 
 
 async def _reset(options: argparse.Namespace, to: int | datetime | None) -> tuple[int, str]:
-    opened = to_read(options.store) if options.dry_run else claimed(options.store)
-    async with opened as store:
+    async with to_change(options) as store:
         group = await _group(store, options.group)
         last = await store._last_position()
         if isinstance(to, int) and to > last:
@@ -162,8 +161,7 @@ def remove(options: argparse.Namespace) -> tuple[int, str]:
 
 
 async def _remove(options: argparse.Namespace) -> tuple[int, str]:
-    opened = to_read(options.store) if options.dry_run else claimed(options.store)
-    async with opened as store:
+    async with to_change(options) as store:
         group = await _group(store, options.group)
         loses = _losses(group)
         if not options.dry_run:

@@ -1,15 +1,18 @@
-"""Waiting until a file of a store has changed, asleep meanwhile."""
+"""Waiting until a store has changed, asleep meanwhile."""
 
 import ctypes
 import os
 import sys
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import trio
 
 from triobus._cli._messages import CommandError
+from triobus._cli._stores import name_of
 from triobus._threads import run_in_thread
+from triobus.stores import EventStore, PostgresEventStore
 
 _LIBRARY = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _MODIFIED, _MOVED_HERE, _CREATED = 0x02, 0x80, 0x100
@@ -17,6 +20,29 @@ _MODIFIED, _MOVED_HERE, _CREATED = 0x02, 0x80, 0x100
 _SECONDS_BETWEEN_LOOKS = 1.0
 """Where there is no inotify."""
 _BYTES = 65536
+
+
+@asynccontextmanager
+async def growing(store: EventStore) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Have a function that returns when something was stored since it was called last."""
+    if not isinstance(store, PostgresEventStore):
+        with Growth(name_of(store)) as growth:
+            yield growth.wait
+        return
+    grown = trio.Event()
+
+    def hear(*_: object) -> None:
+        grown.set()
+
+    async def wait() -> None:
+        nonlocal grown
+        await grown.wait()
+        grown = trio.Event()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store._listen, hear)
+        yield wait
+        nursery.cancel_scope.cancel()
 
 
 class Growth:

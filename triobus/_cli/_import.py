@@ -8,7 +8,7 @@ from contextlib import aclosing, suppress
 import attrs
 import trio
 
-from triobus._cli._commands import DRY_RUN, Commands, add_store
+from triobus._cli._commands import DRY_RUN, Commands, add_file
 from triobus._cli._input import FileSource, Line, LineSplitter
 from triobus._cli._messages import CommandError
 from triobus._cli._output import counted, json_text
@@ -52,7 +52,7 @@ def add(commands: Commands) -> None:
         epilog=_EPILOG,
         json="print what was done as a JSON object",
     )
-    add_store(parser)
+    add_file(parser)
     add = parser.add_argument
     add("input", metavar="FILE", nargs="?", default="-", help="default: -, standard input")
     add("--renumber", action="store_true", help="give new positions to events that need them")

@@ -15,7 +15,7 @@ from triobus._cli._commands import Commands, add_change, add_store
 from triobus._cli._lines import line_of
 from triobus._cli._messages import CommandError
 from triobus._cli._output import counted, cut, json_line, json_text, moment, table, width
-from triobus._cli._stores import claimed, committed, name_of, to_read
+from triobus._cli._stores import committed, name_of, to_change, to_read
 from triobus._text import line as one_line
 from triobus.stores import EventStore
 from triobus.stores._overview import grouped
@@ -122,7 +122,7 @@ def show(options: argparse.Namespace) -> tuple[int, str]:
 
 
 async def _one(options: argparse.Namespace) -> tuple[int, str]:
-    async with to_read(options.store) as store:
+    async with to_read(options.store, options.schema) as store:
         found = await store._letters([options.show]) if 0 < options.show < 2**63 else []
         if not found:
             raise _unknown(store, [options.show], len(await store._letter_keys()))
@@ -146,7 +146,7 @@ async def _one(options: argparse.Namespace) -> tuple[int, str]:
 async def _listed(options: argparse.Namespace) -> tuple[int, str]:
     rows: list[dict[str, Any]] = []
     total = 0
-    async with to_read(options.store) as store:
+    async with to_read(options.store, options.schema) as store:
         keys = _of_filters(await store._letter_keys(), options)
         if options.error is None:  # which they are is known before they are read
             total, keys = len(keys), keys[: options.limit]
@@ -186,7 +186,7 @@ def _as_row(letter: DeadLetterRow, row: Row) -> dict[str, Any]:
 
 
 async def _grouped(options: argparse.Namespace) -> tuple[int, str]:
-    async with to_read(options.store) as store:
+    async with to_read(options.store, options.schema) as store:
         if options.aggregate is None:
             wanted_by, error = options.group, options.error
             found = [
@@ -297,8 +297,7 @@ def discard(options: argparse.Namespace) -> tuple[int, str]:
 
 
 async def _discard(options: argparse.Namespace) -> tuple[int, str]:
-    opened = to_read(options.store) if options.dry_run else claimed(options.store)
-    async with opened as store:
+    async with to_change(options) as store:
         keys = await wanted(store, options)
         what = counted(len(keys), "dead letter")
         if keys and not options.dry_run:

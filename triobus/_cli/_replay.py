@@ -73,14 +73,14 @@ async def _replay(
     found: EventBus | Maker, options: argparse.Namespace, wanted: Wanted
 ) -> _Replayed:
     bus = await made(found) if callable(found) else found
-    async with to_read(options.store) as reader:
+    async with to_read(options.store, options.schema) as reader:
         keys = await wanted(reader, options)
         _check_handlers(bus, keys, name_of(reader), options.target)
     if options.dry_run or not keys:
         return _Replayed(len(keys), 0 if options.dry_run else len(keys))
-    async with claimed(options.store):
+    async with claimed(options.store, options.schema):
         pass  # said before the bus starts, which may do much before it needs the store
-    bus.store = to_write(options.store)
+    bus.store = to_write(options.store, options.schema)
     try:
         async with bus:
             handled = await bus.dead_letters.replay([key.id for key in keys])

@@ -79,7 +79,7 @@ def retries(options: argparse.Namespace) -> tuple[int, str]:
 
 
 async def _look(options: argparse.Namespace) -> tuple[list[_Waiting], int]:
-    async with to_read(options.store) as store:
+    async with to_read(options.store, options.schema) as store:
         found = [
             _Waiting(group.name, attempts)
             for group in await store._groups()

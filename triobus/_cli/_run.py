@@ -25,7 +25,7 @@ from triobus._errors import (
 from triobus._events import DomainEvent, EventDecoder, Published, check_aggregate_id, key_of
 from triobus._groups.statistics import BusStatistics
 from triobus._text import escaped, leaves
-from triobus.stores import EventStore, SqliteEventStore
+from triobus.stores import EventStore
 
 Restore = Callable[[EventStore], Awaitable[None]]
 Report = Callable[[EventStore], Awaitable[object]]
@@ -53,7 +53,7 @@ class Run:
     source: Source
     skip_bad: bool
     stop_timeout: float
-    store: SqliteEventStore | None = None
+    store: EventStore | None = None
     restore: Restore | None = None
     """Called with the store before the bus starts, so that the module can take up what it knew."""
     report: Report | None = None

@@ -204,7 +204,7 @@ def _fate(fate: Fate) -> dict[str, Any]:
 
 
 async def _look(options: argparse.Namespace) -> _Shown:
-    async with to_read(options.store) as store:
+    async with to_read(options.store, options.schema) as store:
         row = await _found(store, options.id)
         top, unknown = await _first_cause(store, row)
         nodes, is_cut = await _with_effects(store, top, row, options.limit)

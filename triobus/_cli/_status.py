@@ -11,7 +11,7 @@ import trio
 
 from triobus._cli._commands import EXIT_CODES, Commands, add_store
 from triobus._cli._output import at, counted, duration, json_text, moment, size, table, width
-from triobus._cli._stores import name_of, to_read
+from triobus._cli._stores import name_of, shown, to_read
 from triobus._cli._watching import watched
 from triobus.stores import EventStore
 from triobus.stores._overview import Holder, Overview
@@ -89,12 +89,12 @@ def status(options: argparse.Namespace) -> tuple[int, str]:
 
 
 async def _look(options: argparse.Namespace) -> "Status":
-    async with to_read(options.store) as store:
+    async with to_read(options.store, options.schema) as store:
         return await Status.of(store, exact=options.exact)
 
 
 async def _watch(options: argparse.Namespace, described: Callable[["Status"], str]) -> None:
-    async with to_read(options.store) as store:
+    async with to_read(options.store, options.schema) as store:
         await watched(partial(Status.of, store, exact=options.exact), described, options)
 
 
@@ -103,6 +103,8 @@ class Status:
     """What there is to say about a store."""
 
     store: str
+    shown: str
+    """The store, as a sentence begins with it."""
     overview: Overview
     holder: Holder | None
     now: float = attrs.field(eq=False)
@@ -112,7 +114,7 @@ class Status:
     async def of(cls, store: EventStore, *, exact: bool) -> "Status":
         """Look at a store that is open."""
         overview = await store._overview(exact=exact)
-        return cls(name_of(store), overview, await store._holder(), time.time())
+        return cls(name_of(store), shown(store), overview, await store._holder(), time.time())
 
     @property
     def waiting(self) -> list[str]:
@@ -142,6 +144,7 @@ class Status:
                 "next_due": at(seen.next_due),
                 "in_use": holder is not None,
                 "pid": None if holder is None else holder.pid,
+                "name": None if holder is None else holder.name,
                 "groups": {
                     name: attrs.asdict(group) | {"next_due": at(group.next_due)}
                     for name, group in seen.groups.items()
@@ -153,7 +156,7 @@ class Status:
     def as_text(self) -> str:
         """Return it as people want to read it."""
         seen = self.overview
-        lines = [f"store {self.store!r}, {size(seen.size_bytes)}, {self._use()}"]
+        lines = [f"{self.shown}, {size(seen.size_bytes)}, {self._use()}"]
         lines.append(f"{counted(seen.events, 'event')}{self._times()}")
         if seen.events:
             least = "at least " if seen.has_more_aggregates else ""
@@ -173,6 +176,8 @@ class Status:
     def _use(self) -> str:
         if self.holder is None:
             return "no bus has it open"
+        if self.holder.name is not None:
+            return f"{self.holder.name!r} has it open"
         if self.holder.pid is None:
             return "another process has it open"
         return f"process {self.holder.pid} has it open"

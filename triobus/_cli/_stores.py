@@ -1,21 +1,22 @@
 """The stores that commands are given: a path, or what else a kind of store takes."""
 
+import argparse
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from triobus._cli._messages import CommandError
-from triobus._errors import StoreNotFound
-from triobus.stores import EventStore, SqliteEventStore
+from triobus._errors import InvalidOption, StoreNotFound
+from triobus.stores import EventStore, PostgresEventStore, SqliteEventStore
 from triobus.stores._values import Commit
 
 _DSN = ("postgresql://", "postgres://")
 
 
-def to_read(target: str) -> EventStore:
+def to_read(target: str, schema: str) -> EventStore:
     """Return the store of that name, to look at it only; a bus may be using it."""
-    return file_to_read(target)
+    return _database(target, schema, read_only=True) if is_dsn(target) else file_to_read(target)
 
 
 def file_to_read(target: str) -> SqliteEventStore:
@@ -24,9 +25,21 @@ def file_to_read(target: str) -> SqliteEventStore:
     return SqliteEventStore(target, read_only=True)
 
 
-def to_write(target: str) -> EventStore:
+def to_write(target: str, schema: str) -> EventStore:
     """Return the store of that name, which is there; writing needs it to be free."""
-    return file_to_write(target)
+    return _database(target, schema) if is_dsn(target) else file_to_write(target)
+
+
+def to_run(target: str, schema: str) -> EventStore:
+    """Return the store of that name for a bus, which makes it if it is not there."""
+    return _database(target, schema) if is_dsn(target) else SqliteEventStore(target)
+
+
+def _database(dsn: str, schema: str, *, read_only: bool = False) -> EventStore:
+    try:
+        return PostgresEventStore(dsn, schema=schema, read_only=read_only)
+    except (ImportError, InvalidOption) as error:
+        raise CommandError(str(error)) from error
 
 
 def file_to_write(target: str) -> SqliteEventStore:
@@ -40,16 +53,35 @@ def file_to_write(target: str) -> SqliteEventStore:
 
 
 def name_of(store: EventStore) -> str:
-    """Return what messages call a store."""
-    return str(getattr(store, "path", store))
+    """Return what messages call a store: a path, or where a database is, without its password."""
+    if isinstance(store, PostgresEventStore):
+        return store._shown
+    assert isinstance(store, SqliteEventStore)
+    return store.path
+
+
+def shown(store: EventStore) -> str:
+    """Return what begins a sentence about a store."""
+    name = name_of(store)
+    return name if isinstance(store, PostgresEventStore) else f"store {name!r}"
 
 
 @asynccontextmanager
-async def claimed(target: str) -> AsyncIterator[EventStore]:
+async def claimed(target: str, schema: str) -> AsyncIterator[EventStore]:
     """Have a store for writing inside the block. Raises `StoreInUse` with who has it."""
-    async with to_write(target) as store:
+    if is_dsn(target):
+        async with to_read(target, schema):  # else a store that is not there would be made
+            pass
+    async with to_write(target, schema) as store:
         await store._claim()
         yield store
+
+
+def to_change(options: argparse.Namespace) -> AbstractAsyncContextManager[EventStore]:
+    """Have a store for a change, and with `--dry-run` only to look at it."""
+    if options.dry_run:
+        return to_read(options.store, options.schema)
+    return claimed(options.store, options.schema)
 
 
 async def committed(store: EventStore, commit: Commit) -> list[Any]:
@@ -65,4 +97,7 @@ def is_dsn(target: str) -> bool:
 def check_file(target: str) -> None:
     """Raise `CommandError` where a database is given and only a file will do."""
     if is_dsn(target):
-        raise CommandError(f"{target!r}: this command keeps to stores in files; give a path")
+        raise CommandError(
+            "a database was given, and this command is for stores in files: give a path. The "
+            "copies of a database are made with pg_dump"
+        )

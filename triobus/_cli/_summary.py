@@ -10,6 +10,7 @@ from triobus._checks import is_async
 from triobus._cli._messages import CommandError
 from triobus._cli._output import cell, json_text, table
 from triobus._cli._run import Report, Run
+from triobus._cli._stores import name_of
 
 REPORT = "triobus_report"
 """The function of the user's module that returns rows to print below the summary."""
@@ -75,7 +76,7 @@ def _summary(run: Run) -> dict[str, Any]:
     }
     if run.store is not None:
         kept = {"known_already": run.known, "left_before": run.left_before}
-        summary |= {"store": run.store.path, **kept}
+        summary |= {"store": name_of(run.store), **kept}
     return summary
 
 
@@ -94,7 +95,7 @@ def as_text(run: Run, rows: Rows | None) -> str:
         lines.append(f"bad lines: {run.bad_lines:,}, {what}")
     if run.store is not None:
         lines.append(
-            f"kept in {cell(run.store.path)}; known already: {run.known:,}, "
+            f"kept in {cell(name_of(run.store))}; known already: {run.known:,}, "
             f"left over from before: {run.left_before:,}"
         )
     if run.stopped_by is not None:

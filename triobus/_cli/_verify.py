@@ -8,7 +8,7 @@ from functools import partial
 import attrs
 import trio
 
-from triobus._cli._commands import Commands, add_store
+from triobus._cli._commands import Commands, add_file
 from triobus._cli._messages import CommandError
 from triobus._cli._output import json_text, table
 from triobus._cli._progress import Bar
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
         epilog=_EPILOG,
         json="print the findings as a JSON object",
     )
-    add_store(check)
+    add_file(check)
 
 
 def verify(options: argparse.Namespace) -> tuple[int, str]:

@@ -54,6 +54,8 @@ class Holder:
 
     pid: int | None
     """The process; None if it cannot be seen from here."""
+    name: str | None = None
+    """What it calls itself, where it may be on another machine."""
 
 
 @attrs.frozen(kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import msgspec
 
+from triobus.stores._overview import Overview, overview_of
 from triobus.stores._transaction import Call
 from triobus.stores._values import (
     EVERYTHING,
@@ -147,6 +148,11 @@ class Reader:
         found: list[GroupRow] = self._at_one_moment(lambda look: look.groups())
         return found
 
+    def holder(self) -> str | None:
+        """Return the name of the bus that has the log."""
+        found: str | None = self._at_one_moment(lambda look: look.holder())
+        return found
+
     def letter_keys(self) -> list[DeadLetterKey]:
         """Return what identifies each dead letter."""
         found: list[DeadLetterKey] = self._at_one_moment(lambda look: look.letter_keys())
@@ -156,7 +162,7 @@ class Reader:
         """Return what a bus has to know that begins."""
 
         def seen(look: _Look) -> Snapshot:
-            scheduled, next_due = look.row("SELECT count(*), min(due_at) FROM {schema}.scheduled")
+            scheduled, next_due = look.scheduled()
             return Snapshot(
                 look.head(),
                 tuple(look.groups()),
@@ -173,6 +179,17 @@ class Reader:
     def letters(self, ids: Sequence[int]) -> list[tuple[DeadLetterRow, Row]]:
         """Return dead letters with their events; without those that are no more."""
         found: list[tuple[DeadLetterRow, Row]] = self._at_one_moment(lambda look: look.letters(ids))
+        return found
+
+    def overview(self) -> Overview:
+        """Return what a person wants to know first."""
+
+        def seen(look: _Look) -> Overview:
+            count, next_due = look.scheduled()
+            found = overview_of(look.statistics(), look.groups(), count)
+            return attrs.evolve(found, next_due=next_due)
+
+        found: Overview = self._at_one_moment(seen)
         return found
 
     def statistics(self) -> StoreStatistics:
@@ -202,6 +219,11 @@ class _Look:
         """Return the position of the last event."""
         return int(self.row(_HEAD)[0])
 
+    def scheduled(self) -> tuple[int, float | None]:
+        """Return how many events are scheduled, and when the first is due."""
+        count, next_due = self.row("SELECT count(*), min(due_at) FROM {schema}.scheduled")
+        return count, next_due
+
     def groups(self) -> list[GroupRow]:
         """Return the progress of all groups."""
         ranges: dict[str, list[tuple[int, int]]] = {}
@@ -225,6 +247,14 @@ class _Look:
                 "ORDER BY group_name"
             )
         ]
+
+    def holder(self) -> str | None:
+        """Return the name of the bus that has the log, if one has."""
+        found = self.rows(
+            "SELECT n.name FROM {schema}.segments s JOIN {schema}.nodes n ON n.node = s.owner "
+            "WHERE s.group_name = '' AND n.lease_until > clock_timestamp()"
+        )
+        return found[0][0] if found else None
 
     def letter_keys(self) -> list[DeadLetterKey]:
         """Return what identifies each dead letter, by rising id."""

@@ -36,6 +36,7 @@ from triobus import _checks
 from triobus._errors import InvalidOption, StoreForked, StoreInUse, StoreReadOnly
 from triobus._events import Converter, DomainEvent
 from triobus._threads import Worker
+from triobus.stores._overview import Holder, Overview
 from triobus.stores._store import EventStore
 from triobus.stores._transaction import Call
 from triobus.stores._values import (
@@ -294,6 +295,24 @@ class PostgresEventStore(EventStore):
     async def _letters(self, ids: Sequence[int]) -> list[tuple[DeadLetterRow, Row]]:
         """Return dead letters with their events."""
         return await self._read(self._driven.reader.letters, ids)
+
+    async def _overview(
+        self,
+        *,
+        exact: bool = False,  # noqa: ARG002  # it is exact anyway
+    ) -> Overview:
+        """Return what a person wants to know first. It looks at every event."""
+        return await self._read(self._driven.reader.overview)
+
+    async def _holder(self) -> Holder | None:
+        """Return which bus has the log."""
+        name = await self._read(self._driven.reader.holder)
+        return None if name is None else Holder(None, name)
+
+    async def _listen(self, hear: Callable[[int, float | None], None]) -> None:
+        """Tell where the log ends whenever it has grown, until it is cancelled."""
+        self._check_open()
+        await self._driven.listen(self._log, hear)
 
     async def statistics(self) -> StoreStatistics:
         """Return what the store holds. It looks at every event."""

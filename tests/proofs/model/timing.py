@@ -67,11 +67,11 @@ async def pause(player: Any, name: str, operation: Pause) -> None:
             await _reset(player, group, operation.place)
         await trio.sleep(operation.seconds)
     finally:
-        player.pauses.discard(name)
         if name in promises.groups and player.bus._life.shells[name].group is group:
             promises.resuming(name, trio.current_time())
         with trio.CancelScope(shield=True):
             await group.resume()
+        player.pauses.discard(name)
 
 
 async def _reset(player: Any, group: Any, place: int) -> None:

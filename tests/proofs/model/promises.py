@@ -411,12 +411,14 @@ class Promises:
         if group.reset_at and any(member.terms.hold for member in group.members.values()):
             # Letters of what was held back are gone, and nobody has seen whether they were there.
             dead_lettered = max(dead_lettered, found.dead_lettered)
+        # It counts as one to ask again whether an event is wanted in which the process has died, and
+        # to begin one just when its subscription goes.
+        is_vague = group.has_blamed or group.has_changed
         wanted = Counted(
             published=handled,
             handled=handled,
             failed_attempts=group.failed_attempts,
-            # To ask again whether an event is wanted in which the process has died counts as one.
-            retries=max(group.retries, found.retries) if group.has_blamed else group.retries,
+            retries=max(group.retries, found.retries) if is_vague else group.retries,
             dead_lettered=dead_lettered,
             queued=0,
             in_flight=0,

@@ -411,8 +411,8 @@ class Promises:
         if group.reset_at and any(member.terms.hold for member in group.members.values()):
             # Letters of what was held back are gone, and nobody has seen whether they were there.
             dead_lettered = max(dead_lettered, found.dead_lettered)
-        # It counts as one to ask again whether an event is wanted in which the process has died, and
-        # to begin one just when its subscription goes.
+        # It counts to ask again whether an event is wanted in which the process has died, and to
+        # begin a retry just when its subscription goes.
         is_vague = group.has_blamed or group.has_changed
         wanted = Counted(
             published=handled,

@@ -181,7 +181,7 @@ from triobus._errors import (
     UnknownSubscription,
     WouldDeadlock,
 )
-from triobus._events import Converter, DomainEvent, Published, upcaster
+from triobus._events import Converter, DomainEvent, Erased, Published, upcaster
 from triobus._events.causes import Delivery
 from triobus._groups.current import current_delivery
 from triobus._groups.dead_letters import DeadLetter
@@ -219,6 +219,7 @@ __all__ = [
     "Delivery",
     "DomainEvent",
     "DuplicateName",
+    "Erased",
     "EventBus",
     "EventIdConflict",
     "EventNotDecodable",

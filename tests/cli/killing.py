@@ -31,6 +31,7 @@ COMMANDS = {
     "remove": ["groups", "shop.db", "remove", "mail", "--yes"],
     "import": ["import", "shop.db", "new.jsonl"],
     "backup": ["backup", "shop.db", "copy.db"],
+    "erase": ["erase", "shop.db", "--aggregate", "A-2", "--yes"],
 }
 HOWS = (How.DIE_BEFORE, How.DIE_HALF_WAY)
 """After an operation is before the next one."""

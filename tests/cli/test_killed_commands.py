@@ -36,7 +36,7 @@ def killed(here: Here, store: str, *asked: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("command", ["discard", "reset", "remove", "import", "backup"])
+@pytest.mark.parametrize("command", ["discard", "reset", "remove", "import", "backup", "erase"])
 def test_a_killed_command_has_done_everything_or_nothing(
     here: Here, store: str, command: str
 ) -> None:

@@ -14,6 +14,7 @@ import trio
 from triobus import __version__
 from triobus._cli import (
     _backup,
+    _erase,
     _events,
     _export,
     _graph,
@@ -109,6 +110,7 @@ _ON_STORES = (
     _export.add,
     _import.add,
     _backup.add,
+    _erase.add,
     _graph.add,
     _schema.add,
     _verify.add,

@@ -14,6 +14,7 @@ from triobus._cli._output import json_text, table
 from triobus._cli._progress import Bar
 from triobus._cli._stores import file_to_read
 from triobus._errors import StoreCorrupt, StoreError
+from triobus._events import Erased
 from triobus.stores import SqliteEventStore, StoreStatistics
 
 _EVENTS_AT_ONCE = 5000
@@ -65,6 +66,9 @@ async def _verify(options: argparse.Namespace) -> tuple[int, str]:
         lines = [f"store {store.path!r} {verdict}", *found.complaints]
         lines.append(f"events whole: {found.last - len(found.damaged):,} of {found.last:,}")
         if found.statistics is not None:
+            erased = found.statistics.types.get(Erased.event_type, 0)
+            if erased:
+                lines.append(f"events erased: {erased:,}")
             lines += _described(found.statistics)
         return code, "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from triobus._events.codec import EventCodec, EventDecoder, check_aggregate_id
 from triobus._events.converters import Converter
+from triobus._events.erased import Erased
 from triobus._events.event import (
     DomainEvent,
     Published,
@@ -16,6 +17,7 @@ from triobus._events.upcasters import upcaster
 __all__ = [
     "Converter",
     "DomainEvent",
+    "Erased",
     "EventCodec",
     "EventDecoder",
     "Published",

@@ -33,6 +33,14 @@ class Imported(NamedTuple):
     """When it was stored there; None for one that is new."""
 
 
+class Erasure(NamedTuple):
+    """How much there is of an aggregate to be erased, or was."""
+
+    events: int
+    dead_letters: int
+    scheduled: int
+
+
 class Selection(NamedTuple):
     """Which events of a log are to be read: all, or those that have all of what is given."""
 

@@ -49,6 +49,7 @@ from triobus.stores._values import (
     Commit,
     DeadLetterKey,
     DeadLetterRow,
+    Erasure,
     GroupRow,
     Imported,
     LogPosition,
@@ -60,6 +61,7 @@ from triobus.stores._values import (
 from triobus.stores.sqlite import _log
 from triobus.stores.sqlite._backup import back_up
 from triobus.stores.sqlite._connection import MEMORY, Database
+from triobus.stores.sqlite._erasing import Eraser
 from triobus.stores.sqlite._import import Importer
 from triobus.stores.sqlite._lock import holder
 from triobus.stores.sqlite._overview import letter_groups, overview
@@ -119,6 +121,7 @@ class SqliteEventStore(EventStore):
         self._reader = Reader(self._database)
         self._writer = Writer(self._database, self._reader)
         self._verifier = Verifier(self._database)
+        self._eraser = Eraser(self._database, self._writer, self._codec)
         self._worker = Worker(f"triobus store {self.path!r}")
 
     def __repr__(self) -> str:
@@ -272,6 +275,14 @@ class SqliteEventStore(EventStore):
             with trio.CancelScope(shield=True):
                 await self._run(importer.abandon)
             raise
+
+    async def _erasure(self, aggregate_id: str) -> Erasure:
+        """Return how much there is of an aggregate to be erased."""
+        return await self._run(self._eraser.look, aggregate_id)
+
+    async def _erase(self, aggregate_id: str) -> Erasure:
+        """Erase an aggregate, and return how much there was. Nothing else uses the store then."""
+        return await self._run(self._eraser.erase, aggregate_id)
 
     async def _back_up(self, path: str, progress: Callable[[int, int], None]) -> None:
         """Copy the store, as it is at one moment, into a file that is empty.

@@ -161,7 +161,7 @@ def test_the_events_of_the_command_line_example_are_one_json_object_a_line():
 
 @pytest.mark.parametrize("command", ["run", "demo"])
 def test_the_options_of_the_command_line_exist(command, tmp_path):
-    section = PROSE.split("\n## The command line\n")[1].split("\n## ")[0]
+    section = PROSE.split("\n## The command line\n")[1].split("\nThe other commands ")[0]
     options = {"--input"} if command == "demo" else set(re.findall(r"--[a-z-]+", section))
     done = run_triobus(command, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

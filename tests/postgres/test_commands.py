@@ -1,6 +1,7 @@
 """The command line on a store in PostgreSQL: it says the same as on one in a file."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,5 +159,8 @@ def test_events_are_followed_by_what_the_database_tells(database):
             assert json.loads(child.stdout.readline())["position"] == 8
             trio.run(append)
             assert json.loads(child.stdout.readline())["data"]["order"] == "A-10"
+            child.send_signal(signal.SIGINT)
+            _, errors = child.communicate()
+            assert (child.returncode, errors) == (0, "")
         finally:
             child.kill()

@@ -11,6 +11,7 @@ import trio
 
 from triobus._cli._messages import CommandError
 from triobus._cli._stores import name_of
+from triobus._text import leaves
 from triobus._threads import run_in_thread
 from triobus.stores import EventStore, PostgresEventStore
 
@@ -39,10 +40,13 @@ async def growing(store: EventStore) -> AsyncIterator[Callable[[], Awaitable[Non
         await grown.wait()
         grown = trio.Event()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(store._listen, hear)
-        yield wait
-        nursery.cancel_scope.cancel()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(store._listen, hear)
+            yield wait
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise leaves(group)[0] from None  # of the block, or of the connection
 
 
 class Growth:

@@ -20,7 +20,8 @@ it.
 
 Copies and exports that were made before have it still, and so have tables of your own and other
 events that mention it. The store must not be open in a bus. It asks before. If it is ended by
-force, erase again: the data go in one commit, and every call overwrites what SQLite has left."""
+force, erase again: the data go in one commit, and every call overwrites what SQLite has left, with
+VACUUM; that numbers the rows of your own tables anew where they have no INTEGER PRIMARY KEY."""
 
 _EPILOG = f"""\
 examples:

@@ -71,6 +71,8 @@ class GroupModel:
     replayed: int = 0
     has_changed: bool = False
     """Whether somebody has come or gone in this life."""
+    has_unseen: bool = False
+    """Whether letters of what was held back may have come and gone without being seen."""
     is_pausing: bool = False
     """Whether it is paused, or about to be."""
     is_paused: bool = False
@@ -224,6 +226,7 @@ class GroupModel:
         """It was reset to a position."""
         self.is_resetting, self.reset_at, self.reset_to = False, now, offset
         self.has_changed = True  # what it counts is both of before and of after
+        self.has_unseen |= any(member.terms.hold for member in self.members.values())
         self.settled.clear()
         self.deliveries.clear()
         for member in self.members.values():
@@ -294,6 +297,11 @@ class GroupModel:
     def _replay_goes_on(
         self, member: Member, letter: Letter, attempt: int, now: float, what: str
     ) -> None:
+        if not letter.is_replaying and letter.version == HELD:
+            # It was held back behind one that is being replayed, and goes with it.
+            letter.is_replaying = self._letters.is_replaying(
+                self.terms.name, member.terms.name, letter
+            )
         if not letter.is_replaying:
             self._breach(f"{what}, which is a dead letter")
         if attempt != letter.tries + 1:

@@ -69,6 +69,13 @@ class Letters:
             if found[:2] == (group, name) and letter.fact.key == key
         ]
 
+    def is_replaying(self, group: str, name: str, letter: Letter) -> bool:
+        """Whether another letter of the same aggregate and subscription is being replayed."""
+        return any(
+            key[:2] == (group, name) and other.fact.key == letter.fact.key and other.is_replaying
+            for key, other in (*self.kept.items(), *self.gone.items())
+        )
+
     def was_held(self, group: str, name: str, key: str | None, since: int) -> bool:
         """Whether an aggregate had a letter at some time since then."""
         return self._held.get((group, name, key), -math.inf) >= since

@@ -67,6 +67,10 @@ class Promises:
     """Pairs of events of one aggregate in the order in which a group has handled them."""
     _finishing: dict[str, set[int]] = attrs.field(factory=dict)
     """What was finished when the commit that is on its way began."""
+    _replayed: dict[tuple[str, str, str | None], set[int]] = attrs.field(factory=dict)
+    """Whose letters are being replayed: for a lane, the numbers of their events."""
+    _followed: int = 0
+    """How many other events of these lanes were handled meanwhile."""
     _recorded: dict[str, set[int]] = attrs.field(factory=dict)
     """What must be recorded, for it was finished before the last commit began."""
 
@@ -227,6 +231,8 @@ class Promises:
     ) -> None:
         """It has returned, or failed with an error."""
         self._changed_at = now
+        chosen = self._replayed.get((*key, self.known[number].fact.key))
+        self._followed += error is None and chosen is not None and number not in chosen
         is_ending = self._ending_at is not None and now >= self._ending_at
         self.groups[key[0]].attempt_ended(
             key[1], self.known[number], error, now, self._now(), is_ending=is_ending
@@ -321,13 +327,24 @@ class Promises:
         letters = {key: self.letters.kept[key] for key in keys if key in self.letters.kept}
         for letter in letters.values():
             letter.is_replaying, letter.tries, letter.was_handled = True, 0, False
+        self._replayed = {(*key[:2], letter.fact.key): set() for key, letter in letters.items()}
+        for key, letter in letters.items():
+            self._replayed[(*key[:2], letter.fact.key)].add(key[2])
+        self._followed = 0
         return letters
 
     def replayed(self, letters: Mapping[Key, Letter], count: int) -> None:
         """All is done that there was to do, and the bus says how many were handled."""
         handled = [key for key, letter in letters.items() if letter.was_handled]
-        if count != len(handled):
+        # What is held back behind them meanwhile goes with them, or comes as any event.
+        if not len(handled) <= count <= len(handled) + self._followed:
             self.breach(f"a replay says that it has handled {count}, and handled were {handled}")
+        if self._followed:
+            for key in letters:
+                self.groups[key[0]].has_changed = self.groups[key[0]].has_unseen = True
+        self._replayed = {}
+        for letter in self.letters.kept.values():
+            letter.is_replaying &= letter in letters.values()
         for key, letter in letters.items():
             self.groups[key[0]].replayed += 1
             if self.letters.kept.get(key) is letter:
@@ -336,6 +353,7 @@ class Promises:
             else:
                 # Discarded, it may have been no delivery at all.
                 self.groups[key[0]].has_changed |= not letter.was_handled
+                letter.is_replaying = False
 
     def _check_tried(self, key: Key, letter: Letter) -> None:
         """Check that a letter which a replay has not handled was tried, or could not be."""
@@ -408,8 +426,7 @@ class Promises:
                 self._has_plan(group, known) for known in self.known.values() if known.is_accepted
             )
         dead_lettered = group.dead_lettered
-        if group.reset_at and any(member.terms.hold for member in group.members.values()):
-            # Letters of what was held back are gone, and nobody has seen whether they were there.
+        if group.has_unseen:
             dead_lettered = max(dead_lettered, found.dead_lettered)
         # It counts to ask again whether an event is wanted in which the process has died, and to
         # begin a retry just when its subscription goes.

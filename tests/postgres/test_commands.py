@@ -133,6 +133,34 @@ def test_a_database_that_is_not_there_is_named_without_its_password(here, schema
         assert found.fetchall() == []
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "postgresql://me:secret@[::1/shop",
+        "postgresql://me:secret%zz@127.0.0.1:1/shop",
+        "postgresql://me:pass@secret@127.0.0.1:1/shop",
+        "postgresql://me:pass/secret@127.0.0.1:1/shop",
+        "postgresql://me:pass?@secret@127.0.0.1:1/shop",
+        "POSTGRESQL://me:secret@127.0.0.1:1/shop",
+        "postgresql+psycopg://me:secret@127.0.0.1:1/shop?sslmode=require",
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [["status"], ["demo", "--store"], ["verify"]], ids=lambda command: command[0]
+)
+def test_an_address_that_is_wrong_is_refused_without_its_password(here, command, wrong):
+    code, output, errors = here(*command, wrong)
+    assert (code, output, len(errors.splitlines())) == (2, "", 1), errors
+    assert "secret" not in errors
+    assert errors.startswith("triobus: dsn: ") or command == ["verify"]
+
+
+def test_a_letter_that_is_not_there_is_missed_in_a_store_named_once(here, database):
+    code, _, errors = here("dead-letters", *database, "--show", "99")
+    assert code == 2
+    assert errors.startswith(f"triobus: store {database[2]!r} of database ")
+
+
 def test_the_demo_goes_on_in_a_database(here, schema):
     store = ("--store", server.dsn(), "--schema", schema)
     with psycopg.connect(server.dsn(), autocommit=True) as connection:

@@ -12,7 +12,7 @@ from triobus._cli._commands import EXIT_CODES, Commands, add_change, add_store
 from triobus._cli._events import position_at
 from triobus._cli._messages import CommandError
 from triobus._cli._output import at, counted, json_text, table, width
-from triobus._cli._stores import committed, name_of, to_change, to_read
+from triobus._cli._stores import committed, shown, to_change, to_read
 from triobus._cli._times import TIMES, moment_of
 from triobus._errors import InvalidOption
 from triobus.stores import EventStore
@@ -128,8 +128,7 @@ async def _reset(options: argparse.Namespace, to: int | datetime | None) -> tupl
             found = await _offset_of(store, to, last)
         else:
             ask(
-                f"Let group {options.group!r} of store {name_of(store)!r} go on from "
-                f"{options.to}{loses}?",
+                f"Let group {options.group!r} of {shown(store)} go on from {options.to}{loses}?",
                 options,
             )
             (reached,) = await committed(store, Commit(others=[Reset(options.group, to)]))
@@ -165,7 +164,7 @@ async def _remove(options: argparse.Namespace) -> tuple[int, str]:
         group = await _group(store, options.group)
         loses = _losses(group)
         if not options.dry_run:
-            ask(f"Forget group {options.group!r} of store {name_of(store)!r}{loses}?", options)
+            ask(f"Forget group {options.group!r} of {shown(store)}{loses}?", options)
             await committed(store, Commit(others=[RemoveGroup(options.group)]))
     if options.json:
         return 0, json_text({"removed": options.group, "dry_run": options.dry_run})
@@ -186,5 +185,5 @@ async def _group(store: EventStore, name: str) -> GroupOverview:
     found = (await store._overview()).groups
     if name not in found:
         there = ", ".join(map(repr, found)) or "none"
-        raise CommandError(f"store {name_of(store)!r} has no group {name!r}; it has: {there}")
+        raise CommandError(f"{shown(store)} has no group {name!r}; it has: {there}")
     return found[name]

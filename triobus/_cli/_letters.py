@@ -15,7 +15,7 @@ from triobus._cli._commands import Commands, add_change, add_store
 from triobus._cli._lines import line_of
 from triobus._cli._messages import CommandError
 from triobus._cli._output import counted, cut, json_line, json_text, moment, table, width
-from triobus._cli._stores import committed, name_of, to_change, to_read
+from triobus._cli._stores import committed, shown, to_change, to_read
 from triobus._text import line as one_line
 from triobus.stores import EventStore
 from triobus.stores._overview import grouped
@@ -286,7 +286,7 @@ def _of_ids(
 
 def _unknown(store: EventStore, ids: Sequence[int], count: int) -> CommandError:
     return CommandError(
-        f"store {name_of(store)!r} has no dead letter {', '.join(map(str, ids))}: it never was, or "
+        f"{shown(store)} has no dead letter {', '.join(map(str, ids))}: it never was, or "
         f"was replayed or discarded; --list shows the {count:,} that there are"
     )
 
@@ -301,7 +301,7 @@ async def _discard(options: argparse.Namespace) -> tuple[int, str]:
         keys = await wanted(store, options)
         what = counted(len(keys), "dead letter")
         if keys and not options.dry_run:
-            ask(f"Forget {what} of store {name_of(store)!r}?", options)
+            ask(f"Forget {what} of {shown(store)}?", options)
             letters = dict.fromkeys(key.id for key in keys)
             await committed(store, Commit(changes=Changes(letters=letters)))
     if options.json:

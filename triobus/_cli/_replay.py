@@ -10,7 +10,7 @@ from triobus._bus import EventBus
 from triobus._cli._load import Maker, load, made
 from triobus._cli._messages import CommandError, log_on_stderr
 from triobus._cli._output import counted, json_text
-from triobus._cli._stores import claimed, name_of, to_read, to_write
+from triobus._cli._stores import claimed, shown, to_read, to_write
 from triobus._errors import BusAlreadyStarted, TriobusError
 from triobus._text import leaves
 from triobus.stores import EventStore
@@ -75,7 +75,7 @@ async def _replay(
     bus = await made(found) if callable(found) else found
     async with to_read(options.store, options.schema) as reader:
         keys = await wanted(reader, options)
-        _check_handlers(bus, keys, name_of(reader), options.target)
+        _check_handlers(bus, keys, shown(reader), options.target)
     if options.dry_run or not keys:
         return _Replayed(len(keys), 0 if options.dry_run else len(keys))
     async with claimed(options.store, options.schema):
@@ -102,6 +102,6 @@ def _check_handlers(bus: EventBus, keys: Sequence[DeadLetterKey], store: str, ta
         said = ", ".join(f"{subscription!r} in group {group!r}" for group, subscription in missing)
         there = ", ".join(f"{name!r} in group {group!r}" for group, name in sorted(has)) or "none"
         raise CommandError(
-            f"the dead letters of store {store!r} are of handlers that {target} does not have: "
+            f"the dead letters of {store} are of handlers that {target} does not have: "
             f"{said}; it has {there}. Nothing was replayed"
         )

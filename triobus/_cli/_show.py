@@ -14,7 +14,7 @@ from triobus._cli._history import Fate, Fates
 from triobus._cli._lines import Fields, fields_of, line_of, own_of, text_of
 from triobus._cli._messages import CommandError
 from triobus._cli._output import at, counted, duration, json_line, json_text, moment
-from triobus._cli._stores import name_of, to_read
+from triobus._cli._stores import shown, to_read
 from triobus._text import line as one_line
 from triobus.stores import EventStore
 from triobus.stores._values import Row, Selection
@@ -71,8 +71,8 @@ def _id(text: str) -> UUID | int:
 
 def show(options: argparse.Namespace) -> tuple[int, str]:
     """Return the exit code and the text."""
-    shown = trio.run(_look, options)
-    return 0, shown.as_json() if options.json else shown.as_text()
+    found = trio.run(_look, options)
+    return 0, found.as_json() if options.json else found.as_text()
 
 
 @attrs.define(eq=False)
@@ -223,7 +223,7 @@ async def _found(store: EventStore, wanted: UUID | int) -> Row:
         last = await store._last_position()
         what = f"no position {wanted:,}: the log ends at {last:,}"
     if row is None:
-        raise CommandError(f"store {name_of(store)!r} has {what}")
+        raise CommandError(f"{shown(store)} has {what}")
     return row
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -11,7 +12,8 @@ from triobus._errors import InvalidOption, StoreNotFound
 from triobus.stores import EventStore, PostgresEventStore, SqliteEventStore
 from triobus.stores._values import Commit
 
-_DSN = ("postgresql://", "postgres://")
+_DSN = re.compile(r"postgres[\w+.-]*://", re.IGNORECASE)
+"""Also what is none, but is meant to be one: as a path it would be shown with its password."""
 
 
 def to_read(target: str, schema: str) -> EventStore:
@@ -91,7 +93,7 @@ async def committed(store: EventStore, commit: Commit) -> list[Any]:
 
 def is_dsn(target: str) -> bool:
     """Whether a text names a database and no file."""
-    return target.startswith(_DSN)
+    return _DSN.match(target) is not None
 
 
 def check_file(target: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 import msgspec
 
-from triobus.stores._overview import Overview, overview_of
+from triobus.stores._overview import LetterGroup, Overview, by_count, overview_of
 from triobus.stores._transaction import Call
 from triobus.stores._values import (
     EVERYTHING,
@@ -36,6 +36,14 @@ _ENDLESS = 2**63 - 1
 _LETTER = (
     "id, position, group_name, subscription, aggregate_id, attempts, first_failed_at, "
     "last_failed_at, error_type, message, traceback"
+)
+_GROUPED = (
+    "SELECT g.group_name, g.subscription, g.error_type, l.message, g.n, g.held_back, g.first, "
+    "g.last, g.first_failed_at, g.last_failed_at FROM (SELECT group_name, subscription, "
+    "error_type, count(*) AS n, count(*) FILTER (WHERE attempts = 0) AS held_back, "
+    "min(id) AS first, max(id) AS last, min(first_failed_at) AS first_failed_at, "
+    "max(last_failed_at) AS last_failed_at FROM {schema}.dead_letters GROUP BY 1, 2, 3) g "
+    "JOIN {schema}.dead_letters l ON l.id = g.last"
 )
 _HEAD = "SELECT greatest((SELECT max(position) FROM {schema}.events), floor) FROM {schema}.log"
 
@@ -181,6 +189,11 @@ class Reader:
         found: list[tuple[DeadLetterRow, Row]] = self._at_one_moment(lambda look: look.letters(ids))
         return found
 
+    def letter_groups(self) -> list[LetterGroup]:
+        """Return the dead letters by subscription and error, counted by the server."""
+        found: list[LetterGroup] = self._at_one_moment(lambda look: look.letter_groups())
+        return found
+
     def overview(self) -> Overview:
         """Return what a person wants to know first."""
 
@@ -265,6 +278,12 @@ class _Look:
                 "FROM {schema}.dead_letters ORDER BY id"
             )
         ]
+
+    def letter_groups(self) -> list[LetterGroup]:
+        """Return the dead letters by subscription and error, the most numerous first."""
+        names = [field.name for field in attrs.fields(LetterGroup)]
+        found = [LetterGroup(**dict(zip(names, row, strict=True))) for row in self.rows(_GROUPED)]
+        return sorted(found, key=by_count)
 
     def letters(self, ids: Sequence[int]) -> list[tuple[DeadLetterRow, Row]]:
         """Return dead letters with their events, in the order of the ids."""

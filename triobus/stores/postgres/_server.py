@@ -1,6 +1,7 @@
 """How a store gets its connections, and what each of them is like."""
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +29,8 @@ CONNECT_SECONDS = 10
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.02, 1.0
 _MOST_AGAIN = 100
 """How often a transaction is made again at once that met another one."""
+
+_QUOTED = re.compile(r'("[=\]:/]")|".*"', re.DOTALL)
 
 _SESSION = (
     "SELECT set_config('timezone', 'UTC', false), set_config('statement_timeout', '0', false), "
@@ -75,12 +78,7 @@ class Server:
     _conninfo: str = attrs.field(init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        try:
-            given = conninfo_to_dict(self.dsn)
-        except psycopg.ProgrammingError as error:
-            raise InvalidOption(
-                f"dsn: {line(str(error))}; give for example 'postgresql://user@host/database'"
-            ) from None
+        given = _parts(self.dsn)
         defaults = {"connect_timeout": str(CONNECT_SECONDS), "application_name": "triobus"}
         missing = {key: value for key, value in defaults.items() if key not in given}
         self._conninfo = make_conninfo(self.dsn, **missing, client_encoding="utf8")
@@ -119,6 +117,26 @@ class Server:
                 "transaction mode it loses notifications and the state of sessions: connect to "
                 "the server itself, or to a pool in session mode."
             )
+
+
+def _parts(dsn: str) -> dict[str, Any]:
+    """Return what a DSN says. Raises `InvalidOption`, which shows nothing of a password."""
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        # What it quotes is a piece of the DSN, or all of it, a single character aside.
+        found = _QUOTED.sub(lambda quoted: quoted[1] or "(not shown)", str(error).strip())
+        raise InvalidOption(
+            f"dsn: {line(found)}; give for example 'postgresql://user@host/database'"
+        ) from None
+    places = [*str(given.get("host", "")).split(","), str(given.get("dbname", ""))]
+    if "://" in dsn and any("@" in place[1:] for place in places):
+        # It is a piece of the password, and would be shown; a socket's name may begin with an @.
+        raise InvalidOption(
+            "dsn: it has an @ or a / too many: in a user name or password write @ as %40, / as "
+            "%2F and % as %25"
+        )
+    return given
 
 
 @attrs.define(eq=False)

@@ -36,7 +36,7 @@ from triobus import _checks
 from triobus._errors import InvalidOption, StoreForked, StoreInUse, StoreReadOnly
 from triobus._events import Converter, DomainEvent
 from triobus._threads import Worker
-from triobus.stores._overview import Holder, Overview
+from triobus.stores._overview import Holder, LetterGroup, Overview
 from triobus.stores._store import EventStore
 from triobus.stores._transaction import Call
 from triobus.stores._values import (
@@ -303,6 +303,10 @@ class PostgresEventStore(EventStore):
     ) -> Overview:
         """Return what a person wants to know first. It looks at every event."""
         return await self._read(self._driven.reader.overview)
+
+    async def _letter_groups(self) -> list[LetterGroup]:
+        """Return the dead letters by subscription and type of error; the most numerous first."""
+        return await self._read(self._driven.reader.letter_groups)
 
     async def _holder(self) -> Holder | None:
         """Return which bus has the log."""

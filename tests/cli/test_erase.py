@@ -66,7 +66,7 @@ def test_a_bus_goes_on_and_begins_the_aggregate_anew(here: Here, store: str) -> 
     async def go_on() -> None:
         bus = operated.shop()
         bus.store = SqliteEventStore(store)
-        everyone = bus.group("everyone", start="beginning")
+        everyone = bus.group("everyone", workers=1, start="beginning")
 
         @everyone.subscribe(DomainEvent)
         async def see(event: DomainEvent) -> None:

@@ -8,6 +8,7 @@ import attrs
 
 from triobus._errors import EventNotDecodable, EventNotEncodable, InvalidOption
 from triobus._events import limits
+from triobus._events.erased import Erased
 from triobus._events.event import DomainEvent, event_classes
 from triobus._text import shown
 
@@ -120,7 +121,7 @@ def only(
 ) -> type[DomainEvent]:
     """Return the one class of an event type. Raises `EventNotDecodable` for none or several."""
     if not found:
-        known = sorted({shown(cls.event_type) for cls in loaded})
+        known = sorted({shown(cls.event_type) for cls in loaded if cls is not Erased})
         types = ", ".join(known[:_TYPES_SHOWN]) or "none"
         more = f" and {len(known) - _TYPES_SHOWN:,} more" if len(known) > _TYPES_SHOWN else ""
         raise EventNotDecodable(
